@@ -1,0 +1,29 @@
+//! The types on the agent's socket, and a client for them.
+//!
+//! The agent listens on a Unix stream socket, `RUN_DIR/agent.sock`. A request is one line of
+//! JSON ([`Request`]); each answer is one line of JSON ([`Response`]). [`Request::Watch`] is
+//! answered by a snapshot per tick until the client closes; everything else by one line.
+//!
+//! Units: times in nanoseconds where the name ends in `_ns`, else in seconds; sizes in bytes;
+//! shares as fractions of one (a process that fills two CPUs has `cpu = 2.0`). A value that is
+//! not known is absent, never zero.
+
+mod client;
+mod host;
+pub mod pool;
+mod snapshot;
+mod wire;
+
+pub use client::{Client, ClientError, Watch};
+pub use host::{Finding, HostFacts, State};
+pub use snapshot::*;
+pub use wire::{Explanation, LeverState, Request, Response, ThreadExplanation};
+
+/// Version of everything in this crate that travels; raised when a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// The agent's run directory where none is given.
+pub const DEFAULT_RUN_DIR: &str = "/run/downbeat";
+
+/// The agent's socket inside its run directory.
+pub const SOCKET_NAME: &str = "agent.sock";

@@ -1,0 +1,1 @@
+//! What each thread should have, and why. Pure.

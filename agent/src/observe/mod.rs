@@ -1,0 +1,7 @@
+//! Reading the host: the only place that does. Knows no policy.
+
+pub mod gpu;
+pub mod host;
+pub mod kernel;
+pub mod policy_files;
+pub mod process;

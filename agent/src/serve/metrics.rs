@@ -1,0 +1,1 @@
+//! OpenMetrics over HTTP.

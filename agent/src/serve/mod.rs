@@ -1,0 +1,3 @@
+//! Telling: socket and metrics.
+
+pub mod metrics;
