@@ -3,5 +3,7 @@
 pub mod gpu;
 pub mod host;
 pub mod kernel;
+pub mod own;
 pub mod policy_files;
 pub mod process;
+pub mod system;

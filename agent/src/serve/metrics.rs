@@ -1,1 +1,0 @@
-//! OpenMetrics over HTTP.
