@@ -1,2 +1,57 @@
-//! Placeholder.
-fn main() {}
+//! `downbeat-worker`: one built-in model worker of downbeat's pool.
+
+mod denoise;
+mod live;
+mod meter;
+mod notify;
+mod wav;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// One built-in model worker of downbeat's pool.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    model: Model,
+}
+
+#[derive(Debug, Subcommand)]
+enum Model {
+    /// Removes noise from speech: RNNoise's weights, 48 kHz, frames of 10 ms.
+    #[command(arg_required_else_help = true)]
+    Denoise {
+        /// Denoise the file IN (48 kHz, 16-bit integer or 32-bit float) to the file OUT.
+        #[arg(long, num_args = 2, value_names = ["IN", "OUT"], required_unless_present = "listen")]
+        wav: Option<Vec<PathBuf>>,
+        /// Serve live streams on a Unix SOCK_SEQPACKET socket.
+        #[arg(long, value_name = "SOCKET", conflicts_with = "wav")]
+        listen: Option<PathBuf>,
+        /// Name in messages.
+        #[arg(long, default_value = "denoise", requires = "listen")]
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let Model::Denoise { wav, listen, name } = Arguments::parse().model;
+    let result = match (wav.as_deref(), listen) {
+        (Some([input, output]), _) => {
+            wav::denoise_file(input, output).map(|summary| eprintln!("{summary}"))
+        }
+        (_, Some(socket)) => live::serve(&socket, &name),
+        (_, None) => Err(anyhow::anyhow!(
+            "nothing to do: give --wav IN OUT or --listen SOCKET"
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("downbeat-worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
