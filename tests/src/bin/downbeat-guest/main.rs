@@ -1,0 +1,2 @@
+//! Guest.
+fn main() {}
