@@ -299,7 +299,7 @@ impl Work {
 }
 
 fn units_at(samples: &[(u64, u64)], at: u64) -> f64 {
-    let next = samples.partition_point(|&(time, _)| time < at);
+    let next = samples.partition_point(|&(time, _)| time <= at);
     match (
         next.checked_sub(1).and_then(|i| samples.get(i)),
         samples.get(next),

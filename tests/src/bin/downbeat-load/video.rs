@@ -1,0 +1,149 @@
+//! A camera's worker: each frame is a real convolution over a synthetic picture.
+//!
+//! The camera delivers on an absolute grid whatever the worker does. Frames wait in a queue of
+//! two, as in a capture driver; when a third comes, the oldest is dropped and is a miss. After an
+//! overrun the next waiting frame starts at once.
+
+use std::hint::black_box;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use downbeat_tests::clock::{now_ns, ns, sleep_until, thread_cpu_ns};
+use downbeat_tests::record::{DROPPED, FrameWriter};
+
+const WIDTH: usize = 320;
+const HEIGHT: usize = 180;
+/// Frames that a capture driver keeps for a worker that is busy.
+const QUEUE: u64 = 2;
+const CALIBRATION_ROUNDS: usize = 25;
+/// A 5×5 blur, the same in both directions.
+const KERNEL: [f32; 5] = [0.0625, 0.25, 0.375, 0.25, 0.0625];
+
+/// Options of `downbeat-load video`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Frames per second
+    #[arg(long, default_value_t = 30.0)]
+    fps: f64,
+    /// CPU time of one frame on an idle CPU; measured at the start
+    #[arg(long, default_value = "8ms")]
+    cost: humantime::Duration,
+    /// From a frame's release to the moment it is worthless
+    #[arg(long, default_value = "33ms")]
+    deadline: humantime::Duration,
+    /// Where to record each frame
+    #[arg(long)]
+    record: PathBuf,
+    /// Ends after so many seconds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+/// Works until the time is over.
+pub fn run(args: &Args) -> Result<()> {
+    anyhow::ensure!(
+        args.fps > 0.0 && args.fps <= 1000.0,
+        "--fps must lie between 0 and 1000"
+    );
+    let period = (1e9 / args.fps) as u64;
+    let frames = args.seconds * 1_000_000_000 / period + 1;
+    let record = FrameWriter::create(
+        &args.record,
+        ns(args.deadline.into()),
+        usize::try_from(frames)?,
+    )
+    .with_context(|| format!("{}: cannot record there", args.record.display()))?;
+    let mut picture = Picture::new();
+    let passes = picture.passes_for(ns(args.cost.into()));
+    say_ready();
+
+    let begin = now_ns() + period;
+    let mut next = 0;
+    while next < frames {
+        sleep_until(begin + next * period);
+        // Frames that the camera delivered meanwhile, and those that the queue could not hold.
+        let newest = (now_ns() - begin) / period;
+        while newest.min(frames - 1) - next > QUEUE {
+            record.released(next, begin + next * period, DROPPED);
+            next += 1;
+        }
+        let release = begin + next * period;
+        record.released(next, release, 0);
+        picture.convolve(passes);
+        record.answered(next, now_ns() - release);
+        next += 1;
+    }
+    Ok(())
+}
+
+/// Tells a supervisor that waits for it (sd_notify(3)) that frames flow from now on.
+fn say_ready() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let bytes = name.as_encoded_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    // Nobody there to be told is no reason to stop.
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(b"READY=1", &address);
+    }
+}
+
+struct Picture {
+    source: Vec<f32>,
+    target: Vec<f32>,
+}
+
+impl Picture {
+    fn new() -> Self {
+        let source = (0..WIDTH * HEIGHT)
+            .map(|i| ((i % WIDTH) * (i / WIDTH) % 251) as f32 / 251.0)
+            .collect();
+        Self {
+            source,
+            target: vec![0.0; WIDTH * HEIGHT],
+        }
+    }
+
+    /// How many passes cost `cost_ns` of CPU. The fastest quarter of the trials counts: what
+    /// steal and cold caches add is not the work's own cost.
+    fn passes_for(&mut self, cost_ns: u64) -> usize {
+        let mut trials: Vec<u64> = (0..CALIBRATION_ROUNDS)
+            .map(|_| {
+                let before = thread_cpu_ns();
+                self.convolve(1);
+                thread_cpu_ns() - before
+            })
+            .collect();
+        trials.sort_unstable();
+        let one = trials[CALIBRATION_ROUNDS / 4].max(1);
+        usize::try_from((cost_ns + one / 2) / one)
+            .unwrap_or(1)
+            .max(1)
+    }
+
+    /// Blurs the picture `passes` times, each over the last one's result.
+    fn convolve(&mut self, passes: usize) {
+        for _ in 0..passes {
+            for y in 2..HEIGHT - 2 {
+                for x in 2..WIDTH - 2 {
+                    let mut sum = 0.0;
+                    for (ky, wy) in KERNEL.iter().enumerate() {
+                        let row = (y + ky - 2) * WIDTH + x - 2;
+                        for (kx, wx) in KERNEL.iter().enumerate() {
+                            sum += wy * wx * self.source[row + kx];
+                        }
+                    }
+                    self.target[y * WIDTH + x] = sum;
+                }
+            }
+            std::mem::swap(&mut self.source, &mut self.target);
+        }
+        black_box(&self.source);
+    }
+}
