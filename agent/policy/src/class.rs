@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{CpuList, Origin};
+use crate::{CpuList, Origin, duration};
+
+/// Real-time priority where `sched` names `fifo` or `rr` without one.
+pub const DEFAULT_RT_PRIORITY: u8 = 10;
 
 /// `[class.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +79,8 @@ pub enum Sched {
     Set {
         /// Scheduling policy.
         policy: SchedPolicy,
-        /// 1 to 99, for [`SchedPolicy::Fifo`] and [`SchedPolicy::RoundRobin`] (default 10).
+        /// 1 to 99, for [`SchedPolicy::Fifo`] and [`SchedPolicy::RoundRobin`] (default
+        /// [`DEFAULT_RT_PRIORITY`]).
         priority: Option<u8>,
         /// −20 to 19, for [`SchedPolicy::Other`] and [`SchedPolicy::Batch`].
         nice: Option<i8>,
@@ -106,7 +110,7 @@ pub enum SchedPolicy {
 pub struct IoPriority {
     /// Class.
     pub class: IoClass,
-    /// 0 (first) to 7 (last); 0 for [`IoClass::Idle`].
+    /// 0 (first) to 7 (last), 4 where not given; 0 for [`IoClass::Idle`].
     pub level: u8,
 }
 
@@ -145,5 +149,150 @@ impl Tier {
             Self::Interactive => "interactive",
             Self::Background => "background",
         }
+    }
+}
+
+impl Sched {
+    /// For a person: `fifo 20`, `nice -5 slice 3 ms`, `idle`, `auto`, `keep`.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self::Set {
+            policy,
+            priority,
+            nice,
+            slice,
+        } = self
+        else {
+            return if *self == Self::Auto { "auto" } else { "keep" }.to_owned();
+        };
+        let mut words = Vec::new();
+        // A nice value or a slice alone says SCHED_OTHER already.
+        if *policy != SchedPolicy::Other || (nice.is_none() && slice.is_none()) {
+            words.push(policy.name().to_owned());
+        }
+        if policy.is_realtime() {
+            words.push(priority.unwrap_or(DEFAULT_RT_PRIORITY).to_string());
+        }
+        words.extend(nice.map(|nice| format!("nice {nice}")));
+        words.extend(slice.map(|slice| format!("slice {}", duration::words(slice))));
+        words.join(" ")
+    }
+}
+
+impl SchedPolicy {
+    /// As written in a policy.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Batch => "batch",
+            Self::Idle => "idle",
+            Self::Fifo => "fifo",
+            Self::RoundRobin => "rr",
+        }
+    }
+
+    /// Whether it has a real-time priority, and so neither a nice value nor a slice.
+    #[must_use]
+    pub fn is_realtime(self) -> bool {
+        matches!(self, Self::Fifo | Self::RoundRobin)
+    }
+}
+
+impl Deadline {
+    /// For a person: `10 ms` or `auto`.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::After(duration) => duration::words(duration),
+        }
+    }
+}
+
+impl IoClass {
+    /// As written in a policy.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Realtime => "realtime",
+            Self::BestEffort => "best-effort",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+impl IoPriority {
+    /// For a person: `realtime 2`, `idle`.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self.class {
+            IoClass::Idle => self.class.name().to_owned(),
+            IoClass::Realtime | IoClass::BestEffort => {
+                format!("{} {}", self.class.name(), self.level)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn set(policy: SchedPolicy, nice: Option<i8>, slice_us: Option<u64>) -> String {
+        let slice = slice_us.map(Duration::from_micros);
+        Sched::Set {
+            policy,
+            priority: None,
+            nice,
+            slice,
+        }
+        .words()
+    }
+
+    #[test]
+    fn sched_in_words() {
+        assert_eq!(Sched::Auto.words(), "auto");
+        assert_eq!(Sched::Keep.words(), "keep");
+        assert_eq!(set(SchedPolicy::Other, None, None), "other");
+        assert_eq!(
+            set(SchedPolicy::Other, Some(-5), Some(3000)),
+            "nice -5 slice 3 ms"
+        );
+        assert_eq!(set(SchedPolicy::Other, None, Some(500)), "slice 500 us");
+        assert_eq!(set(SchedPolicy::Batch, Some(5), None), "batch nice 5");
+        assert_eq!(set(SchedPolicy::Idle, None, None), "idle");
+        assert_eq!(set(SchedPolicy::RoundRobin, None, None), "rr 10");
+        let fifo = Sched::Set {
+            policy: SchedPolicy::Fifo,
+            priority: Some(20),
+            nice: None,
+            slice: None,
+        };
+        assert_eq!(fifo.words(), "fifo 20");
+    }
+
+    #[test]
+    fn the_rest_in_words() {
+        assert_eq!(Deadline::Auto.words(), "auto");
+        assert_eq!(Deadline::After(Duration::from_millis(33)).words(), "33 ms");
+        assert_eq!(
+            IoPriority {
+                class: IoClass::Realtime,
+                level: 2
+            }
+            .words(),
+            "realtime 2"
+        );
+        assert_eq!(
+            IoPriority {
+                class: IoClass::Idle,
+                level: 0
+            }
+            .words(),
+            "idle"
+        );
     }
 }

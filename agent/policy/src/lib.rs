@@ -6,16 +6,22 @@
 
 mod class;
 mod cpus;
+mod duration;
 mod facts;
 mod parse;
+mod pattern;
 mod problem;
 mod rule;
 
-pub use class::{Class, Deadline, IoClass, IoPriority, Modality, Sched, SchedPolicy, Tier};
-pub use cpus::{CpuList, CpuListError};
+pub use class::{
+    Class, DEFAULT_RT_PRIORITY, Deadline, IoClass, IoPriority, Modality, Sched, SchedPolicy, Tier,
+};
+pub use cpus::{CpuList, CpuListError, HIGHEST_CPU};
 pub use facts::{ParentFacts, ProcessFacts};
+pub use parse::SCHEMA;
+pub use pattern::{Pattern, PatternError};
 pub use problem::{Origin, Problem};
-pub use rule::{Classified, Matcher, Pattern, Rule};
+pub use rule::{Classified, Matcher, Rule};
 
 /// One policy file's text; reading it is the caller's business.
 #[derive(Clone, Debug)]
@@ -27,7 +33,7 @@ pub struct Source {
 }
 
 /// Classes and rules from all files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySet {
     /// In the order of their definition.
     pub classes: Vec<Class>,

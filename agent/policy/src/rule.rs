@@ -1,11 +1,11 @@
 //! Rules: which threads a class is for.
 
-use crate::{Origin, PolicySet, ProcessFacts};
+use crate::{Origin, ParentFacts, Pattern, PolicySet, ProcessFacts};
 
 /// `[[rule]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Its `name`, or `rule N` by its place in the file.
+    /// Its `name`, or `rule N` by its place in the file, from 1.
     pub name: String,
     /// Index into [`PolicySet::classes`].
     pub class: usize,
@@ -13,13 +13,14 @@ pub struct Rule {
     pub priority: i32,
     /// All tables of which one must hold (`match`, with `any` spread out).
     pub matchers: Vec<Matcher>,
-    /// None of these may hold (`unless`).
+    /// None of these may hold (`unless`, with `any` spread out).
     pub unless: Vec<Matcher>,
     /// Where it is defined.
     pub origin: Origin,
 }
 
-/// One table of patterns, all of which must hold.
+/// One table of patterns. Each key that has patterns must hold, by any one of them. What a
+/// process has empty matches no pattern, not even `*`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matcher {
     /// Path of the executable; a pattern without a slash matches its last part.
@@ -32,16 +33,12 @@ pub struct Matcher {
     pub user: Vec<Pattern>,
     /// cgroup path.
     pub cgroup: Vec<Pattern>,
-    /// The parent's executable or name, as for `exe` or `comm`.
+    /// The parent's executable or name: a pattern with a slash matches the executable's path, one
+    /// without its last part or the parent's main thread's name.
     pub parent: Vec<Pattern>,
     /// The thread's own name.
     pub thread: Vec<Pattern>,
 }
-
-/// A shell-style pattern: `*` any run of characters (slashes too), `?` one, `[…]` a set,
-/// `\` takes the next character as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(pub String);
 
 /// What [`PolicySet::classify`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,16 +50,305 @@ pub struct Classified {
 }
 
 impl PolicySet {
-    /// The class of the thread named `thread` in `process`: the first rule that holds.
+    /// The class of the thread named `thread` in `process`: the first rule that holds. The main
+    /// thread is given by its own name too. Allocates nothing.
     #[must_use]
-    pub fn classify(&self, _process: &ProcessFacts, _thread: &str) -> Option<Classified> {
-        None
+    pub fn classify(&self, process: &ProcessFacts, thread: &str) -> Option<Classified> {
+        let subject = Subject::new(process, thread);
+        let rule = self.rules.iter().position(|rule| rule.holds(&subject))?;
+        Some(Classified {
+            class: self.rules[rule].class,
+            rule,
+        })
     }
 
     /// Whether any rule looks at a thread's own name, so that a renamed thread must be matched
     /// again.
     #[must_use]
     pub fn looks_at_threads(&self) -> bool {
-        false
+        let mut matchers = self
+            .rules
+            .iter()
+            .flat_map(|r| r.matchers.iter().chain(&r.unless));
+        matchers.any(|matcher| !matcher.thread.is_empty())
+    }
+}
+
+impl Rule {
+    fn holds(&self, subject: &Subject<'_>) -> bool {
+        self.matchers.iter().any(|m| m.holds(subject))
+            && !self.unless.iter().any(|m| m.holds(subject))
+    }
+}
+
+impl Matcher {
+    /// Whether no key has a pattern; such a table holds for everything, and the parser refuses it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            exe,
+            comm,
+            cmdline,
+            user,
+            cgroup,
+            parent,
+            thread,
+        } = self;
+        [exe, comm, cmdline, user, cgroup, parent, thread]
+            .iter()
+            .all(|key| key.is_empty())
+    }
+
+    /// Short texts come first, the command line last.
+    fn holds(&self, subject: &Subject<'_>) -> bool {
+        let Self {
+            exe,
+            comm,
+            cmdline,
+            user,
+            cgroup,
+            parent,
+            thread,
+        } = self;
+        let process = subject.process;
+        holds(comm, |p| fits(p, &process.comm))
+            && holds(exe, |p| subject.exe.is_some_and(|exe| exe.fits(p)))
+            && holds(thread, |p| fits(p, subject.thread))
+            && holds(parent, |p| subject.is_child_of(p))
+            && holds(user, |p| {
+                process.user.as_deref().is_some_and(|name| fits(p, name))
+                    || p.matches(subject.uid.as_str())
+            })
+            && holds(cgroup, |p| {
+                process.cgroup.as_deref().is_some_and(|path| fits(p, path))
+            })
+            && holds(cmdline, |p| fits(p, &process.cmdline))
+    }
+}
+
+/// A key that is not given holds.
+fn holds(patterns: &[Pattern], fits: impl FnMut(&Pattern) -> bool) -> bool {
+    patterns.is_empty() || patterns.iter().any(fits)
+}
+
+/// What could not be read is empty and matches nothing.
+fn fits(pattern: &Pattern, text: &str) -> bool {
+    !text.is_empty() && pattern.matches(text)
+}
+
+/// A thread, with what several rules need of it worked out once.
+struct Subject<'a> {
+    process: &'a ProcessFacts,
+    thread: &'a str,
+    exe: Option<ExePath<'a>>,
+    parent: Option<&'a ParentFacts>,
+    parent_exe: Option<ExePath<'a>>,
+    uid: Decimal,
+}
+
+impl<'a> Subject<'a> {
+    fn new(process: &'a ProcessFacts, thread: &'a str) -> Self {
+        let parent = process.parent.as_ref();
+        Self {
+            process,
+            thread,
+            exe: process.exe.as_deref().and_then(ExePath::new),
+            parent,
+            parent_exe: parent.and_then(|p| p.exe.as_deref()).and_then(ExePath::new),
+            uid: Decimal::new(process.uid),
+        }
+    }
+
+    fn is_child_of(&self, pattern: &Pattern) -> bool {
+        self.parent_exe.is_some_and(|exe| exe.fits(pattern))
+            || (!pattern.has_slash() && self.parent.is_some_and(|p| fits(pattern, &p.comm)))
+    }
+}
+
+/// An executable's path and its last part.
+#[derive(Clone, Copy)]
+struct ExePath<'a> {
+    path: &'a str,
+    last: &'a str,
+}
+
+impl<'a> ExePath<'a> {
+    fn new(path: &'a str) -> Option<Self> {
+        let last = path.rsplit_once('/').map_or(path, |(_, last)| last);
+        (!path.is_empty()).then_some(Self { path, last })
+    }
+
+    fn fits(self, pattern: &Pattern) -> bool {
+        fits(
+            pattern,
+            if pattern.has_slash() {
+                self.path
+            } else {
+                self.last
+            },
+        )
+    }
+}
+
+/// A uid's digits, without an allocation.
+struct Decimal {
+    /// ASCII digits, at the end.
+    digits: [u8; 10],
+    start: usize,
+}
+
+impl Decimal {
+    fn new(mut number: u32) -> Self {
+        let mut digits = [b'0'; 10];
+        let mut start = digits.len();
+        // `u32::MAX` has ten digits.
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            start -= 1;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        Self { digits, start }
+    }
+
+    fn as_str(&self) -> &str {
+        // ASCII digits are UTF-8.
+        std::str::from_utf8(&self.digits[self.start..]).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|t| Pattern::new(t).expect(t)).collect()
+    }
+
+    fn process() -> ProcessFacts {
+        ProcessFacts {
+            exe: Some("/opt/whisper/bin/whisper-server".into()),
+            comm: "whisper-server".into(),
+            cmdline: "whisper-server -m tiny.bin".into(),
+            uid: 1000,
+            user: Some("ann".into()),
+            cgroup: Some("/system.slice/whisper.service".into()),
+            parent: Some(ParentFacts {
+                exe: Some("/usr/bin/bash".into()),
+                comm: "build.sh".into(),
+            }),
+        }
+    }
+
+    fn holds_for(matcher: &Matcher, process: &ProcessFacts) -> bool {
+        matcher.holds(&Subject::new(process, "decoder"))
+    }
+
+    #[test]
+    fn exe_without_a_slash_is_its_last_part() {
+        for (pattern, expected) in [
+            ("whisper-server", true),
+            ("whisper-*", true),
+            ("*/whisper-server", true),
+            ("/opt/*", true),
+            ("bin", false),
+            ("*/bin", false),
+            ("/whisper-server", false),
+        ] {
+            let matcher = Matcher {
+                exe: patterns(&[pattern]),
+                ..Matcher::default()
+            };
+            assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn user_is_a_name_or_a_number() {
+        for (pattern, expected) in [
+            ("ann", true),
+            ("1000", true),
+            ("100", false),
+            ("root", false),
+        ] {
+            let matcher = Matcher {
+                user: patterns(&[pattern]),
+                ..Matcher::default()
+            };
+            assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn parent_is_an_executable_or_a_name() {
+        for (pattern, expected) in [
+            ("bash", true),
+            ("build.sh", true),
+            ("/usr/bin/bash", true),
+            ("*/build.sh", false),
+            ("sh", false),
+        ] {
+            let matcher = Matcher {
+                parent: patterns(&[pattern]),
+                ..Matcher::default()
+            };
+            assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn every_key_must_hold_by_one_of_its_patterns() {
+        let matcher = Matcher {
+            comm: patterns(&["piper", "whisper-server"]),
+            cmdline: patterns(&["* -m *"]),
+            cgroup: patterns(&["/system.slice/*"]),
+            thread: patterns(&["dec*"]),
+            ..Matcher::default()
+        };
+        assert!(holds_for(&matcher, &process()));
+        let other = Matcher {
+            cgroup: patterns(&["/user.slice/*"]),
+            ..matcher
+        };
+        assert!(!holds_for(&other, &process()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_matches_nothing() {
+        let nothing = ProcessFacts::default();
+        let star = || patterns(&["*"]);
+        for matcher in [
+            Matcher {
+                exe: star(),
+                ..Matcher::default()
+            },
+            Matcher {
+                comm: star(),
+                ..Matcher::default()
+            },
+            Matcher {
+                cmdline: star(),
+                ..Matcher::default()
+            },
+            Matcher {
+                cgroup: star(),
+                ..Matcher::default()
+            },
+            Matcher {
+                parent: star(),
+                ..Matcher::default()
+            },
+        ] {
+            assert!(!holds_for(&matcher, &nothing), "{matcher:?}");
+        }
+    }
+
+    #[test]
+    fn uids_are_written_out() {
+        for uid in [0, 7, 10, 1000, 65_534, u32::MAX] {
+            assert_eq!(Decimal::new(uid).as_str(), uid.to_string());
+        }
     }
 }

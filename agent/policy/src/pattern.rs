@@ -1,0 +1,494 @@
+//! Shell-style patterns, compiled once when a policy is read.
+//!
+//! A pattern is cut at its stars into pieces of fixed length in characters. The first piece must
+//! start the text, the last must end it, and each one between is searched for once, from where
+//! the one before it ended: the leftmost place is always the best one, so nothing is ever tried
+//! again. The time is linear in the text, whatever the pattern.
+//!
+//! Own code, since the glob crates give `{}`, `**` or `/` a meaning that a command line must not
+//! have.
+
+use std::fmt;
+
+use memchr::memmem::Finder;
+
+/// Longest pattern, in bytes.
+const LONGEST: usize = 1024;
+
+/// A shell-style pattern for a whole text: `*` any run of characters (slashes too), `?` one,
+/// `[…]` one of a set (`[a-z_]`; `[!…]` one that is not in it), `\` takes the next character as
+/// it is.
+#[derive(Clone)]
+pub struct Pattern {
+    text: String,
+    head: Piece,
+    /// What follows the first star.
+    tail: Option<Tail>,
+}
+
+/// What follows a pattern's first star.
+#[derive(Clone)]
+struct Tail {
+    /// Between two stars each; none is empty.
+    between: Vec<Piece>,
+    last: Piece,
+}
+
+/// A part of a pattern without stars.
+#[derive(Clone)]
+enum Piece {
+    /// Boxed: a searcher with its tables is some hundred bytes.
+    Literal(Box<Finder<'static>>),
+    Units(Vec<Unit>),
+}
+
+/// What one character is held against.
+#[derive(Clone)]
+enum Unit {
+    Char(char),
+    Any,
+    Set {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+/// Why a pattern was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Nothing in it.
+    #[error("an empty pattern matches nothing; leave the key out, or write `*`")]
+    Empty,
+    /// More than 1024 bytes.
+    #[error("a pattern of {0} bytes is too long; {LONGEST} is the most")]
+    TooLong(usize),
+    /// A `[` without its `]`.
+    #[error("`[` opens a set that no `]` closes; write `\\[` for the character itself")]
+    OpenSet,
+    /// A range like `z-a`.
+    #[error("the range `{0}-{1}` is empty; write it the other way round")]
+    EmptyRange(char, char),
+    /// Ends in `\`.
+    #[error("nothing follows the last `\\`; write `\\\\` for the character itself")]
+    NothingEscaped,
+    /// NUL or another control character.
+    #[error("a pattern with the control character {0:?} can never match")]
+    Control(char),
+}
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// [`PatternError`] where the text is not a pattern or could never match.
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if text.len() > LONGEST {
+            return Err(PatternError::TooLong(text.len()));
+        }
+        if let Some(control) = text.chars().find(|c| c.is_control()) {
+            return Err(PatternError::Control(control));
+        }
+        let mut pieces = split(text)?;
+        // `split` gives one piece more than there are stars, so the first always exists.
+        let head = Piece::new(pieces.remove(0));
+        let tail = pieces.pop().map(|last| Tail {
+            between: pieces
+                .into_iter()
+                .filter(|p| !p.is_empty())
+                .map(Piece::new)
+                .collect(),
+            last: Piece::new(last),
+        });
+        Ok(Self {
+            text: text.to_owned(),
+            head,
+            tail,
+        })
+    }
+
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether all of `text` fits.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        let Some(rest) = self.head.strip_prefix(text) else {
+            return false;
+        };
+        let Some(tail) = &self.tail else {
+            return rest.is_empty();
+        };
+        let Some(mut rest) = tail.last.strip_suffix(rest) else {
+            return false;
+        };
+        for piece in &tail.between {
+            match piece.skip_first(rest) {
+                Some(after) => rest = after,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether it is about a whole path and not about its last part.
+    #[must_use]
+    pub fn has_slash(&self) -> bool {
+        self.text.contains('/')
+    }
+
+    /// Bytes of the shortest text that can match.
+    pub(crate) fn shortest(&self) -> usize {
+        let tail = self.tail.as_ref().map_or(0, |t| {
+            t.last.shortest() + t.between.iter().map(Piece::shortest).sum::<usize>()
+        });
+        self.head.shortest() + tail
+    }
+
+    /// Whether it matches one text only.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.tail.is_none() && matches!(self.head, Piece::Literal(_))
+    }
+
+    /// The character that every match begins with, where there is one.
+    pub(crate) fn first_char(&self) -> Option<char> {
+        match &self.head {
+            Piece::Literal(finder) => std::str::from_utf8(finder.needle())
+                .ok()
+                .and_then(|s| s.chars().next()),
+            Piece::Units(units) => match units.first() {
+                Some(Unit::Char(c)) => Some(*c),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Cuts a pattern at its stars: always one piece more than stars.
+fn split(text: &str) -> Result<Vec<Vec<Unit>>, PatternError> {
+    let mut pieces = Vec::new();
+    let mut piece = Vec::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' => pieces.push(std::mem::take(&mut piece)),
+            '?' => piece.push(Unit::Any),
+            '[' => piece.push(set(&mut chars)?),
+            '\\' => piece.push(Unit::Char(
+                chars.next().ok_or(PatternError::NothingEscaped)?,
+            )),
+            _ => piece.push(Unit::Char(c)),
+        }
+    }
+    pieces.push(piece);
+    Ok(pieces)
+}
+
+/// Reads a set up to its `]`; a `]` that comes first is one of its characters, as in a shell.
+fn set(chars: &mut std::str::Chars<'_>) -> Result<Unit, PatternError> {
+    let mut next = || match chars.next() {
+        Some('\\') => Ok((chars.next().ok_or(PatternError::NothingEscaped)?, true)),
+        Some(c) => Ok((c, false)),
+        None => Err(PatternError::OpenSet),
+    };
+    let mut item = next()?;
+    let negated = matches!(item, ('!' | '^', false));
+    if negated {
+        item = next()?;
+    }
+    let mut ranges = Vec::new();
+    loop {
+        let low = item.0;
+        item = next()?;
+        if item != ('-', false) {
+            ranges.push((low, low));
+        } else {
+            let high = next()?;
+            if high == (']', false) {
+                // A dash that comes last is one of the characters.
+                ranges.extend([(low, low), ('-', '-')]);
+                break;
+            }
+            if high.0 < low {
+                return Err(PatternError::EmptyRange(low, high.0));
+            }
+            ranges.push((low, high.0));
+            item = next()?;
+        }
+        if item == (']', false) {
+            break;
+        }
+    }
+    Ok(Unit::Set { negated, ranges })
+}
+
+impl Unit {
+    fn fits(&self, c: char) -> bool {
+        match self {
+            Self::Char(own) => *own == c,
+            Self::Any => true,
+            Self::Set { negated, ranges } => {
+                ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn new(units: Vec<Unit>) -> Self {
+        let literal: Option<String> = units
+            .iter()
+            .map(|unit| match unit {
+                Unit::Char(c) => Some(*c),
+                Unit::Any | Unit::Set { .. } => None,
+            })
+            .collect();
+        match literal {
+            Some(text) => Self::Literal(Box::new(Finder::new(text.as_bytes()).into_owned())),
+            None => Self::Units(units),
+        }
+    }
+
+    /// What follows the piece at the start of `text`.
+    fn strip_prefix<'t>(&self, text: &'t str) -> Option<&'t str> {
+        match self {
+            Self::Literal(finder) => text
+                .as_bytes()
+                .starts_with(finder.needle())
+                .then(|| text.get(finder.needle().len()..))
+                .flatten(),
+            Self::Units(units) => {
+                let mut chars = text.chars();
+                units
+                    .iter()
+                    .all(|u| chars.next().is_some_and(|c| u.fits(c)))
+                    .then_some(chars.as_str())
+            }
+        }
+    }
+
+    /// What precedes the piece at the end of `text`.
+    fn strip_suffix<'t>(&self, text: &'t str) -> Option<&'t str> {
+        match self {
+            Self::Literal(finder) => text
+                .as_bytes()
+                .ends_with(finder.needle())
+                .then(|| text.get(..text.len() - finder.needle().len()))
+                .flatten(),
+            Self::Units(units) => {
+                let mut chars = text.chars();
+                units
+                    .iter()
+                    .rev()
+                    .all(|u| chars.next_back().is_some_and(|c| u.fits(c)))
+                    .then_some(chars.as_str())
+            }
+        }
+    }
+
+    /// What follows the piece's leftmost place in `text`.
+    fn skip_first<'t>(&self, text: &'t str) -> Option<&'t str> {
+        match self {
+            Self::Literal(finder) => {
+                let at = finder.find(text.as_bytes())?;
+                text.get(at + finder.needle().len()..)
+            }
+            Self::Units(_) => {
+                let mut chars = text.chars();
+                loop {
+                    if let Some(after) = self.strip_prefix(chars.as_str()) {
+                        return Some(after);
+                    }
+                    chars.next()?;
+                }
+            }
+        }
+    }
+
+    fn shortest(&self) -> usize {
+        match self {
+            Self::Literal(finder) => finder.needle().len(),
+            Self::Units(units) => units
+                .iter()
+                .map(|unit| match unit {
+                    Unit::Char(c) => c.len_utf8(),
+                    Unit::Any | Unit::Set { .. } => 1,
+                })
+                .sum(),
+        }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.text).finish()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(pattern: &str, text: &str) -> bool {
+        Pattern::new(pattern).expect(pattern).matches(text)
+    }
+
+    #[test]
+    fn a_pattern_covers_the_whole_text() {
+        assert!(matches("ffmpeg", "ffmpeg"));
+        assert!(!matches("ffmpeg", "ffmpeg2"));
+        assert!(!matches("ffmpeg", "xffmpeg"));
+        assert!(matches("*", ""));
+        assert!(matches("**", "anything"));
+    }
+
+    #[test]
+    fn a_star_crosses_slashes() {
+        assert!(matches(
+            "*/whisper-server",
+            "/opt/whisper/bin/whisper-server"
+        ));
+        assert!(!matches("*/whisper-server", "whisper-server"));
+        assert!(matches("* video *", "/usr/bin/load video --fps 30"));
+    }
+
+    #[test]
+    fn head_and_tail_do_not_overlap() {
+        assert!(!matches("aba*aba", "ababa"));
+        assert!(matches("aba*aba", "abaaba"));
+        assert!(!matches("a*a", "a"));
+    }
+
+    #[test]
+    fn sets_are_those_of_a_shell() {
+        assert!(matches("cc1[pl]*", "cc1plus"));
+        assert!(!matches("cc1[!p]", "cc1p"));
+        assert!(matches("cc1[^p]", "cc1o"));
+        assert!(matches("[]]", "]"));
+        assert!(matches("[!]]", "x"));
+        assert!(matches("[a-]", "-"));
+        assert!(matches(r"[\]x]", "]"));
+        assert!(matches("*[0-9][0-9]*", "worker-17b"));
+        assert!(!matches("*[0-9][0-9]", "worker-1b7"));
+    }
+
+    #[test]
+    fn a_backslash_takes_the_next_character_as_it_is() {
+        assert!(matches(r"\*\[\?", "*[?"));
+        assert!(!matches(r"\*", "x"));
+    }
+
+    #[test]
+    fn one_question_mark_is_one_character_of_any_length() {
+        assert!(matches("?", "é"));
+        assert!(matches("*é?*", "xéüx"));
+        assert!(!matches("??", "é"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_pattern_is_refused() {
+        assert_eq!(Pattern::new(""), Err(PatternError::Empty));
+        assert_eq!(Pattern::new("[abc"), Err(PatternError::OpenSet));
+        assert_eq!(Pattern::new("[!]"), Err(PatternError::OpenSet));
+        assert_eq!(
+            Pattern::new("[z-a]"),
+            Err(PatternError::EmptyRange('z', 'a'))
+        );
+        assert_eq!(Pattern::new("a\\"), Err(PatternError::NothingEscaped));
+        assert_eq!(Pattern::new("a\nb"), Err(PatternError::Control('\n')));
+        assert_eq!(
+            Pattern::new(&"a".repeat(1025)),
+            Err(PatternError::TooLong(1025))
+        );
+    }
+
+    #[test]
+    fn many_stars_on_a_long_text_stay_cheap() {
+        // A matcher that goes back to each star would need more steps than there are atoms.
+        let pattern = Pattern::new(&"*a".repeat(500)).expect("a good pattern");
+        let text = "a".repeat(499) + &"b".repeat(2_000_000);
+        let start = std::time::Instant::now();
+        assert!(!pattern.matches(&text));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
+    }
+
+    /// The textbook's table of prefixes, for patterns of letters, `*` and `?`.
+    fn reference(pattern: &str, text: &str) -> bool {
+        let text: Vec<char> = text.chars().collect();
+        let mut row = vec![false; text.len() + 1];
+        row[0] = true;
+        for p in pattern.chars() {
+            let mut next = vec![false; text.len() + 1];
+            next[0] = p == '*' && row[0];
+            for (i, &c) in text.iter().enumerate() {
+                next[i + 1] = match p {
+                    '*' => row[i + 1] || next[i],
+                    '?' => row[i],
+                    _ => row[i] && p == c,
+                };
+            }
+            row = next;
+        }
+        row[text.len()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn agrees_with_the_reference(pattern in "[abé*?]{1,9}", text in "[abé]{0,12}") {
+            prop_assert_eq!(matches(&pattern, &text), reference(&pattern, &text));
+        }
+
+        #[test]
+        fn a_text_with_everything_escaped_matches_itself(text in "[^\\p{C}]{1,40}") {
+            let escaped: String = text.chars().flat_map(|c| ['\\', c]).collect();
+            prop_assert!(matches(&escaped, &text));
+        }
+
+        #[test]
+        fn no_pattern_panics(pattern in "\\PC{0,20}", text in any::<String>()) {
+            if let Ok(pattern) = Pattern::new(&pattern) {
+                let _ = pattern.matches(&text);
+            }
+        }
+
+        #[test]
+        fn nothing_shorter_than_the_shortest_matches(
+            pattern in "[ab*?\\[\\]!-]{1,8}", text in "[ab]{0,8}",
+        ) {
+            if let Ok(pattern) = Pattern::new(&pattern) && pattern.matches(&text) {
+                prop_assert!(text.len() >= pattern.shortest());
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Every file of tests/fixtures/invalid with the exact messages beside it, and every one of
+//! tests/fixtures/valid with what it is read as.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use downbeat_policy::{PolicySet, Source};
+
+fn fixtures(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(folder)
+}
+
+/// Paths with this ending, in name order.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder of fixtures");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A source that is shown by its file's name alone.
+fn source(path: &Path) -> Source {
+    let name = path.file_name().expect("a file");
+    Source {
+        path: name.into(),
+        text: fs::read_to_string(path).expect("a text"),
+    }
+}
+
+fn messages(sources: &[Source]) -> String {
+    match PolicySet::parse(sources) {
+        Ok(set) => format!("good: {set:?}\n"),
+        Err(problems) => problems.iter().map(|p| format!("{p}\n")).collect(),
+    }
+}
+
+/// Where messages and expectation differ.
+fn difference(of: &Path, found: &str, expected: &Path) -> Option<String> {
+    let wanted = fs::read_to_string(expected).unwrap_or_default();
+    (found != wanted).then(|| {
+        format!(
+            "{}\n--- found\n{found}--- {}\n{wanted}",
+            of.display(),
+            expected.display()
+        )
+    })
+}
+
+#[test]
+fn invalid_files_are_refused_with_their_messages() {
+    let files = files(&fixtures("invalid"), "toml");
+    assert!(files.len() >= 25, "{} fixtures", files.len());
+    let differences: Vec<String> = files
+        .iter()
+        .filter_map(|f| difference(f, &messages(&[source(f)]), &f.with_extension("txt")))
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn invalid_sets_are_refused_with_the_problems_of_all_files() {
+    let mut differences = Vec::new();
+    let sets = fs::read_dir(fixtures("invalid-sets")).expect("a folder of fixtures");
+    for set in sets.map(|entry| entry.expect("a readable folder").path()) {
+        let sources: Vec<Source> = files(&set, "toml").iter().map(|f| source(f)).collect();
+        assert!(sources.len() > 1, "{}", set.display());
+        differences.extend(difference(
+            &set,
+            &messages(&sources),
+            &set.join("messages.txt"),
+        ));
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn valid_files_are_read_as_they_were() {
+    for file in files(&fixtures("valid"), "toml") {
+        let name = file
+            .file_stem()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        let set = PolicySet::parse(&[source(&file)]);
+        let set = set.unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
+        insta::with_settings!({
+            snapshot_path => fixtures("valid"), prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            insta::assert_debug_snapshot!(name, set);
+        });
+    }
+}
+
+/// The keys of the language, each of which some valid fixture uses.
+#[test]
+fn every_key_stands_in_a_valid_fixture() {
+    let texts: String = files(&fixtures("valid"), "toml")
+        .iter()
+        .map(|f| source(f).text)
+        .collect();
+    for key in [
+        "schema", "modality", "tier", "deadline", "cpus", "sched", "policy", "priority", "nice",
+        "slice", "io", "class", "level", "memory", "oom", "name", "match", "unless", "any", "exe",
+        "comm", "cmdline", "user", "cgroup", "parent", "thread",
+    ] {
+        assert!(texts.contains(&format!("{key} = ")), "{key}");
+    }
+}
