@@ -1,5 +1,6 @@
 //! Reading the host: the only place that does. Knows no policy.
 
+pub mod btf;
 pub mod gpu;
 pub mod host;
 pub mod kernel;

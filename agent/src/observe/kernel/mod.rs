@@ -1,1 +1,413 @@
-//! Kernel programs.
+//! The kernel programs: run-queue waits per class, and processes that come, go and change.
+//!
+//! [`KernelProbes::load`] attaches them; dropping it detaches them. The programs themselves are
+//! in `ebpf/`, what they share with this side in `ebpf/abi`.
+
+mod cost;
+mod error;
+mod event;
+mod load;
+mod shared;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
+use aya::sys::Stats;
+use aya::{Ebpf, Pod};
+use aya_log::EbpfLogger;
+use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, Thread, Waits, map};
+use downbeat_api::{BpfCost, BpfProgram};
+
+use self::cost::{CostSampler, Runs, Step};
+use self::shared::SharedWords;
+use crate::model::histogram::WaitHistogram;
+use crate::roots::Roots;
+
+pub use self::error::ProbeError;
+pub use self::event::KernelEvent;
+
+/// Words of one class in the map of waits: its buckets and their sum.
+const WAIT_WORDS: usize = BUCKETS + 1;
+
+/// How the programs are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeOptions {
+    /// What the programs log of their own work, through the `log` crate; nothing by default,
+    /// and the verifier then removes the code.
+    pub log: Option<log::Level>,
+    /// Bytes of the ring of events: a power of two, at least 4096. Each event takes 56.
+    pub ring_bytes: u32,
+    /// Threads that can be managed at the same time. The kernel preallocates about 72 bytes each.
+    pub max_threads: u32,
+}
+
+impl Default for ProbeOptions {
+    fn default() -> Self {
+        Self {
+            log: None,
+            ring_bytes: 256 * 1024,
+            max_threads: 16_384,
+        }
+    }
+}
+
+/// Something that does not work while the rest does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is lost.
+    pub feature: String,
+    /// Why, with the remedy.
+    pub reason: String,
+}
+
+/// What was lost since the programs were loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounters {
+    /// Events that found the ring full.
+    pub dropped_events: u64,
+    /// Threads that found the map of managed threads full.
+    pub dropped_threads: u64,
+    /// Waits thrown away because the clock had run backwards.
+    pub discarded_samples: u64,
+}
+
+/// The value of the thread map, which aya must know as plain bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct ThreadValue(Thread);
+
+// SAFETY: `Thread` is `bytemuck::Pod`, which demands all that aya's does: no padding, no
+// pointers, every bit pattern valid.
+unsafe impl Pod for ThreadValue {}
+
+/// The kernel programs, attached as long as this lives.
+///
+/// Readable when an event waits that should not: see [`KernelProbes::drain`].
+pub struct KernelProbes {
+    ebpf: Ebpf,
+    running: Vec<&'static str>,
+    limits: Vec<Limit>,
+    gate: SharedWords,
+    waits: SharedWords,
+    counters: SharedWords,
+    threads: HashMap<MapData, u32, ThreadValue>,
+    events: RingBuf<MapData>,
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Threads that [`KernelProbes::manage`] could not put in.
+    refused_threads: u64,
+    ring_bytes: u32,
+    map_bytes: u64,
+    sampler: CostSampler,
+    /// Keeps the kernel's run statistics on.
+    statistics: Option<OwnedFd>,
+    /// The host's own switch for them.
+    statistics_switch: PathBuf,
+}
+
+impl std::fmt::Debug for KernelProbes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelProbes")
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KernelProbes {
+    /// Loads and attaches the programs.
+    ///
+    /// # Errors
+    /// [`ProbeError`], when one of those is refused without which the rest is of no use.
+    pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
+        let loaded = load::load(roots, options);
+        give_back_freed_memory();
+        let load::Loaded {
+            mut ebpf,
+            gate_words,
+            running,
+            limits,
+        } = loaded?;
+
+        let map_bytes = map_bytes(&ebpf, roots);
+        let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
+        let waits = shared(&mut ebpf, map::WAITS, CLASS_SLOTS as usize * WAIT_WORDS)?;
+        let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
+        let threads = take(&mut ebpf, map::THREADS)?;
+        let events = take(&mut ebpf, map::EVENTS)?;
+        let log = match options.log {
+            Some(_) => Some(
+                EbpfLogger::init(&mut ebpf)
+                    .map_err(|error| ProbeError::failed("the kernel programs' log", &error))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            sampler: CostSampler::new(running.len()),
+            ebpf,
+            running,
+            limits,
+            gate,
+            waits,
+            counters,
+            threads,
+            events,
+            log,
+            refused_threads: 0,
+            ring_bytes: options.ring_bytes,
+            map_bytes,
+            statistics: None,
+            statistics_switch: roots.proc.join("sys/kernel/bpf_stats_enabled"),
+        })
+    }
+
+    /// What does not work although the programs run.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Counts the waits of a thread under a class slot (`0..CLASS_SLOTS`) from now on, and
+    /// reports its life; with [`NO_CLASS`] it only reports. Threads that it makes follow it.
+    ///
+    /// A thread that has ended meanwhile stays in until its id is used again: check that it
+    /// lives afterwards, or [`KernelProbes::unmanage`] it when acting on it fails.
+    ///
+    /// # Errors
+    /// `InvalidInput` for thread 0 or a slot out of range, `E2BIG` when too many threads are
+    /// managed (counted in [`ProbeCounters::dropped_threads`]).
+    pub fn manage(&mut self, tid: u32, slot: u32) -> io::Result<()> {
+        if tid == 0 || (slot >= CLASS_SLOTS && slot != NO_CLASS) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Writing the same again would forget that the thread waits.
+        if self.slot(tid) != Some(slot) {
+            if let Err(error) = self.threads.insert(tid, ThreadValue(Thread::new(slot)), 0) {
+                self.refused_threads += 1;
+                return Err(io_error(error));
+            }
+        }
+        if let Some((word, bit)) = self.gate_bit(tid) {
+            self.gate.words()[word].fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Puts a managed thread into another class. A wait that is under way is not counted.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a slot out of range, `NotFound` for a thread that is not managed.
+    pub fn set_class(&mut self, tid: u32, slot: u32) -> io::Result<()> {
+        if self.slot(tid).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.manage(tid, slot)
+    }
+
+    /// Forgets a thread; nothing happens where it is not managed.
+    pub fn unmanage(&mut self, tid: u32) {
+        if let Some((word, bit)) = self.gate_bit(tid) {
+            self.gate.words()[word].fetch_and(!bit, Ordering::Relaxed);
+        }
+        // The kernel may have removed it first.
+        let _ = self.threads.remove(&tid);
+    }
+
+    /// The class slot of a managed thread.
+    #[must_use]
+    pub fn slot(&self, tid: u32) -> Option<u32> {
+        self.threads
+            .get(&tid, 0)
+            .ok()
+            .map(|ThreadValue(thread)| thread.slot)
+    }
+
+    /// Appends all events that wait, oldest first, without waiting for more, and passes on what
+    /// the programs logged.
+    ///
+    /// The descriptor becomes readable for an exec, a fork and a rename at once. An exit alone
+    /// does not make it so until a quarter of the ring is full, so drain on each tick, too.
+    pub fn drain(&mut self, into: &mut Vec<KernelEvent>) {
+        // Bounded by what the ring holds, so that a storm of events cannot keep the caller here.
+        let mut records = self.ring_records();
+        while records > 0
+            && let Some(record) = self.events.next()
+        {
+            into.extend(KernelEvent::decode(&record));
+            records -= 1;
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
+    /// Waits of a class slot since the programs were loaded.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a slot out of range.
+    pub fn waits(&self, slot: u32) -> io::Result<WaitHistogram> {
+        if slot >= CLASS_SLOTS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let first = slot as usize * WAIT_WORDS;
+        Ok(WaitHistogram::from(&Waits {
+            buckets: std::array::from_fn(|bucket| self.waits.load(first + bucket)),
+            sum_ns: self.waits.load(first + BUCKETS),
+        }))
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn counters(&self) -> ProbeCounters {
+        let counter = |counter: Counter| self.counters.load(counter as usize);
+        ProbeCounters {
+            dropped_events: counter(Counter::DroppedEvents),
+            dropped_threads: counter(Counter::DroppedThreads) + self.refused_threads,
+            discarded_samples: counter(Counter::DiscardedSamples),
+        }
+    }
+
+    /// What the programs cost and lost since they were loaded. `now` is any clock that never
+    /// goes back, counted from a fixed moment; call this once a tick, since it also switches the
+    /// kernel's run statistics on and off.
+    pub fn cost(&mut self, now: Duration) -> BpfCost {
+        let programs = self.programs(now);
+        let ProbeCounters {
+            dropped_events,
+            dropped_threads,
+            discarded_samples,
+        } = self.counters();
+        BpfCost {
+            programs,
+            dropped_events,
+            dropped_threads,
+            discarded_samples,
+            map_bytes: self.map_bytes,
+        }
+    }
+
+    fn programs(&mut self, now: Duration) -> Vec<BpfProgram> {
+        match self.sampler.step(now) {
+            Step::Keep => {}
+            Step::Open => {
+                // Refused before kernel 5.8; then nothing was measured, and nothing is told.
+                self.statistics = aya::sys::enable_stats(Stats::RunTime).ok();
+                if self.statistics.is_none() {
+                    return Vec::new();
+                }
+                let runs = self.runs();
+                self.sampler.opened(now, &runs);
+            }
+            // Someone else keeps the statistics on for all programs: what they show is exact.
+            Step::Close if self.host_keeps_statistics() => {}
+            Step::Close => {
+                let runs = self.runs();
+                self.sampler.closed(now, &runs);
+                self.statistics = None;
+            }
+        }
+        let runs = if self.statistics.is_some() {
+            self.runs()
+        } else {
+            Vec::new()
+        };
+        self.sampler.totals(now, &self.running, &runs)
+    }
+
+    fn host_keeps_statistics(&self) -> bool {
+        fs::read_to_string(&self.statistics_switch).is_ok_and(|text| text.trim() == "1")
+    }
+
+    fn runs(&self) -> Vec<Runs> {
+        let info = |name: &&str| self.ebpf.program(name)?.info().ok();
+        self.running
+            .iter()
+            .map(|name| {
+                info(name).map_or_else(Runs::default, |info| Runs {
+                    count: info.run_count(),
+                    time_ns: info.run_time().as_nanos() as u64,
+                })
+            })
+            .collect()
+    }
+
+    /// Records that fit into the ring.
+    fn ring_records(&self) -> usize {
+        const RECORD: usize = size_of::<downbeat_abi::Event>() + downbeat_abi::RING_HEADER;
+        self.ring_bytes as usize / RECORD
+    }
+
+    /// Word and bit of a thread in the gate; nothing for an id beyond it, which always passes.
+    fn gate_bit(&self, tid: u32) -> Option<(usize, u64)> {
+        let word = (tid / GATE_WORD_BITS) as usize;
+        (word < self.gate.words().len()).then(|| (word, 1 << (tid % GATE_WORD_BITS)))
+    }
+}
+
+impl AsFd for KernelProbes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+impl AsRawFd for KernelProbes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.events.as_raw_fd()
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError> {
+    let missing = || MapError::InvalidName {
+        name: name.to_owned(),
+    };
+    ebpf.take_map(name)
+        .ok_or_else(missing)
+        .and_then(T::try_from)
+        .map_err(|error| ProbeError::failed(&format!("the BPF map {name}"), &error))
+}
+
+fn shared(ebpf: &mut Ebpf, name: &str, words: usize) -> Result<SharedWords, ProbeError> {
+    let what = format!("mapping the BPF map {name}");
+    let Some(Map::Array(array)) = ebpf.take_map(name) else {
+        return Err(ProbeError::Failed {
+            what,
+            reason: "not an array of the object".into(),
+        });
+    };
+    // The mapping keeps the map alive without its descriptor.
+    SharedWords::map(array.fd(), words).map_err(|error| ProbeError::failed(&what, &error))
+}
+
+/// Memory of all maps as the kernel accounts it.
+fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
+    let of = |map: &Map| {
+        let (Map::Array(map) | Map::HashMap(map) | Map::RingBuf(map)) = map else {
+            return None;
+        };
+        let fd = map.fd().as_fd().as_raw_fd();
+        let text = fs::read_to_string(roots.proc.join(format!("self/fdinfo/{fd}"))).ok()?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
+    };
+    ebpf.maps().filter_map(|(_, map)| of(map)).sum()
+}
+
+fn io_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(call) => call.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+/// The kernel's types take tens of megabytes while the programs are loaded, in pieces so small
+/// that the allocator would keep them.
+fn give_back_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no conditions; it only returns free pages.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
