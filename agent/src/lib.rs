@@ -4,8 +4,12 @@
 //! Data goes one way: [`observe`] → [`model`] → [`decide`] → [`act`], with [`serve`] beside.
 
 pub mod act;
+pub mod cli;
 pub mod decide;
+pub mod engine;
 pub mod model;
 pub mod observe;
+pub mod own_priority;
 pub mod roots;
 pub mod serve;
+pub mod supervise;

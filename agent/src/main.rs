@@ -1,2 +1,239 @@
-//! Agent.
-fn main() {}
+//! downbeatd: start-up and shut-down of the agent.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use clap::Parser;
+use downbeat_agent::act::{Actuator, Journal, Kernel, RunLock, restore_locked};
+use downbeat_agent::cli::{Address, Cli};
+use downbeat_agent::engine::{Engine, Notices, Parts, load, notice};
+use downbeat_agent::observe::host;
+use downbeat_agent::observe::kernel::{KernelProbes, ProbeOptions};
+use downbeat_agent::own_priority;
+use downbeat_agent::roots::Roots;
+use downbeat_agent::serve::{metrics, socket};
+use downbeat_agent::supervise::{PoolOptions, PoolSupervisor, poll_status};
+use downbeat_api::pool::PoolStatus;
+use downbeat_api::{SOCKET_NAME, Severity, Snapshot};
+use downbeat_policy::PolicySet;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("downbeatd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let roots = Roots::default();
+    make_run_dir(&cli.run_dir)?;
+    let lock = RunLock::acquire(&cli.run_dir)?;
+    let policy = read_policy(cli)?;
+    let mut notices = Notices::default();
+    put_back_predecessors_changes(&cli.run_dir, &roots, &mut notices)?;
+    let host = Arc::new(host::probe(&roots));
+    // Before the own priority is raised: the levers learn the kernel's default slice from this
+    // thread.
+    let kernel = Kernel::new(&roots);
+    own_priority::raise(&host, &kernel);
+    let probes = load_probes(cli, &roots);
+    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, kernel)?) };
+
+    // The engine's thread is this one: the pool is told to stop when the thread that started it
+    // ends, so that thread must live as long as the agent.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _inside = runtime.enter();
+    let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME))?;
+    let metrics = listen(cli.listen, &mut notices);
+    let (status_sender, pool_status) = watch::channel(None);
+    let pool = PoolSupervisor::new(pool_options(cli));
+    let has_pool = pool.is_some();
+    let parts = Parts {
+        roots,
+        host: Arc::clone(&host),
+        host_name: host_name(),
+        policy,
+        policy_dirs: cli.policy_dirs(),
+        probes,
+        actuator,
+        pool,
+        pool_status,
+        notices,
+    };
+    let (engine, snapshots) = Engine::start(parts);
+    let (command_sender, commands) = mpsc::channel(16);
+    let sources = socket::Sources { snapshots: snapshots.clone(), host, commands: command_sender };
+    let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
+    thread::Builder::new()
+        .name("serve".into())
+        .spawn(move || serve(socket, sources, metrics, snapshots, status))
+        .context("starting the thread that serves clients")?;
+    notify_ready();
+    tracing::info!("watching; socket {}", cli.run_dir.join(SOCKET_NAME).display());
+    runtime.block_on(engine.run(commands)).context("the agent's loop")?;
+
+    let _ = fs::remove_file(cli.run_dir.join(SOCKET_NAME));
+    drop(lock);
+    tracing::info!("stopped; everything is as it was");
+    Ok(())
+}
+
+/// Clients are served on a thread of ordinary priority, so that however many they are, the engine
+/// is not kept from its work.
+fn serve(
+    socket: std::os::unix::net::UnixListener,
+    sources: socket::Sources,
+    metrics: Option<std::net::TcpListener>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    status: Option<(std::path::PathBuf, watch::Sender<Option<PoolStatus>>)>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!("no clients can be served: {error}"),
+    };
+    runtime.block_on(async {
+        if let Some((run_dir, sender)) = status {
+            tokio::spawn(poll_status(run_dir, sender));
+        }
+        if let Some(listener) = metrics {
+            tokio::spawn(async move {
+                let result = match TcpListener::from_std(listener) {
+                    Ok(listener) => metrics::serve(listener, snapshots).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = result {
+                    tracing::error!("the metrics server ended: {error}");
+                }
+            });
+        }
+        match UnixListener::from_std(socket) {
+            Ok(socket) => socket::serve(socket, sources).await,
+            Err(error) => tracing::error!("the socket cannot be served: {error}"),
+        }
+    });
+}
+
+fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).with_context(|| {
+        format!("{}: making the run directory; name another with --run-dir", run_dir.display())
+    })
+}
+
+fn read_policy(cli: &Cli) -> anyhow::Result<PolicySet> {
+    let dirs = cli.policy_dirs();
+    let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
+    load(&dirs).map_err(|problems| {
+        let problems = problems.join("\n  ");
+        anyhow::anyhow!(
+            "the policy is refused (try `downbeat check` on the file):\n  {problems}"
+        )
+    })
+}
+
+/// A killed agent left its journal: what it set goes back before anything new is set.
+fn put_back_predecessors_changes(
+    run_dir: &Path,
+    roots: &Roots,
+    notices: &mut Notices,
+) -> anyhow::Result<()> {
+    let report = restore_locked(run_dir, roots)?;
+    if report.restored > 0 || !report.failed.is_empty() {
+        tracing::warn!("an earlier agent was killed; of its changes: {report}");
+        let text = format!("an earlier agent was killed; of its changes: {report}");
+        notices.set("predecessor", vec![notice(Severity::Info, text, None)]);
+    }
+    Ok(())
+}
+
+fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
+    if cli.no_bpf {
+        return Err("switched off with --no-bpf".to_owned());
+    }
+    let options = ProbeOptions { log: cli.bpf_log, ..ProbeOptions::default() };
+    KernelProbes::load(roots, &options).map_err(|error| {
+        let reason = error.to_string();
+        tracing::warn!("no kernel programs, /proc alone: {reason}");
+        reason
+    })
+}
+
+fn actuator(cli: &Cli, roots: &Roots, kernel: Kernel) -> anyhow::Result<Actuator<Kernel>> {
+    let journal = Journal::create(&cli.run_dir, roots).with_context(|| {
+        format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
+    })?;
+    Ok(Actuator::new(kernel, journal))
+}
+
+fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListener> {
+    let Address::At(address) = address else { return None };
+    let open = |address: SocketAddr| {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>(listener)
+    };
+    match open(address) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::error!("{address}: {error}; no metrics");
+            let text = format!("no metrics: {address}: {error}");
+            let remedy = Some("give --listen a free address, or `off`");
+            notices.set("metrics", vec![notice(Severity::Error, text, remedy)]);
+            None
+        }
+    }
+}
+
+fn pool_options(cli: &Cli) -> PoolOptions {
+    PoolOptions {
+        program: cli.pool_bin.clone(),
+        pool_dir: cli.pool_dir.clone(),
+        run_dir: cli.run_dir.clone(),
+        user: cli.pool_user.clone(),
+        rest: cli.pool_rest.clone(),
+        grpc: cli.pool_grpc.clone(),
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(
+        |_| "unknown".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Tells systemd (`Type=notify`) that the first scan is done; nothing happens elsewhere.
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", &path));
+    if let Err(error) = sent {
+        tracing::warn!("NOTIFY_SOCKET {}: {error}", path.display());
+    }
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DOWNBEAT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // The subscriber takes in what libraries write through `log`, the kernel programs' lines
+    // among it.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

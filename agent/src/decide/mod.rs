@@ -1,1 +1,272 @@
-//! What each thread should have, and why. Pure.
+//! What each thread should have, and why. Pure: policy and host facts in, values out.
+
+use std::time::Duration;
+
+use downbeat_api::HostFacts;
+use downbeat_policy::{Class, CpuList, Deadline, Sched as Wish, SchedPolicy, Tier};
+
+use crate::act::{RESET_ON_FORK, Sched, Value};
+
+/// Nice value of an interactive class.
+const INTERACTIVE_NICE: i32 = -5;
+
+/// Nice value of a real-time class on a host that grants no real-time policy: with −15, a thread
+/// weighs 28 times as much as one with nice 0.
+const REALTIME_NICE: i32 = -15;
+
+/// Slice for the same case, so that the scheduler looks at the class often (kernel 6.12).
+const REALTIME_SLICE: Duration = Duration::from_millis(1);
+
+/// Default priority of `fifo` and `rr` where a policy names none.
+const DEFAULT_PRIORITY: u32 = 10;
+
+/// What every thread of a class should have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The class's name.
+    pub class: String,
+    /// One value per lever that the class touches.
+    pub values: Vec<Value>,
+    /// Its scheduling in words, for a person.
+    pub words: String,
+    /// What the host could not grant, and what it gets in its place.
+    pub fallback: Option<String>,
+}
+
+/// Turns a class of the policy into values for this host.
+#[must_use]
+pub fn target(class: &Class, host: &HostFacts) -> Target {
+    let (sched, fallback) = sched(class, host);
+    let affinity = class.cpus.as_ref().and_then(|cpus| affinity(cpus, host));
+    let words = sched
+        .as_ref()
+        .map_or_else(|| "keep".to_owned(), ToString::to_string);
+    let values = [
+        sched.map(Value::Sched),
+        affinity.map(Value::Affinity),
+        class.io.map(Value::ioprio),
+        class.oom.map(Value::OomScoreAdj),
+    ];
+    Target {
+        class: class.name.clone(),
+        values: values.into_iter().flatten().collect(),
+        words,
+        fallback,
+    }
+}
+
+fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
+    match &class.sched {
+        Wish::Keep => (None, None),
+        Wish::Auto => auto(class, host),
+        Wish::Set {
+            policy,
+            priority,
+            nice,
+            slice,
+        } => {
+            let realtime = matches!(policy, SchedPolicy::Fifo | SchedPolicy::RoundRobin);
+            let given = priority.map_or(DEFAULT_PRIORITY, u32::from);
+            let slice = slice.filter(|_| host.eevdf_slice);
+            let sched = Sched {
+                policy: Sched::policy_number(*policy),
+                // A fork of a real-time thread that runs away takes a whole CPU: children are
+                // looked at before they get the same.
+                flags: if realtime { RESET_ON_FORK } else { 0 },
+                nice: nice.map_or(0, i32::from),
+                priority: if realtime { given } else { 0 },
+                runtime: slice.map_or(0, nanoseconds),
+                ..Sched::DEFAULT
+            };
+            if realtime && !host.realtime {
+                return (
+                    Some(nice_in_place_of_realtime(host)),
+                    Some(no_realtime(class)),
+                );
+            }
+            (Some(sched), None)
+        }
+    }
+}
+
+/// `sched = "auto"`: from tier and deadline.
+fn auto(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
+    match class.tier {
+        Tier::Realtime if !host.realtime => (
+            Some(nice_in_place_of_realtime(host)),
+            Some(no_realtime(class)),
+        ),
+        Tier::Realtime => {
+            let policy = Sched::policy_number(SchedPolicy::Fifo);
+            let priority = rate_monotonic(class.deadline);
+            let sched = Sched {
+                policy,
+                priority,
+                flags: RESET_ON_FORK,
+                ..Sched::DEFAULT
+            };
+            (Some(sched), None)
+        }
+        Tier::Interactive => (
+            Some(Sched {
+                nice: INTERACTIVE_NICE,
+                ..Sched::DEFAULT
+            }),
+            None,
+        ),
+        Tier::Background => {
+            // Idle and not merely nice: a waking frame preempts it at once, and the load
+            // balancer counts its CPU as free.
+            let policy = Sched::policy_number(SchedPolicy::Idle);
+            (
+                Some(Sched {
+                    policy,
+                    ..Sched::DEFAULT
+                }),
+                None,
+            )
+        }
+    }
+}
+
+/// The shorter the deadline, the higher the priority (Liu and Layland 1973). All stay below 50,
+/// where the kernel's interrupt threads run, and below what audio servers take for themselves
+/// (PipeWire 88, JACK 70 and up).
+fn rate_monotonic(deadline: Option<Deadline>) -> u32 {
+    let Some(Deadline::After(deadline)) = deadline else {
+        return DEFAULT_PRIORITY;
+    };
+    match deadline.as_micros() {
+        0..=5_000 => 40,
+        5_001..=12_000 => 30,
+        12_001..=20_000 => 25,
+        20_001..=50_000 => 20,
+        _ => 15,
+    }
+}
+
+fn nice_in_place_of_realtime(host: &HostFacts) -> Sched {
+    let runtime = if host.eevdf_slice {
+        nanoseconds(REALTIME_SLICE)
+    } else {
+        0
+    };
+    Sched {
+        nice: REALTIME_NICE,
+        runtime,
+        ..Sched::DEFAULT
+    }
+}
+
+fn no_realtime(class: &Class) -> String {
+    format!(
+        "class {} asks for real time, which this host does not grant: nice {REALTIME_NICE} in its \
+         place (see `downbeat doctor`)",
+        class.name
+    )
+}
+
+/// The CPUs of a list that this host has; nothing when it has none of them.
+fn affinity(list: &CpuList, host: &HostFacts) -> Option<Vec<u32>> {
+    let cpus: Vec<u32> = match list {
+        CpuList::All => host.cpus.clone(),
+        CpuList::Only(wanted) => wanted
+            .iter()
+            .copied()
+            .filter(|cpu| host.cpus.contains(cpu))
+            .collect(),
+    };
+    (!cpus.is_empty()).then_some(cpus)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use downbeat_policy::{PolicySet, Source};
+
+    use super::*;
+
+    fn class(body: &str) -> Class {
+        let text = format!("schema = 1\n[class.it]\n{body}\n");
+        let source = Source {
+            path: PathBuf::from("test.toml"),
+            text,
+        };
+        PolicySet::parse(&[source]).unwrap().classes.remove(0)
+    }
+
+    fn host() -> HostFacts {
+        HostFacts {
+            kernel: "6.18".into(),
+            arch: "x86_64".into(),
+            cpus: vec![0, 1],
+            realtime: true,
+            eevdf_slice: true,
+            uclamp: false,
+            deadline: true,
+            cgroup2_controllers: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_shorter_deadline_gets_a_higher_priority() {
+        let of = |deadline: &str| {
+            let body = format!("tier = \"realtime\"\ndeadline = \"{deadline}\"");
+            let Value::Sched(sched) = target(&class(&body), &host()).values[0].clone() else {
+                panic!("no scheduling");
+            };
+            sched.priority
+        };
+        assert!(of("5ms") > of("10ms"));
+        assert!(of("10ms") > of("16ms"));
+        assert!(of("16ms") > of("33ms"));
+        assert!(of("33ms") > of("100ms"));
+    }
+
+    #[test]
+    fn without_real_time_a_class_gets_a_nice_value_and_the_reason() {
+        let host = HostFacts {
+            realtime: false,
+            eevdf_slice: false,
+            ..host()
+        };
+        let got = target(&class("tier = \"realtime\"\ndeadline = \"10ms\""), &host);
+        assert_eq!(got.words, "other nice -15");
+        assert!(got.fallback.unwrap().contains("doctor"));
+    }
+
+    #[test]
+    fn a_class_names_only_what_it_touches() {
+        let got = target(&class("tier = \"background\"\nsched = \"keep\""), &host());
+        assert_eq!(got.values, []);
+    }
+
+    #[test]
+    fn every_lever_arrives() {
+        let body = "tier = \"interactive\"\ncpus = \"1-7\"\n\
+                    sched = { policy = \"batch\", nice = 4, slice = \"20ms\" }\n\
+                    io = { class = \"best-effort\", level = 6 }\nmemory = { oom = 300 }";
+        let got = target(&class(body), &host());
+        let words: Vec<String> = got.values.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            ["batch nice 4 slice 20000 us", "1", "best-effort 6", "300"]
+        );
+    }
+
+    #[test]
+    fn a_list_of_cpus_that_the_host_has_not_is_not_touched() {
+        let got = target(&class("tier = \"interactive\"\ncpus = \"5-7\""), &host());
+        assert!(
+            got.values
+                .iter()
+                .all(|value| !matches!(value, Value::Affinity(_)))
+        );
+    }
+}

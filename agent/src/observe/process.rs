@@ -1,8 +1,23 @@
 //! Processes and threads from `/proc`.
+//!
+//! A process that cannot be read, or that ends while it is read, costs only itself.
 
-use downbeat_policy::ProcessFacts;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::PathBuf;
 
+use downbeat_policy::{ParentFacts, ProcessFacts};
+use nix::unistd::{Uid, User};
+use procfs::process::Stat;
+use procfs::{FromRead, ProcError};
+
+use crate::act::{ThreadId, start_time_of};
 use crate::roots::Roots;
+
+/// How much of a command line is read; what comes behind is of no use to rules or people, and a
+/// process may have megabytes of it.
+const MAX_CMDLINE: u64 = 4096;
 
 /// One process at one moment.
 #[derive(Clone, Debug)]
@@ -20,29 +35,365 @@ pub struct ProcessSample {
 }
 
 /// One thread at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadSample {
     /// Thread id.
     pub tid: u32,
     /// The thread's own name.
     pub name: String,
+    /// Start time, clock ticks since boot.
+    pub start_time: u64,
 }
 
-/// Reads processes.
+/// What changes from moment to moment, from one `stat` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// Parent.
+    pub ppid: u32,
+    /// Start time, clock ticks since boot.
+    pub start_time: u64,
+    /// The main thread's name.
+    pub comm: String,
+    /// One-letter state of the main thread.
+    pub state: char,
+    /// Threads.
+    pub threads: u32,
+    /// CPU time in user and kernel mode, clock ticks.
+    pub cpu_ticks: u64,
+    /// Resident memory, bytes.
+    pub rss: u64,
+    /// Nice value of the main thread.
+    pub nice: i32,
+    /// Scheduling policy of the main thread (`SCHED_*`).
+    pub policy: u32,
+    /// Real-time priority of the main thread, 1 to 99, else 0.
+    pub priority: u32,
+}
+
+/// Reads processes below a root. Keeps the names of users that it has met.
 #[derive(Debug)]
 pub struct ProcessReader {
-    _roots: Roots,
+    proc: PathBuf,
+    users: HashMap<u32, Option<String>>,
+    page_size: u64,
 }
 
 impl ProcessReader {
     /// A reader below `roots.proc`.
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
-        Self { _roots: roots.clone() }
+        Self {
+            proc: roots.proc.clone(),
+            users: HashMap::new(),
+            page_size: procfs::page_size(),
+        }
     }
 
-    /// Every process that can be read; one that vanishes or cannot be read costs only itself.
+    /// Every process that can be read, with its threads.
     pub fn scan(&mut self) -> Vec<ProcessSample> {
-        Vec::new()
+        self.pids()
+            .into_iter()
+            .filter_map(|pid| self.read(pid))
+            .collect()
+    }
+
+    /// The ids of all processes, ascending.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = numbered_entries(&self.proc);
+        pids.sort_unstable();
+        pids
+    }
+
+    /// One process with its threads; nothing when it is gone or unreadable.
+    pub fn read(&mut self, pid: u32) -> Option<ProcessSample> {
+        let stat = self.stat(pid).ok()?;
+        let facts = self.facts(pid, &stat);
+        let threads = self.threads(pid);
+        Some(ProcessSample {
+            pid,
+            ppid: stat.ppid,
+            start_time: stat.start_time,
+            facts,
+            threads,
+        })
+    }
+
+    /// What changes from moment to moment.
+    ///
+    /// # Errors
+    /// When the process is gone, or its `stat` is not what proc(5) says.
+    pub fn stat(&self, pid: u32) -> io::Result<ProcessStat> {
+        let file = File::open(self.path(pid, "stat"))?;
+        let stat = Stat::from_read(file).map_err(|error| match error {
+            ProcError::Io(error, _) => error,
+            other => io::Error::other(other),
+        })?;
+        Ok(ProcessStat {
+            ppid: stat.ppid.cast_unsigned(),
+            start_time: stat.starttime,
+            comm: stat.comm,
+            state: stat.state,
+            threads: u32::try_from(stat.num_threads).unwrap_or(0),
+            cpu_ticks: stat.utime + stat.stime,
+            rss: stat.rss * self.page_size,
+            nice: i32::try_from(stat.nice).unwrap_or(0),
+            policy: stat.policy.unwrap_or(0),
+            priority: stat.rt_priority.unwrap_or(0),
+        })
+    }
+
+    /// What the rules look at.
+    pub fn facts(&mut self, pid: u32, stat: &ProcessStat) -> ProcessFacts {
+        let uid = self.uid(pid);
+        ProcessFacts {
+            exe: self.exe(pid),
+            comm: stat.comm.clone(),
+            cmdline: self.cmdline(pid),
+            uid,
+            user: self.user(uid),
+            cgroup: self.cgroup(pid),
+            parent: self.parent(stat.ppid),
+        }
+    }
+
+    /// The threads of a process; none when it is gone.
+    #[must_use]
+    pub fn threads(&self, pid: u32) -> Vec<ThreadSample> {
+        let mut tids = numbered_entries(&self.path(pid, "task"));
+        tids.sort_unstable();
+        tids.into_iter()
+            .filter_map(|tid| self.thread(pid, tid))
+            .collect()
+    }
+
+    /// The ids of a process's threads, ascending; none when it is gone.
+    #[must_use]
+    pub fn tids(&self, pid: u32) -> Vec<u32> {
+        let mut tids = numbered_entries(&self.path(pid, "task"));
+        tids.sort_unstable();
+        tids
+    }
+
+    /// One thread; nothing when it is gone.
+    #[must_use]
+    pub fn thread(&self, pid: u32, tid: u32) -> Option<ThreadSample> {
+        let stat = fs::read(self.path(pid, &format!("task/{tid}/stat"))).ok()?;
+        let start_time = start_time_of(&stat)?;
+        let name =
+            stat.iter().position(|&b| b == b'(')? + 1..stat.iter().rposition(|&b| b == b')')?;
+        let name = String::from_utf8_lossy(stat.get(name)?).into_owned();
+        Some(ThreadSample {
+            tid,
+            name,
+            start_time,
+        })
+    }
+
+    /// The threads of a process by id and start time; none when it is gone.
+    #[must_use]
+    pub fn thread_ids(&self, pid: u32) -> Vec<ThreadId> {
+        let id = |t: ThreadSample| ThreadId {
+            pid,
+            tid: t.tid,
+            start_time: t.start_time,
+        };
+        self.threads(pid).into_iter().map(id).collect()
+    }
+
+    fn exe(&self, pid: u32) -> Option<String> {
+        let target = fs::read_link(self.path(pid, "exe")).ok()?;
+        let target = target.to_string_lossy();
+        // The kernel's mark for a file that was replaced while it runs, as package upgrades do.
+        Some(
+            target
+                .strip_suffix(" (deleted)")
+                .unwrap_or(&target)
+                .to_owned(),
+        )
+    }
+
+    fn cmdline(&self, pid: u32) -> String {
+        let mut bytes = Vec::new();
+        let read = File::open(self.path(pid, "cmdline"))
+            .and_then(|file| file.take(MAX_CMDLINE).read_to_end(&mut bytes));
+        if read.is_err() {
+            return String::new();
+        }
+        while bytes.last() == Some(&0) {
+            bytes.pop();
+        }
+        for byte in &mut bytes {
+            if *byte == 0 {
+                *byte = b' ';
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The real uid from `status`: the owner of the folder is root's for a process that may not
+    /// be dumped.
+    fn uid(&self, pid: u32) -> u32 {
+        let Ok(status) = fs::read(self.path(pid, "status")) else {
+            return u32::MAX;
+        };
+        String::from_utf8_lossy(&status)
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .and_then(|ids| ids.split_ascii_whitespace().next())
+            .and_then(|uid| uid.parse().ok())
+            .unwrap_or(u32::MAX)
+    }
+
+    fn user(&mut self, uid: u32) -> Option<String> {
+        self.users
+            .entry(uid)
+            .or_insert_with(|| {
+                User::from_uid(Uid::from_raw(uid))
+                    .ok()
+                    .flatten()
+                    .map(|u| u.name)
+            })
+            .clone()
+    }
+
+    fn cgroup(&self, pid: u32) -> Option<String> {
+        let text = fs::read_to_string(self.path(pid, "cgroup")).ok()?;
+        let path_of = |wanted: fn(&str, &str) -> bool| {
+            text.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':');
+                let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+                wanted(id, controllers).then(|| path.to_owned())
+            })
+        };
+        // On a hybrid host the v2 tree may hold everything in its root and say nothing.
+        path_of(|id, controllers| id == "0" && controllers.is_empty())
+            .filter(|path| path != "/")
+            .or_else(|| path_of(|_, controllers| controllers == "name=systemd"))
+            .or_else(|| path_of(|_, controllers| controllers.split(',').any(|c| c == "cpu")))
+            .or_else(|| path_of(|id, _| id == "0"))
+    }
+
+    fn parent(&self, ppid: u32) -> Option<ParentFacts> {
+        if ppid == 0 {
+            return None;
+        }
+        let comm = self.stat(ppid).ok()?.comm;
+        Some(ParentFacts {
+            exe: self.exe(ppid),
+            comm,
+        })
+    }
+
+    fn path(&self, pid: u32, name: &str) -> PathBuf {
+        self.proc.join(pid.to_string()).join(name)
+    }
+}
+
+/// The entries of a folder whose names are numbers; none when it cannot be read.
+fn numbered_entries(folder: &std::path::Path) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_itself_is_read_with_its_threads() {
+        let mut reader = ProcessReader::new(&Roots::default());
+        let pid = std::process::id();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("a (strange) one".into())
+            .spawn(move || stopped.recv())
+            .unwrap();
+        let own = reader.read(pid).unwrap();
+        drop(stop);
+        let _ = thread.join();
+
+        let exe = std::env::current_exe().unwrap();
+        assert_eq!(own.facts.exe.as_deref(), exe.to_str());
+        assert!(
+            own.facts.cmdline.contains("downbeat"),
+            "{}",
+            own.facts.cmdline
+        );
+        assert_eq!(own.facts.uid, nix::unistd::getuid().as_raw());
+        assert!(own.facts.parent.is_some());
+        assert!(
+            own.threads.iter().any(|t| t.name == "a (strange) one"),
+            "{:?}",
+            own.threads
+        );
+        let main = own.threads.iter().find(|t| t.tid == pid).unwrap();
+        assert_eq!(main.start_time, own.start_time);
+    }
+
+    /// A `/proc` with one process, made of literal files.
+    fn proc_with(pid: u32, files: &[(&str, &[u8])]) -> (tempfile::TempDir, ProcessReader) {
+        let root = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            let path = root.path().join(pid.to_string()).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let roots = Roots {
+            proc: root.path().into(),
+            ..Roots::default()
+        };
+        let reader = ProcessReader::new(&roots);
+        (root, reader)
+    }
+
+    const STAT: &[u8] = b"42 (a b) c) S 1 42 42 0 -1 4194560 1 0 0 0 30 12 0 0 20 5 3 0 777 1000 \
+        25 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+
+    #[test]
+    fn a_process_is_read_from_its_files_alone() {
+        let (_root, mut reader) = proc_with(
+            42,
+            &[
+                ("stat", STAT),
+                ("cmdline", b"whisper-server\0--port\09000\0"),
+                ("status", b"Name:\tx\nUid:\t1234567\t0\t0\t0\n"),
+                (
+                    "cgroup",
+                    b"2:cpu,cpuacct:/old\n1:name=systemd:/user.slice\n0::/\n",
+                ),
+                ("task/42/stat", STAT),
+            ],
+        );
+        let process = reader.read(42).unwrap();
+        assert_eq!(process.start_time, 777);
+        assert_eq!(process.facts.comm, "a b) c");
+        assert_eq!(process.facts.cmdline, "whisper-server --port 9000");
+        assert_eq!(process.facts.uid, 1_234_567);
+        assert_eq!(process.facts.user, None);
+        assert_eq!(process.facts.cgroup.as_deref(), Some("/user.slice"));
+        assert_eq!(process.facts.exe, None);
+        assert_eq!(process.threads[0].name, "a b) c");
+        let stat = reader.stat(42).unwrap();
+        assert_eq!((stat.cpu_ticks, stat.threads, stat.nice), (42, 3, 5));
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_read_costs_only_itself() {
+        let (root, mut reader) = proc_with(42, &[("stat", STAT)]);
+        fs::create_dir_all(root.path().join("43")).unwrap();
+        fs::create_dir_all(root.path().join("44")).unwrap();
+        fs::write(root.path().join("44/stat"), b"rubbish").unwrap();
+        let found: Vec<u32> = reader
+            .scan()
+            .into_iter()
+            .map(|process| process.pid)
+            .collect();
+        assert_eq!(found, [42]);
     }
 }

@@ -1,3 +1,4 @@
 //! Telling: socket and metrics.
 
 pub mod metrics;
+pub mod socket;

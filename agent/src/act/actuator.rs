@@ -1,0 +1,609 @@
+//! Applies wanted values to threads, remembers what was there, and puts it back.
+//!
+//! For each lever of each managed thread the actuator knows one of: set by us (with the old
+//! value, which is in the journal too), already so, left alone, handed off, refused. Everything
+//! that it sets passes the journal first.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::control::{Control, is_gone};
+use super::journal::{Change, Changes, Journal, ThreadId};
+use super::value::{Lever, Sched, Value};
+
+/// Where one lever of one thread stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Set by us; the change says what goes back.
+    Ours(Change),
+    /// It had the wanted value already.
+    AlreadySo,
+    /// The thread is real-time by its own wish; this is what it has.
+    RealtimeByOwnWish(Value),
+    /// Someone else changed it after us to this value: theirs from then on.
+    HandedOff(Value),
+    /// The kernel, or the journal, refused.
+    Refused(String),
+}
+
+/// One lever of one thread: what was asked for and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeverEntry {
+    /// Asked for; absent for a value that was only inherited.
+    pub wanted: Option<Value>,
+    /// What came of it.
+    pub standing: Standing,
+}
+
+/// What one request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The thread.
+    pub thread: ThreadId,
+    /// At most one value per lever; a lever that is not named is put back if it was ours.
+    pub wanted: &'a [Value],
+}
+
+/// Something that [`Actuator`] did, for counting and for showing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// Where.
+    pub thread: ThreadId,
+    /// What.
+    pub lever: Lever,
+    /// How it went.
+    pub event: Event,
+}
+
+/// How it went.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A value was set.
+    Applied {
+        /// Before.
+        old: Value,
+        /// Now.
+        new: Value,
+    },
+    /// It was refused.
+    Failed {
+        /// What was wanted.
+        wanted: Value,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// The old value went back.
+    Restored {
+        /// Back to this.
+        old: Value,
+    },
+    /// Someone else changed it after us.
+    HandedOff {
+        /// What we had set.
+        ours: Value,
+        /// What it is now.
+        theirs: Value,
+    },
+}
+
+type Levers = HashMap<Lever, LeverEntry>;
+
+/// The state of everything that was changed.
+#[derive(Debug)]
+pub struct Actuator<C> {
+    control: C,
+    journal: Journal,
+    threads: HashMap<u32, (ThreadId, Levers)>,
+}
+
+impl<C: Control> Actuator<C> {
+    /// An actuator that has changed nothing yet.
+    #[must_use]
+    pub fn new(control: C, journal: Journal) -> Self {
+        Self {
+            control,
+            journal,
+            threads: HashMap::new(),
+        }
+    }
+
+    /// Brings threads to what is wanted: reads, journals, sets, in this order, with one write to
+    /// the journal for all of them. `now` is in clock ticks since boot.
+    pub fn apply(&mut self, requests: &[Request<'_>], now: u64) -> Vec<Done> {
+        let mut done = Vec::new();
+        let mut writes = Vec::new();
+        for request in requests {
+            self.plan(request, now, &mut writes, &mut done);
+        }
+        for (thread, change) in &writes {
+            self.journal.set(*thread, change);
+        }
+        if let Err(error) = self.journal.commit() {
+            let reason = format!("the journal cannot be written, so nothing was set: {error}");
+            for (thread, change) in writes {
+                self.refuse(thread, change.ours, reason.clone(), &mut done);
+            }
+            return done;
+        }
+        for (thread, change) in writes {
+            self.write(thread, change, &mut done);
+        }
+        self.tidy_journal();
+        done
+    }
+
+    /// Notes that `child` may have started with values that its creator `parent` had from us, so
+    /// that they go back to the creator's old ones. Does nothing for a child that is known.
+    pub fn inherit(&mut self, child: ThreadId, parent: u32) {
+        if self
+            .threads
+            .get(&child.tid)
+            .is_some_and(|(id, _)| *id == child)
+        {
+            return;
+        }
+        let Some((_, levers)) = self.threads.get(&parent) else {
+            return;
+        };
+        let heirlooms: Vec<Change> = levers
+            .values()
+            .filter_map(|entry| match &entry.standing {
+                Standing::Ours(change) if child.start_time >= change.since => Some(change.clone()),
+                _ => None,
+            })
+            .filter(|change| child.pid == child.tid || change.ours.lever() != Lever::OomScoreAdj)
+            .collect();
+        let mut inherited = Levers::new();
+        for change in heirlooms {
+            let lever = change.ours.lever();
+            let Ok(current) = self.control.read(lever, child.tid) else {
+                return;
+            };
+            if !is_inherited(&current, &change.ours) || current.agrees_with(&change.old) {
+                continue;
+            }
+            let change = Change {
+                old: change.old,
+                ours: current,
+                since: change.since,
+            };
+            self.journal.set(child, &change);
+            inherited.insert(
+                lever,
+                LeverEntry {
+                    wanted: None,
+                    standing: Standing::Ours(change),
+                },
+            );
+        }
+        if !inherited.is_empty() {
+            self.threads.insert(child.tid, (child, inherited));
+        }
+        // A journal that cannot be written is reported by the next `apply`; nothing is changed
+        // here.
+        let _ = self.journal.commit();
+    }
+
+    /// A thread that was not the main one called exec: the kernel ended all others and gave it the
+    /// main thread's id and start time. What it had from us it has under its new id; the process's
+    /// own values (the OOM score) stay.
+    pub fn succeed(&mut self, old_tid: u32, pid: u32) {
+        let Ok(start_time) = self.control.start_time(pid) else { return };
+        let thread = ThreadId { pid, tid: pid, start_time };
+        let (old_main, heir) = (self.threads.remove(&pid), self.threads.remove(&old_tid));
+        let mut levers = Levers::new();
+        for (id, of_thread) in [old_main, heir].into_iter().flatten() {
+            for (lever, entry) in of_thread {
+                let is_ours = matches!(entry.standing, Standing::Ours(_));
+                if is_ours {
+                    self.journal.forget(id, lever);
+                }
+                if id.tid == old_tid || lever == Lever::OomScoreAdj {
+                    levers.insert(lever, entry);
+                }
+            }
+        }
+        for entry in levers.values() {
+            if let Standing::Ours(change) = &entry.standing {
+                self.journal.set(thread, change);
+            }
+        }
+        if !levers.is_empty() {
+            self.threads.insert(pid, (thread, levers));
+        }
+        self.tidy_journal();
+    }
+
+    /// Puts back everything that is still ours on one thread, and forgets the thread.
+    pub fn undo(&mut self, tid: u32) -> Vec<Done> {
+        let mut done = Vec::new();
+        if let Some((thread, levers)) = self.threads.remove(&tid) {
+            for lever in Lever::ALL {
+                if let Some(LeverEntry {
+                    standing: Standing::Ours(change),
+                    ..
+                }) = levers.get(&lever)
+                {
+                    self.put_back(thread, change, &mut done);
+                }
+            }
+        }
+        // What is put back twice is put back: a lost "forget" does no harm.
+        let _ = self.journal.commit();
+        done
+    }
+
+    /// Puts back everything.
+    pub fn undo_all(&mut self) -> Vec<Done> {
+        let mut tids: Vec<u32> = self.threads.keys().copied().collect();
+        tids.sort_unstable();
+        tids.into_iter().flat_map(|tid| self.undo(tid)).collect()
+    }
+
+    /// Forgets a thread that is gone.
+    pub fn forget(&mut self, tid: u32) {
+        let Some((thread, levers)) = self.threads.remove(&tid) else {
+            return;
+        };
+        for (lever, entry) in levers {
+            if matches!(entry.standing, Standing::Ours(_)) {
+                self.journal.forget(thread, lever);
+            }
+        }
+        self.tidy_journal();
+    }
+
+    /// Looks whether everything that we set is still so. What someone else changed is theirs.
+    pub fn verify(&mut self) -> Vec<Done> {
+        let mut done = Vec::new();
+        let mut gone = Vec::new();
+        for (tid, (thread, levers)) in &mut self.threads {
+            if self.control.start_time(*tid).ok() != Some(thread.start_time) {
+                gone.push(*tid);
+                continue;
+            }
+            for (lever, entry) in levers {
+                let Standing::Ours(change) = &entry.standing else {
+                    continue;
+                };
+                let Ok(theirs) = self.control.read(*lever, *tid) else {
+                    continue;
+                };
+                if theirs.agrees_with(&change.ours) {
+                    continue;
+                }
+                self.journal.forget(*thread, *lever);
+                let event = Event::HandedOff {
+                    ours: change.ours.clone(),
+                    theirs: theirs.clone(),
+                };
+                done.push(Done {
+                    thread: *thread,
+                    lever: *lever,
+                    event,
+                });
+                entry.standing = Standing::HandedOff(theirs);
+            }
+        }
+        for tid in gone {
+            self.forget(tid);
+        }
+        let _ = self.journal.commit();
+        done
+    }
+
+    /// Each lever of a thread, for `explain`.
+    #[must_use]
+    pub fn levers(&self, tid: u32) -> Vec<(Lever, &LeverEntry)> {
+        let Some((_, levers)) = self.threads.get(&tid) else {
+            return Vec::new();
+        };
+        Lever::ALL
+            .into_iter()
+            .filter_map(|lever| Some((lever, levers.get(&lever)?)))
+            .collect()
+    }
+
+    /// Whether a lever of the thread was refused or handed off.
+    #[must_use]
+    pub fn wants_attention(&self, tid: u32) -> bool {
+        self.threads.get(&tid).is_some_and(|(_, levers)| {
+            levers
+                .values()
+                .any(|e| matches!(e.standing, Standing::HandedOff(_) | Standing::Refused(_)))
+        })
+    }
+
+    /// Values that would go back now.
+    #[must_use]
+    pub fn journalled(&self) -> u64 {
+        self.ours().count() as u64
+    }
+
+    /// Ends the journal once everything was put back; keeps it when something is still ours.
+    ///
+    /// # Errors
+    /// As `unlink(2)`.
+    pub fn finish(self) -> io::Result<()> {
+        if self.threads.is_empty() {
+            self.journal.remove()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn plan(
+        &mut self,
+        request: &Request<'_>,
+        now: u64,
+        writes: &mut Vec<(ThreadId, Change)>,
+        done: &mut Vec<Done>,
+    ) {
+        let thread = request.thread;
+        if self
+            .threads
+            .get(&thread.tid)
+            .is_some_and(|(known, _)| *known != thread)
+        {
+            self.forget(thread.tid);
+        }
+        self.put_back_unwanted(request, done);
+        for wanted in request.wanted {
+            let lever = wanted.lever();
+            // The kernel keeps one value per process, which is set through its main thread.
+            if lever == Lever::OomScoreAdj && thread.tid != thread.pid {
+                continue;
+            }
+            let known = self
+                .threads
+                .get(&thread.tid)
+                .and_then(|(_, levers)| levers.get(&lever));
+            if known.is_some_and(|entry| is_settled(entry, wanted)) {
+                continue;
+            }
+            let before = match known {
+                Some(LeverEntry {
+                    standing: Standing::Ours(change),
+                    ..
+                }) => Some(change.clone()),
+                _ => None,
+            };
+            let current = match self.control.read(lever, thread.tid) {
+                Ok(current) => current,
+                Err(error) if is_gone(&error) => return self.forget(thread.tid),
+                Err(error) => {
+                    self.refuse(thread, wanted.clone(), format!("reading it: {error}"), done);
+                    continue;
+                }
+            };
+            let standing = match before {
+                Some(change) if !current.agrees_with(&change.ours) => {
+                    self.journal.forget(thread, lever);
+                    let event = Event::HandedOff {
+                        ours: change.ours,
+                        theirs: current.clone(),
+                    };
+                    done.push(Done {
+                        thread,
+                        lever,
+                        event,
+                    });
+                    Standing::HandedOff(current)
+                }
+                Some(change) if current.agrees_with(wanted) => Standing::Ours(change),
+                None if current.agrees_with(wanted) => Standing::AlreadySo,
+                None if is_realtime(&current) => Standing::RealtimeByOwnWish(current),
+                before => {
+                    let old = before.map_or(current, |change| change.old);
+                    let change = Change {
+                        old,
+                        ours: wanted.clone(),
+                        since: now,
+                    };
+                    writes.push((thread, change.clone()));
+                    Standing::Ours(change)
+                }
+            };
+            self.note(
+                thread,
+                lever,
+                LeverEntry {
+                    wanted: Some(wanted.clone()),
+                    standing,
+                },
+            );
+        }
+    }
+
+    /// A lever that the new request does not name any more goes back.
+    fn put_back_unwanted(&mut self, request: &Request<'_>, done: &mut Vec<Done>) {
+        let Some((thread, mut levers)) = self.threads.remove(&request.thread.tid) else {
+            return;
+        };
+        let unwanted: Vec<Lever> = levers
+            .keys()
+            .copied()
+            .filter(|lever| request.wanted.iter().all(|value| value.lever() != *lever))
+            .collect();
+        for lever in unwanted {
+            if let Some(LeverEntry {
+                standing: Standing::Ours(change),
+                ..
+            }) = levers.remove(&lever)
+            {
+                self.put_back(thread, &change, done);
+            }
+        }
+        self.threads.insert(thread.tid, (thread, levers));
+    }
+
+    fn write(&mut self, thread: ThreadId, change: Change, done: &mut Vec<Done>) {
+        let lever = change.ours.lever();
+        match self.control.write(thread.tid, &change.ours) {
+            Ok(()) => {
+                let event = Event::Applied {
+                    old: change.old,
+                    new: change.ours,
+                };
+                done.push(Done {
+                    thread,
+                    lever,
+                    event,
+                });
+            }
+            Err(error) => {
+                self.journal.forget(thread, lever);
+                if is_gone(&error) {
+                    self.threads.remove(&thread.tid);
+                } else {
+                    let reason = words(&error, lever);
+                    self.refuse(thread, change.ours, reason, done);
+                }
+            }
+        }
+    }
+
+    fn put_back(&mut self, thread: ThreadId, change: &Change, done: &mut Vec<Done>) {
+        let lever = change.ours.lever();
+        self.journal.forget(thread, lever);
+        if let Some(event) = put_back(&self.control, thread, change) {
+            done.push(Done {
+                thread,
+                lever,
+                event,
+            });
+        }
+    }
+
+    fn refuse(&mut self, thread: ThreadId, wanted: Value, reason: String, done: &mut Vec<Done>) {
+        let lever = wanted.lever();
+        let standing = Standing::Refused(reason.clone());
+        self.note(
+            thread,
+            lever,
+            LeverEntry {
+                wanted: Some(wanted.clone()),
+                standing,
+            },
+        );
+        done.push(Done {
+            thread,
+            lever,
+            event: Event::Failed { wanted, reason },
+        });
+    }
+
+    fn note(&mut self, thread: ThreadId, lever: Lever, entry: LeverEntry) {
+        let (_, levers) = self
+            .threads
+            .entry(thread.tid)
+            .or_insert_with(|| (thread, Levers::new()));
+        levers.insert(lever, entry);
+    }
+
+    fn ours(&self) -> impl Iterator<Item = (ThreadId, Lever, &Change)> {
+        self.threads.values().flat_map(|(thread, levers)| {
+            levers
+                .iter()
+                .filter_map(|(lever, entry)| match &entry.standing {
+                    Standing::Ours(change) => Some((*thread, *lever, change)),
+                    _ => None,
+                })
+        })
+    }
+
+    fn tidy_journal(&mut self) {
+        // Both keep what they could not write for the next attempt.
+        let _ = self.journal.commit();
+        if self.journal.wants_compaction() {
+            let changes: Changes = self
+                .ours()
+                .map(|(t, lever, change)| ((t, lever), change.clone()))
+                .collect();
+            let _ = self.journal.compact(&changes);
+        }
+    }
+}
+
+/// Puts one value back if it is still ours and its thread is still the same. Nothing when the
+/// thread is gone.
+pub(super) fn put_back<C: Control>(
+    control: &C,
+    thread: ThreadId,
+    change: &Change,
+) -> Option<Event> {
+    if control.start_time(thread.tid).ok()? != thread.start_time {
+        return None;
+    }
+    let lever = change.ours.lever();
+    let current = control.read(lever, thread.tid).ok()?;
+    if !current.agrees_with(&change.ours) {
+        return Some(Event::HandedOff {
+            ours: change.ours.clone(),
+            theirs: current,
+        });
+    }
+    match control.write(thread.tid, &change.old) {
+        Ok(()) => Some(Event::Restored {
+            old: change.old.clone(),
+        }),
+        Err(error) if is_gone(&error) => None,
+        Err(error) => Some(Event::Failed {
+            wanted: change.old.clone(),
+            reason: words(&error, lever),
+        }),
+    }
+}
+
+/// Whether a child that has `current` can have it from a creator that has `ours`.
+pub(super) fn is_inherited(current: &Value, ours: &Value) -> bool {
+    match (current, ours) {
+        (Value::Sched(current), Value::Sched(ours)) if ours.resets_on_fork() => {
+            current.agrees_with(&Sched::DEFAULT) || current.agrees_with(ours)
+        }
+        _ => current.agrees_with(ours),
+    }
+}
+
+/// Whether nothing is to be done for `wanted`: it was asked for before and came to an end.
+fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
+    match &entry.standing {
+        // What was already so and is not any more was changed by someone else: theirs.
+        Standing::Ours(_) | Standing::Refused(_) | Standing::AlreadySo => {
+            entry.wanted.as_ref() == Some(wanted)
+        }
+        Standing::RealtimeByOwnWish(_) => false,
+        Standing::HandedOff(_) => true,
+    }
+}
+
+fn is_realtime(value: &Value) -> bool {
+    matches!(value, Value::Sched(sched) if sched.is_realtime())
+}
+
+/// A system call's error with what it means for this lever.
+fn words(error: &io::Error, lever: Lever) -> String {
+    let remedy = match (lever, error.raw_os_error()) {
+        (Lever::Sched, Some(libc::EPERM)) => {
+            "; it needs CAP_SYS_NICE, and under RT_GROUP_SCHED a real-time budget for the \
+             thread's cgroup (cpu.rt_runtime_us)"
+        }
+        (Lever::Affinity, Some(libc::EINVAL)) => {
+            "; none of these CPUs is online and allowed by the thread's cpuset"
+        }
+        (_, Some(libc::EPERM | libc::EACCES)) => {
+            "; run downbeatd as root or with CAP_SYS_NICE and CAP_SYS_RESOURCE"
+        }
+        _ => "",
+    };
+    let call = match lever {
+        Lever::Sched => "sched_setattr",
+        Lever::Affinity => "sched_setaffinity",
+        Lever::Ioprio => "ioprio_set",
+        Lever::OomScoreAdj => "writing oom_score_adj",
+    };
+    format!("{call}: {error}{remedy}")
+}
+
+#[cfg(test)]
+mod tests;

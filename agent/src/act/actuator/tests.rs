@@ -1,0 +1,405 @@
+//! The actuator against a kernel made of two maps.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::rc::Rc;
+
+use super::*;
+use crate::act::journal::{self, Found};
+use crate::roots::Roots;
+
+/// A kernel that can be looked into, changed behind the actuator's back, and told to refuse.
+#[derive(Clone, Default)]
+struct FakeKernel(Rc<RefCell<FakeState>>);
+
+#[derive(Default)]
+struct FakeState {
+    values: HashMap<(u32, Lever), Value>,
+    start_times: HashMap<u32, u64>,
+    refused: HashMap<(u32, Lever), i32>,
+    writes: usize,
+}
+
+impl FakeKernel {
+    fn thread(&self, tid: u32, start_time: u64, sched: Sched) -> ThreadId {
+        let mut state = self.0.borrow_mut();
+        state.start_times.insert(tid, start_time);
+        state
+            .values
+            .insert((tid, Lever::Sched), Value::Sched(sched));
+        state
+            .values
+            .insert((tid, Lever::Affinity), Value::Affinity(vec![0, 1]));
+        state.values.insert((tid, Lever::Ioprio), Value::Ioprio(0));
+        state
+            .values
+            .insert((tid, Lever::OomScoreAdj), Value::OomScoreAdj(0));
+        ThreadId {
+            pid: 100,
+            tid,
+            start_time,
+        }
+    }
+
+    fn value(&self, tid: u32, lever: Lever) -> Value {
+        self.0.borrow().values[&(tid, lever)].clone()
+    }
+
+    fn change_behind_its_back(&self, tid: u32, value: Value) {
+        self.0
+            .borrow_mut()
+            .values
+            .insert((tid, value.lever()), value);
+    }
+
+    fn refuse(&self, tid: u32, lever: Lever, errno: i32) {
+        self.0.borrow_mut().refused.insert((tid, lever), errno);
+    }
+
+    fn writes(&self) -> usize {
+        self.0.borrow().writes
+    }
+}
+
+impl Control for FakeKernel {
+    fn read(&self, lever: Lever, tid: u32) -> io::Result<Value> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        self.0
+            .borrow()
+            .values
+            .get(&(tid, lever))
+            .cloned()
+            .ok_or_else(gone)
+    }
+
+    fn write(&self, tid: u32, value: &Value) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        if let Some(errno) = state.refused.get(&(tid, value.lever())) {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        if !state.start_times.contains_key(&tid) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        state.writes += 1;
+        state.values.insert((tid, value.lever()), value.clone());
+        Ok(())
+    }
+
+    fn start_time(&self, tid: u32) -> io::Result<u64> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        self.0
+            .borrow()
+            .start_times
+            .get(&tid)
+            .copied()
+            .ok_or_else(gone)
+    }
+}
+
+struct Bench {
+    kernel: FakeKernel,
+    actuator: Actuator<FakeKernel>,
+    run: tempfile::TempDir,
+    roots: Roots,
+    _proc: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let proc = tempfile::tempdir().unwrap();
+        let random = proc.path().join("sys/kernel/random");
+        fs::create_dir_all(&random).unwrap();
+        fs::write(random.join("boot_id"), "this").unwrap();
+        let roots = Roots {
+            proc: proc.path().into(),
+            ..Roots::default()
+        };
+        let run = tempfile::tempdir().unwrap();
+        let kernel = FakeKernel::default();
+        let journal = Journal::create(run.path(), &roots).unwrap();
+        let actuator = Actuator::new(kernel.clone(), journal);
+        Self {
+            kernel,
+            actuator,
+            run,
+            roots,
+            _proc: proc,
+        }
+    }
+
+    fn apply(&mut self, thread: ThreadId, wanted: &[Value]) -> Vec<Done> {
+        self.actuator.apply(&[Request { thread, wanted }], NOW)
+    }
+
+    fn journalled(&self) -> usize {
+        match journal::read(self.run.path(), &self.roots).unwrap() {
+            Found::Changes(changes) => changes.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// When the tests set things, and a start time before it.
+const NOW: u64 = 1000;
+const BEFORE: u64 = 500;
+
+fn fifo(priority: u32) -> Value {
+    let policy = libc::SCHED_FIFO.cast_unsigned();
+    Value::Sched(Sched {
+        policy,
+        priority,
+        flags: super::super::RESET_ON_FORK,
+        ..Sched::DEFAULT
+    })
+}
+
+fn idle() -> Value {
+    Value::Sched(Sched {
+        policy: libc::SCHED_IDLE.cast_unsigned(),
+        ..Sched::DEFAULT
+    })
+}
+
+fn nice(nice: i32) -> Sched {
+    Sched {
+        nice,
+        ..Sched::DEFAULT
+    }
+}
+
+fn events(done: &[Done]) -> Vec<&Event> {
+    done.iter().map(|done| &done.event).collect()
+}
+
+#[test]
+fn what_is_set_is_journalled_and_goes_back() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[fifo(20), Value::Affinity(vec![1])]);
+    assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(20));
+    assert_eq!(bench.journalled(), 2);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+    assert_eq!(
+        bench.kernel.value(7, Lever::Affinity),
+        Value::Affinity(vec![0, 1])
+    );
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn asking_again_does_nothing() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[fifo(20)]);
+    assert!(bench.apply(thread, &[fifo(20)]).is_empty());
+    assert_eq!(bench.kernel.writes(), 1);
+}
+
+#[test]
+fn another_policy_keeps_the_first_old_value() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[fifo(20)]);
+    bench.apply(thread, &[idle()]);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
+fn a_lever_that_is_not_wanted_any_more_goes_back() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[fifo(20), Value::Affinity(vec![1])]);
+    let done = bench.apply(thread, &[fifo(20)]);
+    assert_eq!(
+        events(&done),
+        [&Event::Restored {
+            old: Value::Affinity(vec![0, 1])
+        }]
+    );
+    assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(20));
+}
+
+#[test]
+fn a_value_that_someone_else_changed_is_theirs_from_then_on() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[fifo(20)]);
+    bench
+        .kernel
+        .change_behind_its_back(7, Value::Sched(nice(11)));
+    assert!(matches!(
+        events(&bench.actuator.verify())[..],
+        [Event::HandedOff { .. }]
+    ));
+    assert!(bench.actuator.verify().is_empty(), "it is told once");
+    assert!(bench.apply(thread, &[fifo(20)]).is_empty());
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn a_change_between_two_looks_is_noticed_when_it_is_to_go_back() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[fifo(20)]);
+    bench
+        .kernel
+        .change_behind_its_back(7, Value::Sched(nice(11)));
+    assert!(matches!(
+        events(&bench.actuator.undo(7))[..],
+        [Event::HandedOff { .. }]
+    ));
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
+}
+
+#[test]
+fn a_thread_that_is_real_time_by_its_own_wish_is_left_alone() {
+    let mut bench = Bench::new();
+    let Value::Sched(own) = fifo(88) else {
+        unreachable!()
+    };
+    let thread = bench.kernel.thread(7, BEFORE, own);
+    bench.apply(thread, &[idle(), Value::Ioprio(3 << 13)]);
+    assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(88));
+    assert_eq!(bench.kernel.value(7, Lever::Ioprio), Value::Ioprio(3 << 13));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_told_once_and_is_not_in_the_journal() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
+    let done = bench.apply(thread, &[fifo(20)]);
+    let [Event::Failed { reason, .. }] = events(&done)[..] else {
+        panic!("{done:?}")
+    };
+    assert!(
+        reason.contains("CAP_SYS_NICE") && reason.contains("RT_GROUP_SCHED"),
+        "{reason}"
+    );
+    assert!(bench.apply(thread, &[fifo(20)]).is_empty());
+    assert!(bench.actuator.wants_attention(7));
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn a_child_of_an_idle_thread_gets_its_creators_old_value_back() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(parent, &[idle()]);
+    let child = bench.kernel.thread(8, NOW, nice(0));
+    bench.kernel.change_behind_its_back(8, idle());
+    bench.actuator.inherit(child, 7);
+    assert_eq!(bench.journalled(), 2);
+    bench.actuator.undo(8);
+    assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(3)));
+    assert_eq!(bench.kernel.value(7, Lever::Sched), idle());
+}
+
+#[test]
+fn a_child_that_the_kernel_reset_gets_its_creators_old_value_back() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(parent, &[fifo(20)]);
+    let child = bench.kernel.thread(8, NOW, Sched::DEFAULT);
+    bench.actuator.inherit(child, 7);
+    bench.apply(child, &[fifo(20)]);
+    assert_eq!(bench.kernel.value(8, Lever::Sched), fifo(20));
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
+fn a_thread_that_was_there_before_inherits_nothing() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(parent, &[idle()]);
+    let Value::Sched(own) = idle() else {
+        unreachable!()
+    };
+    let older = bench.kernel.thread(8, BEFORE, own);
+    bench.actuator.inherit(older, 7);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(8, Lever::Sched), idle());
+}
+
+#[test]
+fn a_reused_thread_id_is_another_thread() {
+    let mut bench = Bench::new();
+    let first = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(first, &[idle()]);
+    let second = bench.kernel.thread(7, NOW + 5, nice(9));
+    bench.actuator.undo(7);
+    assert_eq!(
+        bench.kernel.value(7, Lever::Sched),
+        Value::Sched(nice(9)),
+        "not ours to undo"
+    );
+    bench.apply(second, &[idle()]);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(9)));
+}
+
+#[test]
+fn a_thread_that_execs_takes_its_values_along_to_the_main_threads_id() {
+    let mut bench = Bench::new();
+    let main = bench.kernel.thread(100, BEFORE, nice(1));
+    let other = bench.kernel.thread(101, BEFORE + 1, nice(2));
+    bench.apply(main, &[idle(), Value::OomScoreAdj(300)]);
+    bench.apply(other, &[fifo(20)]);
+    // The kernel's part: the main thread is gone, the other one has its id and start time.
+    bench.kernel.0.borrow_mut().start_times.remove(&101);
+    bench.kernel.change_behind_its_back(100, fifo(20));
+    bench.actuator.succeed(101, 100);
+    assert!(bench.actuator.verify().is_empty(), "nobody else changed anything");
+    assert_eq!(bench.journalled(), 2);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(2)));
+    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn a_process_has_one_oom_score() {
+    let mut bench = Bench::new();
+    let main = bench.kernel.thread(100, BEFORE, nice(0));
+    let other = bench.kernel.thread(101, BEFORE, nice(0));
+    let wanted = [Value::OomScoreAdj(-500)];
+    let requests = [main, other].map(|thread| Request {
+        thread,
+        wanted: &wanted,
+    });
+    bench.actuator.apply(&requests, NOW);
+    assert_eq!(
+        bench.kernel.value(100, Lever::OomScoreAdj),
+        Value::OomScoreAdj(-500)
+    );
+    assert_eq!(bench.kernel.writes(), 1);
+}
+
+#[test]
+fn a_thread_that_ends_is_forgotten() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[idle()]);
+    bench.kernel.0.borrow_mut().start_times.remove(&7);
+    assert!(bench.actuator.verify().is_empty());
+    assert_eq!((bench.actuator.journalled(), bench.journalled()), (0, 0));
+}
+
+#[test]
+fn the_journal_ends_when_nothing_is_left_to_put_back() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[idle()]);
+    bench.actuator.undo_all();
+    bench.actuator.finish().unwrap();
+    assert_eq!(
+        journal::read(bench.run.path(), &bench.roots).unwrap(),
+        Found::Nothing
+    );
+}

@@ -1,0 +1,357 @@
+//! Old values on disk, written before a change, so that a killed agent leaves a way back.
+//!
+//! One JSON record a line, appended. The first line names the boot: thread ids and start times of
+//! another boot mean nothing. The file lives under `/run`, which is memory: what a killed process
+//! wrote is there for its successor, and no sync to a disk is needed.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::value::{Lever, Value};
+use crate::roots::Roots;
+
+/// The journal's name inside the run directory.
+pub const FILE_NAME: &str = "journal.jsonl";
+
+/// Version of the records.
+const SCHEMA: u32 = 1;
+
+/// A thread beyond doubt: ids are reused, start times are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ThreadId {
+    /// Its process (thread-group id).
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Start time in clock ticks since boot (`stat` field 22).
+    pub start_time: u64,
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+enum Record {
+    /// First line.
+    Boot { schema: u32, boot_id: String },
+    /// A value is about to be set, or was inherited from a thread that had it set.
+    Set {
+        thread: ThreadId,
+        #[serde(flatten)]
+        change: Change,
+    },
+    /// The value is not ours any more: put back, handed off, or its thread is gone.
+    Forget { thread: ThreadId, lever: Lever },
+}
+
+/// What is to be put back: the value before downbeat, and the one that it set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Before.
+    pub old: Value,
+    /// Set by downbeat, or inherited from a thread where downbeat had set it.
+    pub ours: Value,
+    /// When it was set, clock ticks since boot: only a child that started later can have
+    /// inherited it.
+    pub since: u64,
+}
+
+/// Everything to be put back.
+pub type Changes = HashMap<(ThreadId, Lever), Change>;
+
+/// The journal of a running agent.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    boot_id: String,
+    file: File,
+    /// Records that `forget` made useless; when they outnumber the others by far, the file is
+    /// written anew.
+    dead: usize,
+    live: usize,
+    buffer: Vec<u8>,
+}
+
+/// Dead records that are let be, whatever the number of live ones.
+const DEAD_LIMIT: usize = 4096;
+
+impl Journal {
+    /// Starts an empty journal in `run_dir`, in place of any that is there.
+    ///
+    /// # Errors
+    /// When the file cannot be made or the boot's id cannot be read; the error names the file.
+    pub fn create(run_dir: &Path, roots: &Roots) -> io::Result<Self> {
+        let path = run_dir.join(FILE_NAME);
+        let boot_id = boot_id(roots)?;
+        let file = write_anew(&path, &boot_id, &Changes::new())?;
+        Ok(Self {
+            path,
+            boot_id,
+            file,
+            dead: 0,
+            live: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
+    pub fn set(&mut self, thread: ThreadId, change: &Change) {
+        self.push(&Record::Set {
+            thread,
+            change: change.clone(),
+        });
+        self.live += 1;
+    }
+
+    /// Notes that a value is not ours any more.
+    pub fn forget(&mut self, thread: ThreadId, lever: Lever) {
+        self.push(&Record::Forget { thread, lever });
+        self.live = self.live.saturating_sub(1);
+        self.dead += 2;
+    }
+
+    /// Writes what was noted, with one system call.
+    ///
+    /// # Errors
+    /// As `write(2)`: a full file system, most of all. What was noted stays noted.
+    pub fn commit(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(&self.buffer);
+        match written {
+            Ok(()) => self.buffer.clear(),
+            // Half a line may be out: the next attempt must not continue it.
+            Err(_) => self.buffer.insert(0, b'\n'),
+        }
+        written
+    }
+
+    /// Whether the file should be written anew from what is still to be put back.
+    #[must_use]
+    pub fn wants_compaction(&self) -> bool {
+        self.dead > DEAD_LIMIT.max(4 * self.live)
+    }
+
+    /// Writes the file anew, atomically, holding `changes` alone.
+    ///
+    /// # Errors
+    /// As for [`Self::create`]; the old file stays in force.
+    pub fn compact(&mut self, changes: &Changes) -> io::Result<()> {
+        self.file = write_anew(&self.path, &self.boot_id, changes)?;
+        self.buffer.clear();
+        self.dead = 0;
+        self.live = changes.len();
+        Ok(())
+    }
+
+    /// Removes the file: nothing is left to be put back.
+    ///
+    /// # Errors
+    /// As `unlink(2)`.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+
+    fn push(&mut self, record: &Record) {
+        // Records are plain data with string keys: they always serialise.
+        if serde_json::to_writer(&mut self.buffer, record).is_ok() {
+            self.buffer.push(b'\n');
+        }
+    }
+}
+
+/// What a journal on disk says.
+#[derive(Debug, PartialEq)]
+pub enum Found {
+    /// No journal.
+    Nothing,
+    /// Of another boot: its threads are long gone.
+    Stale,
+    /// To be put back. A last line cut short by a kill is left out: its change was never made.
+    Changes(Changes),
+}
+
+/// Reads the journal that a predecessor left in `run_dir`.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
+    let file = match File::open(run_dir.join(FILE_NAME)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    let this_boot = boot_id(roots)?;
+    let mut changes = Changes::new();
+    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let Ok(record) = serde_json::from_slice(&line?) else {
+            continue;
+        };
+        match record {
+            Record::Boot {
+                schema: SCHEMA,
+                boot_id,
+            } if boot_id == this_boot => {}
+            Record::Boot { .. } => return Ok(Found::Stale),
+            // Without its first line the file may be of any boot.
+            _ if number == 0 => return Ok(Found::Stale),
+            Record::Set { thread, change } => {
+                changes.insert((thread, change.ours.lever()), change);
+            }
+            Record::Forget { thread, lever } => {
+                changes.remove(&(thread, lever));
+            }
+        }
+    }
+    Ok(Found::Changes(changes))
+}
+
+/// Writes a journal under a temporary name and moves it into place, so that a kill in between
+/// leaves the old one whole.
+fn write_anew(path: &Path, boot_id: &str, changes: &Changes) -> io::Result<File> {
+    let mut text = serde_json::to_vec(&Record::Boot {
+        schema: SCHEMA,
+        boot_id: boot_id.into(),
+    })?;
+    text.push(b'\n');
+    for ((thread, _), change) in changes {
+        let record = Record::Set {
+            thread: *thread,
+            change: change.clone(),
+        };
+        serde_json::to_writer(&mut text, &record)?;
+        text.push(b'\n');
+    }
+    let new_path = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new_path)?;
+    file.write_all(&text)?;
+    fs::rename(&new_path, path)?;
+    Ok(file)
+}
+
+fn boot_id(roots: &Roots) -> io::Result<String> {
+    let path = roots.proc.join("sys/kernel/random/boot_id");
+    let text = fs::read_to_string(&path)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(tid: u32) -> ThreadId {
+        ThreadId {
+            pid: 10,
+            tid,
+            start_time: 99,
+        }
+    }
+
+    fn change(ours: i16) -> Change {
+        Change {
+            old: Value::OomScoreAdj(0),
+            ours: Value::OomScoreAdj(ours),
+            since: 100,
+        }
+    }
+
+    fn roots(boot: &str) -> (tempfile::TempDir, Roots) {
+        let dir = tempfile::tempdir().unwrap();
+        let random = dir.path().join("sys/kernel/random");
+        fs::create_dir_all(&random).unwrap();
+        fs::write(random.join("boot_id"), format!("{boot}\n")).unwrap();
+        let roots = Roots {
+            proc: dir.path().into(),
+            ..Roots::default()
+        };
+        (dir, roots)
+    }
+
+    #[test]
+    fn what_was_committed_is_read_back_less_what_was_forgotten() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        journal.set(thread(1), &change(-500));
+        journal.set(thread(2), &change(-500));
+        journal.forget(thread(1), Lever::OomScoreAdj);
+        journal.commit().unwrap();
+        journal.set(thread(3), &change(-500));
+        drop(journal);
+
+        let expected = HashMap::from([((thread(2), Lever::OomScoreAdj), change(-500))]);
+        assert_eq!(read(run.path(), &roots).unwrap(), Found::Changes(expected));
+    }
+
+    #[test]
+    fn a_line_cut_short_by_a_kill_is_left_out() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        journal.set(thread(1), &change(1));
+        journal.set(thread(2), &change(1));
+        journal.commit().unwrap();
+        let path = run.path().join(FILE_NAME);
+        let text = fs::read(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 9]).unwrap();
+
+        let Found::Changes(changes) = read(run.path(), &roots).unwrap() else {
+            panic!("the first change was whole");
+        };
+        assert_eq!(changes.len(), 1);
+    }
+
+    #[test]
+    fn a_journal_of_another_boot_is_stale() {
+        let (_one, before) = roots("one");
+        let (_two, after) = roots("two");
+        let run = tempfile::tempdir().unwrap();
+        drop(Journal::create(run.path(), &before).unwrap());
+        assert_eq!(read(run.path(), &after).unwrap(), Found::Stale);
+        assert_eq!(
+            read(run.path(), &before).unwrap(),
+            Found::Changes(Changes::new())
+        );
+    }
+
+    #[test]
+    fn rubbish_in_its_place_is_stale_and_none_is_nothing() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        assert_eq!(read(run.path(), &roots).unwrap(), Found::Nothing);
+        let set =
+            r#"{"record":"forget","thread":{"pid":1,"tid":1,"start_time":1},"lever":"sched"}"#;
+        fs::write(run.path().join(FILE_NAME), set).unwrap();
+        assert_eq!(read(run.path(), &roots).unwrap(), Found::Stale);
+    }
+
+    #[test]
+    fn compaction_keeps_what_is_to_be_put_back_and_nothing_else() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        for tid in 0..3000 {
+            journal.set(thread(tid), &change(7));
+            journal.forget(thread(tid), Lever::OomScoreAdj);
+        }
+        journal.commit().unwrap();
+        assert!(journal.wants_compaction());
+        let kept = HashMap::from([((thread(5), Lever::OomScoreAdj), change(7))]);
+        journal.compact(&kept).unwrap();
+        assert!(!journal.wants_compaction());
+        assert_eq!(read(run.path(), &roots).unwrap(), Found::Changes(kept));
+        let lines = fs::read_to_string(run.path().join(FILE_NAME)).unwrap();
+        assert_eq!(lines.lines().count(), 2);
+    }
+}

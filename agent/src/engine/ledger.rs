@@ -1,0 +1,150 @@
+//! What the agent did: counts for metrics, the latest actions for people.
+
+use std::collections::VecDeque;
+
+use downbeat_api::{Action, LeverCount};
+
+use crate::act::{Done, Event, Lever};
+
+/// How many of the latest actions are kept.
+const RECENT: usize = 100;
+
+/// Counts and the latest actions since the agent started.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    counts: [Counts; Lever::ALL.len()],
+    recent: VecDeque<Action>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    applied: u64,
+    failed: u64,
+    restored: u64,
+    handed_off: u64,
+}
+
+/// Whom a batch of actions was about, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// The class that asked.
+    pub class: &'a str,
+}
+
+impl Ledger {
+    /// Takes in what was done to threads of one process. Equal actions on several threads become
+    /// one line.
+    pub fn enter(&mut self, subject: Subject<'_>, done: &[Done], unix_time: f64) {
+        let mut lines: Vec<(String, bool, u32)> = Vec::new();
+        for done in done {
+            let counts = &mut self.counts[done.lever as usize];
+            match &done.event {
+                Event::Applied { .. } => counts.applied += 1,
+                Event::Failed { .. } => counts.failed += 1,
+                Event::Restored { .. } => counts.restored += 1,
+                Event::HandedOff { .. } => counts.handed_off += 1,
+            }
+            let text = words(done);
+            let failed = matches!(done.event, Event::Failed { .. });
+            match lines.iter_mut().find(|(known, ..)| *known == text) {
+                Some((.., threads)) => *threads += 1,
+                None => lines.push((text, failed, 1)),
+            }
+        }
+        for (text, failed, threads) in lines {
+            let text =
+                if threads == 1 { text } else { format!("{text} (on {threads} threads)") };
+            let Subject { pid, name, class } = subject;
+            if failed {
+                tracing::warn!(pid, name, class, "{text}");
+            } else {
+                tracing::debug!(pid, name, class, "{text}");
+            }
+            self.recent.push_back(Action {
+                unix_time,
+                pid,
+                name: name.to_owned(),
+                class: class.to_owned(),
+                text,
+                failed,
+            });
+        }
+        let surplus = self.recent.len().saturating_sub(RECENT);
+        self.recent.drain(..surplus);
+    }
+
+    /// Counts per lever, in the order of [`Lever::ALL`].
+    #[must_use]
+    pub fn levers(&self) -> Vec<LeverCount> {
+        Lever::ALL
+            .into_iter()
+            .zip(self.counts)
+            .map(|(lever, Counts { applied, failed, restored, handed_off })| LeverCount {
+                lever: lever.name().to_owned(),
+                applied,
+                failed,
+                restored,
+                handed_off,
+            })
+            .collect()
+    }
+
+    /// The latest actions, newest last.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Action> {
+        self.recent.iter().cloned().collect()
+    }
+}
+
+fn words(done: &Done) -> String {
+    let lever = done.lever.name();
+    match &done.event {
+        Event::Applied { old, new } => format!("{lever} {old} → {new}"),
+        Event::Failed { wanted, reason } => format!("{lever} {wanted} refused: {reason}"),
+        Event::Restored { old } => format!("{lever} back to {old}"),
+        Event::HandedOff { ours, theirs } => {
+            format!("{lever} left alone: someone changed {ours} to {theirs}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::{ThreadId, Value};
+
+    fn applied(tid: u32) -> Done {
+        let event =
+            Event::Applied { old: Value::OomScoreAdj(0), new: Value::OomScoreAdj(300) };
+        let thread = ThreadId { pid: 1, tid, start_time: 0 };
+        Done { thread, lever: Lever::OomScoreAdj, event }
+    }
+
+    const SUBJECT: Subject<'static> = Subject { pid: 1, name: "it", class: "voice" };
+
+    #[test]
+    fn equal_actions_on_several_threads_are_one_line_and_counted_each() {
+        let mut ledger = Ledger::default();
+        ledger.enter(SUBJECT, &[applied(1), applied(2)], 5.0);
+        let recent = ledger.recent();
+        assert_eq!(recent.len(), 1);
+        assert_eq!(recent[0].text, "oom_score_adj 0 → 300 (on 2 threads)");
+        let oom = ledger.levers().into_iter().find(|c| c.lever == "oom_score_adj").unwrap();
+        assert_eq!(oom.applied, 2);
+    }
+
+    #[test]
+    fn only_the_latest_are_kept() {
+        let mut ledger = Ledger::default();
+        for tid in 0..1000 {
+            ledger.enter(SUBJECT, &[applied(tid)], f64::from(tid));
+        }
+        let recent = ledger.recent();
+        assert_eq!(recent.len(), RECENT);
+        assert_eq!(recent.last().unwrap().unix_time, 999.0);
+    }
+}

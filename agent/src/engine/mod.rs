@@ -1,0 +1,244 @@
+//! The agent's loop: observe → model → decide → act, and a snapshot for everyone who asks.
+//!
+//! One thread does all of it, so there is one order of things. Two speeds: an event from the
+//! kernel is acted on at once; a sample, once a second, reads what has no events.
+
+mod commands;
+mod explain;
+mod ledger;
+mod notices;
+mod policy;
+mod sample;
+mod snapshot;
+mod threads;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use downbeat_abi::CLASS_SLOTS;
+use downbeat_api::pool::PoolStatus;
+use downbeat_api::{HostFacts, Mode, Snapshot, Source};
+use downbeat_policy::PolicySet;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::act::{Actuator, Kernel};
+use crate::model::World;
+use crate::model::histogram::WaitHistogram;
+use crate::observe::gpu::GpuReader;
+use crate::observe::kernel::{KernelEvent, KernelProbes};
+use crate::observe::own::OwnReader;
+use crate::observe::process::ProcessReader;
+use crate::observe::system::{System, SystemReader};
+use crate::roots::Roots;
+use crate::serve::socket::Command;
+use crate::supervise::PoolSupervisor;
+
+pub use commands::load;
+pub use ledger::Ledger;
+pub use notices::{Notices, notice};
+pub use policy::{Policy, Slots};
+
+/// How often managed processes are looked at for what no event told.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Ticks from one sample of the whole host to the next.
+const TICKS_PER_SAMPLE: u64 = 4;
+
+/// Everything that the loop needs, made by `main`.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where the kernel's files are.
+    pub roots: Roots,
+    /// What the host offers.
+    pub host: Arc<HostFacts>,
+    /// The host's name.
+    pub host_name: String,
+    /// Classes and rules.
+    pub policy: PolicySet,
+    /// Where they were read, for a reload.
+    pub policy_dirs: Vec<PathBuf>,
+    /// The kernel programs, or why they are not there.
+    pub probes: Result<KernelProbes, String>,
+    /// The levers; absent when the agent only observes.
+    pub actuator: Option<Actuator<Kernel>>,
+    /// The pool's process.
+    pub pool: Option<PoolSupervisor>,
+    /// What the pool says of itself.
+    pub pool_status: watch::Receiver<Option<PoolStatus>>,
+    /// What start-up has to say.
+    pub notices: Notices,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub struct Engine {
+    host: Arc<HostFacts>,
+    host_name: String,
+    policy: Policy,
+    slots: Slots,
+    policy_dirs: Vec<PathBuf>,
+    probes: Option<KernelProbes>,
+    source: Source,
+    actuator: Option<Actuator<Kernel>>,
+    mode: Mode,
+    pool: Option<PoolSupervisor>,
+    pool_status: watch::Receiver<Option<PoolStatus>>,
+    notices: Notices,
+    reader: ProcessReader,
+    system: SystemReader,
+    latest_system: System,
+    gpu: GpuReader,
+    own: OwnReader,
+    world: World,
+    ledger: Ledger,
+    exec_to_set: WaitHistogram,
+    /// Waits per slot at the last sample, from which the next one's interval is told.
+    waits_before: Vec<WaitHistogram>,
+    events: Vec<KernelEvent>,
+    dropped_before: u64,
+    started: Instant,
+    sampled: Instant,
+    tick: u64,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Engine {
+    /// Looks at the whole host, acts on what it finds, and publishes the first snapshot.
+    #[must_use]
+    pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<Snapshot>>) {
+        let Parts { roots, host, host_name, policy, policy_dirs, probes, .. } = parts;
+        let mut slots = Slots::new(CLASS_SLOTS);
+        let policy = Policy::new(policy, &host, &mut slots);
+        let source = match &probes {
+            Ok(_) => Source::Bpf,
+            Err(reason) => Source::Procfs { reason: reason.clone() },
+        };
+        let mode = if parts.actuator.is_some() { Mode::Engaged } else { Mode::ObserveOnly };
+        let (snapshots, receiver) = watch::channel(Arc::new(snapshot::empty(&host, &source, mode)));
+        let now = Instant::now();
+        let mut engine = Self {
+            reader: ProcessReader::new(&roots),
+            system: SystemReader::new(&roots),
+            latest_system: System::default(),
+            gpu: GpuReader::new(),
+            own: OwnReader::new(&roots),
+            host,
+            host_name,
+            policy,
+            slots,
+            policy_dirs,
+            probes: probes.ok(),
+            source,
+            actuator: parts.actuator,
+            mode,
+            pool: parts.pool,
+            pool_status: parts.pool_status,
+            notices: parts.notices,
+            world: World::default(),
+            ledger: Ledger::default(),
+            exec_to_set: WaitHistogram::default(),
+            waits_before: Vec::new(),
+            events: Vec::new(),
+            dropped_before: 0,
+            started: now,
+            sampled: now,
+            tick: 0,
+            snapshots,
+        };
+        engine.note_policy();
+        engine.consider_all();
+        engine.sample();
+        (engine, receiver)
+    }
+
+    /// Runs until SIGTERM or SIGINT, then puts everything back.
+    ///
+    /// # Errors
+    /// When signals or the kernel programs' ring cannot be waited for.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let ring = match &self.probes {
+            Some(probes) => {
+                let ring = probes.as_fd().try_clone_to_owned()?;
+                // SAFETY: an OwnedFd is open and names one descriptor for as long as it lives,
+                // and the AsyncFd owns it.
+                Some(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE)? })
+            }
+            None => None,
+        };
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                result = readable(ring.as_ref()) => { result?; self.on_kernel_events(); }
+                _ = tick.tick() => self.on_tick(),
+                Some(command) = commands.recv() => self.on_command(command),
+                () = step(&mut self.pool) => {}
+                _ = hang_up.recv() => self.reload(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        drop(ring);
+        self.stop().await;
+        Ok(())
+    }
+
+    fn on_tick(&mut self) {
+        self.tick += 1;
+        if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
+            self.sample();
+        } else if self.probes.is_none() {
+            self.look_for_new_processes();
+        }
+    }
+
+    /// Reads what the kernel programs sent and acts on it.
+    fn on_kernel_events(&mut self) {
+        let Some(probes) = &mut self.probes else { return };
+        let mut events = std::mem::take(&mut self.events);
+        probes.drain(&mut events);
+        for event in events.drain(..) {
+            self.on_kernel_event(event);
+        }
+        self.events = events;
+    }
+
+    async fn stop(mut self) {
+        // The pool first: its workers end before their values would have to go back.
+        if let Some(pool) = &mut self.pool {
+            pool.stop().await;
+        }
+        self.disengage();
+        if let Some(actuator) = self.actuator.take()
+            && let Err(error) = actuator.finish()
+        {
+            tracing::warn!("removing the journal: {error}");
+        }
+    }
+}
+
+async fn readable(ring: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
+    match ring {
+        Some(ring) => {
+            ring.readable().await?.clear_ready();
+            Ok(())
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn step(pool: &mut Option<PoolSupervisor>) {
+    match pool {
+        Some(pool) => pool.step().await,
+        None => std::future::pending().await,
+    }
+}

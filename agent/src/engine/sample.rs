@@ -1,0 +1,88 @@
+//! The slow half of the loop: what has no events is read once a second.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::Engine;
+use crate::act::{Done, ThreadId};
+
+impl Engine {
+    /// Reads the host, reconciles the picture with it, and publishes a snapshot.
+    pub(super) fn sample(&mut self) {
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.sampled).as_secs_f64();
+        self.sampled = now;
+        self.latest_system = self.system.read();
+        self.recover_from_lost_events();
+        self.fold_processes(elapsed * procfs::ticks_per_second() as f64);
+        self.catch_up_with_threads();
+        let handed_off = self.verify();
+        self.enter(&handed_off);
+        self.publish_after(elapsed);
+    }
+
+    /// Without kernel programs: processes that were not there a tick ago.
+    pub(super) fn look_for_new_processes(&mut self) {
+        for pid in self.reader.pids() {
+            if self.world.get(pid).is_none() {
+                self.meet(pid);
+            }
+        }
+        self.catch_up_with_threads();
+    }
+
+    /// Reads the `stat` of every process: its use of the CPU, and whether it is still the one that
+    /// is known by its id.
+    fn fold_processes(&mut self, elapsed_ticks: f64) {
+        let pids = self.reader.pids();
+        let alive: HashSet<u32> = pids.iter().copied().collect();
+        let gone: Vec<u32> =
+            self.world.processes().map(|p| p.pid).filter(|pid| !alive.contains(pid)).collect();
+        for pid in gone {
+            self.forget_process(pid);
+        }
+        for pid in pids {
+            let Ok(stat) = self.reader.stat(pid) else { continue };
+            match self.world.get(pid) {
+                Some(known) if known.start_time == stat.start_time => {
+                    // Without events, another name is all that tells of an exec.
+                    if self.probes.is_none() && known.facts.comm != stat.comm {
+                        self.consider(pid);
+                    }
+                }
+                _ => self.meet(pid),
+            }
+            self.world.fold(pid, stat, elapsed_ticks);
+        }
+    }
+
+    /// A process that no event told of: it may have its values from a managed parent.
+    fn meet(&mut self, pid: u32) {
+        if let Ok(stat) = self.reader.stat(pid)
+            && let Some(actuator) = &mut self.actuator
+        {
+            let child = ThreadId { pid, tid: pid, start_time: stat.start_time };
+            actuator.inherit(child, stat.ppid);
+        }
+        self.consider(pid);
+    }
+
+    /// After a full ring, every process is looked at: one of them was missed.
+    fn recover_from_lost_events(&mut self) {
+        let Some(probes) = &self.probes else { return };
+        let dropped = probes.counters().dropped_events;
+        if dropped == self.dropped_before {
+            return;
+        }
+        tracing::warn!(
+            "{} kernel events were lost; every process is looked at again",
+            dropped - self.dropped_before
+        );
+        self.dropped_before = dropped;
+        self.consider_all();
+    }
+
+    fn verify(&mut self) -> Vec<Done> {
+        self.actuator.as_mut().map_or_else(Vec::new, crate::act::Actuator::verify)
+    }
+}

@@ -1,0 +1,269 @@
+//! From a process to its threads' values: matching, measuring, applying, undoing.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use downbeat_api::Mode;
+use downbeat_policy::Classified;
+use nix::time::{ClockId, clock_gettime};
+
+use super::Engine;
+use super::ledger::Subject;
+use crate::act::{Done, Event, Request, ThreadId};
+use crate::model::{Process, Thread};
+use crate::observe::kernel::KernelEvent;
+use crate::observe::process::ThreadSample;
+
+/// How often a process is listed again while it makes threads faster than they are set. The
+/// kernel's events and the next tick take care of what comes later.
+const ROUNDS: usize = 4;
+
+impl Engine {
+    /// Acts on one event.
+    pub(super) fn on_kernel_event(&mut self, event: KernelEvent) {
+        match event {
+            KernelEvent::Exec { pid, old_tid, time_ns, .. } => {
+                if old_tid != pid
+                    && let Some(actuator) = &mut self.actuator
+                {
+                    actuator.succeed(old_tid, pid);
+                }
+                if self.consider(pid) > 0 {
+                    self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
+                }
+            }
+            KernelEvent::Fork { parent_tid, pid, tid, .. } => {
+                self.on_fork(parent_tid, pid, tid);
+            }
+            KernelEvent::Exit { tid, .. } => {
+                if let Some(actuator) = &mut self.actuator {
+                    actuator.forget(tid);
+                }
+                self.world.remove_thread(tid);
+            }
+            KernelEvent::Rename { pid, tid, name, .. } => self.on_rename(pid, tid, name),
+        }
+    }
+
+    /// A managed thread made a thread or a process, which starts with what its creator had.
+    fn on_fork(&mut self, parent_tid: u32, pid: u32, tid: u32) {
+        let Some(child) = self.reader.thread(pid, tid) else { return };
+        let id = ThreadId { pid, tid, start_time: child.start_time };
+        if let Some(actuator) = &mut self.actuator {
+            actuator.inherit(id, parent_tid);
+        }
+        if pid == tid {
+            self.consider(pid);
+        } else {
+            self.consider_thread(pid, &child);
+        }
+    }
+
+    fn on_rename(&mut self, pid: u32, tid: u32, name: String) {
+        let known = self.world.get(pid).and_then(|process| process.threads.get(&tid));
+        let Some(known) = known else { return };
+        let sample = ThreadSample { tid, name, start_time: known.start_time };
+        if self.policy.looks_at_threads {
+            self.consider_thread(pid, &sample);
+        } else {
+            let thread = Thread { name: sample.name, ..known.clone() };
+            self.world.insert_thread(pid, tid, thread);
+        }
+    }
+
+    /// Looks at a process anew: which threads have which class, and what they should have. Returns
+    /// the number of its threads that have a class.
+    pub(super) fn consider(&mut self, pid: u32) -> usize {
+        let Some(sample) = self.reader.read(pid) else {
+            self.forget_process(pid);
+            return 0;
+        };
+        let policy = &self.policy;
+        let gone = self.world.insert(&sample, |facts, name| policy.classify(facts, name));
+        for tid in gone {
+            self.forget_thread(tid);
+        }
+        let Some(process) = self.world.get(pid) else { return 0 };
+        let threads: Vec<(ThreadId, Option<Classified>)> = process
+            .threads
+            .iter()
+            .filter_map(|(tid, thread)| Some((process.thread_id(*tid)?, thread.classified)))
+            .collect();
+        for (id, classified) in &threads {
+            match classified {
+                Some(classified) => self.measure(id.tid, *classified),
+                None => self.release(id.tid),
+            }
+        }
+        self.apply(&threads);
+        // A thread that was made while the others were set is caught by another look: from the
+        // moment its creator was measured, the kernel tells of it as well.
+        for _ in 0..ROUNDS {
+            if threads.iter().all(|(_, classified)| classified.is_none()) || !self.catch_up(pid) {
+                break;
+            }
+        }
+        self.world.get(pid).map_or(0, Process::managed_threads)
+    }
+
+    /// Looks at every process anew; returns how many values were set.
+    pub(super) fn consider_all(&mut self) -> u64 {
+        let before = self.applied();
+        for pid in self.reader.pids() {
+            self.consider(pid);
+        }
+        self.applied() - before
+    }
+
+    /// Looks at one thread of a known process.
+    pub(super) fn consider_thread(&mut self, pid: u32, sample: &ThreadSample) {
+        let Some(process) = self.world.get(pid) else {
+            self.consider(pid);
+            return;
+        };
+        let classified = self.policy.classify(&process.facts, &sample.name);
+        let ThreadSample { tid, ref name, start_time } = *sample;
+        let thread = Thread { name: name.clone(), start_time, classified };
+        self.world.insert_thread(pid, tid, thread);
+        let id = ThreadId { pid, tid, start_time };
+        match classified {
+            Some(classified) => {
+                self.measure(tid, classified);
+                self.apply(&[(id, Some(classified))]);
+            }
+            None => self.release(tid),
+        }
+    }
+
+    /// Puts back what one thread has from us, and measures it no more.
+    fn release(&mut self, tid: u32) {
+        if let Some(probes) = &mut self.probes {
+            probes.unmanage(tid);
+        }
+        if let Some(actuator) = &mut self.actuator {
+            let done = actuator.undo(tid);
+            self.enter(&done);
+        }
+    }
+
+    /// Forgets a process that is gone.
+    pub(super) fn forget_process(&mut self, pid: u32) {
+        for tid in self.world.remove(pid) {
+            self.forget_thread(tid);
+        }
+    }
+
+    fn forget_thread(&mut self, tid: u32) {
+        if let Some(probes) = &mut self.probes {
+            probes.unmanage(tid);
+        }
+        if let Some(actuator) = &mut self.actuator {
+            actuator.forget(tid);
+        }
+    }
+
+    /// Puts everything back; returns how many values.
+    pub(super) fn disengage(&mut self) -> u64 {
+        self.catch_up_with_threads();
+        let Some(actuator) = &mut self.actuator else { return 0 };
+        let done = actuator.undo_all();
+        self.enter(&done);
+        done.iter().filter(|done| matches!(done.event, Event::Restored { .. })).count() as u64
+    }
+
+    /// Lists the threads of every managed process again: for what no event told.
+    pub(super) fn catch_up_with_threads(&mut self) {
+        for pid in self.world.managed_pids() {
+            self.catch_up(pid);
+        }
+    }
+
+    /// Lists a process's threads again. New ones are looked at, with what they inherited from its
+    /// main thread; those that ended are forgotten. Returns whether there were new ones.
+    fn catch_up(&mut self, pid: u32) -> bool {
+        let listed = self.reader.tids(pid);
+        let Some(process) = self.world.get(pid) else { return false };
+        let ended: Vec<u32> =
+            process.threads.keys().copied().filter(|tid| !listed.contains(tid)).collect();
+        let new: Vec<u32> =
+            listed.into_iter().filter(|tid| !process.threads.contains_key(tid)).collect();
+        for tid in ended {
+            self.world.remove_thread(tid);
+            self.forget_thread(tid);
+        }
+        for tid in &new {
+            let Some(sample) = self.reader.thread(pid, *tid) else { continue };
+            let id = ThreadId { pid, tid: *tid, start_time: sample.start_time };
+            if let Some(actuator) = &mut self.actuator {
+                actuator.inherit(id, pid);
+            }
+            self.consider_thread(pid, &sample);
+        }
+        !new.is_empty()
+    }
+
+    fn measure(&mut self, tid: u32, classified: Classified) {
+        let slot = self.policy.slots.get(classified.class).copied().flatten();
+        if let (Some(probes), Some(slot)) = (&mut self.probes, slot)
+            && let Err(error) = probes.manage(tid, slot)
+        {
+            tracing::warn!(tid, "not measured: {error}");
+        }
+    }
+
+    fn apply(&mut self, threads: &[(ThreadId, Option<Classified>)]) {
+        if self.mode != Mode::Engaged {
+            return;
+        }
+        let Some(actuator) = &mut self.actuator else { return };
+        let requests: Vec<Request<'_>> = threads
+            .iter()
+            .filter_map(|(thread, classified)| {
+                let target = self.policy.targets.get((*classified)?.class)?;
+                Some(Request { thread: *thread, wanted: &target.values })
+            })
+            .collect();
+        if requests.is_empty() {
+            return;
+        }
+        let done = actuator.apply(&requests, boot_ticks());
+        self.enter(&done);
+    }
+
+    /// Counts and shows what was done.
+    pub(super) fn enter(&mut self, done: &[Done]) {
+        let unix_time = unix_time();
+        for of_process in done.chunk_by(|a, b| a.thread.pid == b.thread.pid) {
+            let Some(first) = of_process.first() else { continue };
+            let process = self.world.get(first.thread.pid);
+            let class = process
+                .and_then(Process::classified)
+                .and_then(|classified| self.policy.targets.get(classified.class))
+                .map_or("", |target| &target.class);
+            let name = process.map_or("", |process| &process.facts.comm);
+            let subject = Subject { pid: first.thread.pid, name, class };
+            self.ledger.enter(subject, of_process, unix_time);
+        }
+    }
+
+    fn applied(&self) -> u64 {
+        self.ledger.levers().iter().map(|counts| counts.applied).sum()
+    }
+}
+
+/// Now, as start times in `stat` are counted: clock ticks since boot.
+fn boot_ticks() -> u64 {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let per_second = u128::from(procfs::ticks_per_second());
+    u64::try_from(since_boot.as_nanos() * per_second / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel programs.
+pub(super) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

@@ -1,0 +1,343 @@
+//! Processes and threads as last seen, with the class of each.
+
+use std::collections::{BTreeMap, HashMap};
+
+use downbeat_policy::{Classified, ProcessFacts};
+
+use crate::act::ThreadId;
+use crate::observe::process::{ProcessSample, ProcessStat};
+
+/// Every process that is known.
+#[derive(Debug, Default)]
+pub struct World {
+    processes: BTreeMap<u32, Process>,
+    /// Process of each thread that has a class.
+    managed: HashMap<u32, u32>,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Start time, clock ticks since boot.
+    pub start_time: u64,
+    /// What the rules look at.
+    pub facts: ProcessFacts,
+    /// The latest `stat`; absent before the first sample.
+    pub stat: Option<ProcessStat>,
+    /// CPU use between the last two samples, in CPUs.
+    pub cpu: f64,
+    /// Threads, as last listed; complete only for a process with a class.
+    pub threads: BTreeMap<u32, Thread>,
+}
+
+/// One thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Its own name.
+    pub name: String,
+    /// Start time, clock ticks since boot.
+    pub start_time: u64,
+    /// Its class and the rule that gave it.
+    pub classified: Option<Classified>,
+}
+
+/// Sums over a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClassTotals {
+    /// Processes with at least one thread in the class.
+    pub processes: u32,
+    /// Threads in the class.
+    pub threads: u32,
+    /// CPU use of the processes whose main class it is, in CPUs.
+    pub cpu: f64,
+}
+
+impl World {
+    /// Takes in a process with its threads and the class of each, in place of what was known.
+    /// Returns the threads that had a class and are not listed any more.
+    pub fn insert(
+        &mut self,
+        sample: &ProcessSample,
+        classify: impl Fn(&ProcessFacts, &str) -> Option<Classified>,
+    ) -> Vec<u32> {
+        let threads: BTreeMap<u32, Thread> = sample
+            .threads
+            .iter()
+            .map(|thread| {
+                let classified = classify(&sample.facts, &thread.name);
+                let name = thread.name.clone();
+                (
+                    thread.tid,
+                    Thread {
+                        name,
+                        start_time: thread.start_time,
+                        classified,
+                    },
+                )
+            })
+            .collect();
+        let before = self.processes.remove(&sample.pid);
+        let gone: Vec<u32> = before
+            .iter()
+            .flat_map(|process| &process.threads)
+            .filter(|(tid, thread)| thread.classified.is_some() && !threads.contains_key(tid))
+            .map(|(tid, _)| *tid)
+            .collect();
+        for tid in before.iter().flat_map(|process| process.threads.keys()) {
+            self.managed.remove(tid);
+        }
+        for (tid, thread) in &threads {
+            if thread.classified.is_some() {
+                self.managed.insert(*tid, sample.pid);
+            }
+        }
+        // The same process keeps its CPU account through an exec.
+        let (stat, cpu) = before
+            .filter(|process| process.start_time == sample.start_time)
+            .map_or((None, 0.0), |process| (process.stat, process.cpu));
+        let process = Process {
+            pid: sample.pid,
+            start_time: sample.start_time,
+            facts: sample.facts.clone(),
+            stat,
+            cpu,
+            threads,
+        };
+        self.processes.insert(sample.pid, process);
+        gone
+    }
+
+    /// Takes in one thread of a known process.
+    pub fn insert_thread(&mut self, pid: u32, tid: u32, thread: Thread) {
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        if thread.classified.is_some() {
+            self.managed.insert(tid, pid);
+        } else {
+            self.managed.remove(&tid);
+        }
+        process.threads.insert(tid, thread);
+    }
+
+    /// Folds in a `stat`; `elapsed` is in clock ticks since the last one of any process. Nothing
+    /// happens for a process that is not known.
+    pub fn fold(&mut self, pid: u32, stat: ProcessStat, elapsed: f64) {
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        process.cpu = match &process.stat {
+            Some(before) if elapsed > 0.0 => {
+                stat.cpu_ticks.saturating_sub(before.cpu_ticks) as f64 / elapsed
+            }
+            _ => 0.0,
+        };
+        process.stat = Some(stat);
+    }
+
+    /// Forgets a process; returns its threads that had a class.
+    pub fn remove(&mut self, pid: u32) -> Vec<u32> {
+        let Some(process) = self.processes.remove(&pid) else {
+            return Vec::new();
+        };
+        process
+            .threads
+            .into_keys()
+            .filter(|tid| self.managed.remove(tid).is_some())
+            .collect()
+    }
+
+    /// Forgets one thread.
+    pub fn remove_thread(&mut self, tid: u32) {
+        if let Some(pid) = self.managed.remove(&tid)
+            && let Some(process) = self.processes.get_mut(&pid)
+        {
+            process.threads.remove(&tid);
+        }
+    }
+
+    /// A process by its id.
+    #[must_use]
+    pub fn get(&self, pid: u32) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// The process of a thread that has a class, or of a main thread.
+    #[must_use]
+    pub fn process_of(&self, tid: u32) -> Option<&Process> {
+        let pid = self.managed.get(&tid).copied().unwrap_or(tid);
+        self.processes.get(&pid)
+    }
+
+    /// Every process, by its id.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    /// Processes with at least one thread that has a class.
+    #[must_use]
+    pub fn managed_pids(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = self.managed.values().copied().collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Sums over each of `classes` classes.
+    #[must_use]
+    pub fn totals(&self, classes: usize) -> Vec<ClassTotals> {
+        let mut totals = vec![ClassTotals::default(); classes];
+        for process in self.processes.values() {
+            let mut seen = vec![false; classes];
+            for class in process
+                .threads
+                .values()
+                .filter_map(|t| Some(t.classified?.class))
+            {
+                let Some(total) = totals.get_mut(class) else {
+                    continue;
+                };
+                total.threads += 1;
+                if !std::mem::replace(&mut seen[class], true) {
+                    total.processes += 1;
+                }
+            }
+            let main = process.classified().and_then(|c| totals.get_mut(c.class));
+            if let Some(total) = main {
+                total.cpu += process.cpu;
+            }
+        }
+        totals
+    }
+}
+
+impl Process {
+    /// The class of its main thread, or of the first thread that has one.
+    #[must_use]
+    pub fn classified(&self) -> Option<Classified> {
+        let main = self
+            .threads
+            .get(&self.pid)
+            .and_then(|thread| thread.classified);
+        main.or_else(|| self.threads.values().find_map(|thread| thread.classified))
+    }
+
+    /// Threads that have a class.
+    #[must_use]
+    pub fn managed_threads(&self) -> usize {
+        self.threads
+            .values()
+            .filter(|thread| thread.classified.is_some())
+            .count()
+    }
+
+    /// A thread's id beyond doubt.
+    #[must_use]
+    pub fn thread_id(&self, tid: u32) -> Option<ThreadId> {
+        let thread = self.threads.get(&tid)?;
+        Some(ThreadId {
+            pid: self.pid,
+            tid,
+            start_time: thread.start_time,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::process::ThreadSample;
+
+    const VOICE: Classified = Classified { class: 0, rule: 0 };
+
+    fn sample(pid: u32, threads: &[(u32, &str)]) -> ProcessSample {
+        let threads = threads
+            .iter()
+            .map(|(tid, name)| ThreadSample {
+                tid: *tid,
+                name: (*name).into(),
+                start_time: 5,
+            })
+            .collect();
+        let facts = ProcessFacts {
+            comm: "it".into(),
+            ..ProcessFacts::default()
+        };
+        ProcessSample {
+            pid,
+            ppid: 1,
+            start_time: 5,
+            facts,
+            threads,
+        }
+    }
+
+    fn by_name(_: &ProcessFacts, thread: &str) -> Option<Classified> {
+        (thread == "audio").then_some(VOICE)
+    }
+
+    fn stat(cpu_ticks: u64) -> ProcessStat {
+        ProcessStat {
+            ppid: 1,
+            start_time: 5,
+            comm: "it".into(),
+            state: 'S',
+            threads: 2,
+            cpu_ticks,
+            rss: 0,
+            nice: 0,
+            policy: 0,
+            priority: 0,
+        }
+    }
+
+    #[test]
+    fn a_class_counts_its_threads_and_their_processes() {
+        let mut world = World::default();
+        world.insert(
+            &sample(10, &[(10, "main"), (11, "audio"), (12, "audio")]),
+            by_name,
+        );
+        world.insert(&sample(20, &[(20, "main")]), by_name);
+        let totals = world.totals(1)[0];
+        assert_eq!((totals.processes, totals.threads), (1, 2));
+        assert_eq!(world.managed_pids(), [10]);
+        assert_eq!(world.process_of(12).unwrap().pid, 10);
+    }
+
+    #[test]
+    fn threads_that_vanish_are_told() {
+        let mut world = World::default();
+        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), by_name);
+        assert_eq!(world.insert(&sample(10, &[(10, "main")]), by_name), [11]);
+        assert!(world.managed_pids().is_empty());
+    }
+
+    #[test]
+    fn cpu_use_is_the_difference_of_two_samples() {
+        let mut world = World::default();
+        world.insert(&sample(10, &[(10, "audio")]), by_name);
+        world.fold(10, stat(100), 100.0);
+        assert_eq!(world.get(10).unwrap().cpu, 0.0, "one sample says nothing");
+        world.fold(10, stat(150), 100.0);
+        assert_eq!(world.totals(1)[0].cpu, 0.5);
+        world.insert(&sample(10, &[(10, "audio")]), by_name);
+        world.fold(10, stat(160), 100.0);
+        assert_eq!(
+            world.get(10).unwrap().cpu,
+            0.1,
+            "an exec starts no new account"
+        );
+    }
+
+    #[test]
+    fn a_thread_leaves_with_its_process() {
+        let mut world = World::default();
+        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), by_name);
+        assert_eq!(world.remove(10), [11]);
+        assert!(world.remove(10).is_empty());
+        assert_eq!(world.processes().count(), 0);
+    }
+}
