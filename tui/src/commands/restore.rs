@@ -1,0 +1,99 @@
+//! `downbeat restore`.
+
+use std::path::Path;
+
+use downbeat_agent::act::{RestoreReport, restore};
+use downbeat_agent::roots::Roots;
+use ratatui::text::Line;
+
+use super::{Failure, Found, Printer};
+use crate::report::Paper;
+use crate::text::clean;
+use crate::theme::Ink;
+use crate::units;
+
+pub(super) fn run(run_dir: &Path, printer: &mut Printer<'_>) -> Result<Found, Failure> {
+    let report = restore(run_dir, &Roots::default())?;
+    printer.lines(&lines(&report, run_dir, printer.paper))?;
+    Ok(if report.failed.is_empty() {
+        Found::Nothing
+    } else {
+        Found::Problems
+    })
+}
+
+fn lines(report: &RestoreReport, run_dir: &Path, paper: Paper) -> Vec<Line<'static>> {
+    let RestoreReport {
+        restored,
+        handed_off,
+        gone,
+        failed,
+    } = report;
+    let mut parts = Vec::new();
+    if *restored > 0 {
+        parts.push(format!("{} put back", units::count(*restored, "value")));
+    }
+    if *handed_off > 0 {
+        parts.push(format!(
+            "{} left alone, since someone else changed them after downbeat",
+            units::count(*handed_off, "value")
+        ));
+    }
+    if *gone > 0 {
+        parts.push(format!("{} gone meanwhile", units::count(*gone, "thread")));
+    }
+    if !failed.is_empty() {
+        parts.push(format!(
+            "{} not put back",
+            units::count(failed.len() as u64, "value")
+        ));
+    }
+    if parts.is_empty() {
+        let text = format!("nothing to put back in {}", run_dir.display());
+        return paper.paragraph(Ink::Plain, &clean(&text), 0);
+    }
+    let mut lines = paper.paragraph(Ink::Plain, &parts.join("; "), 0);
+    for reason in failed {
+        lines.extend(paper.paragraph(Ink::Bad, &format!("✗ {}", clean(reason)), 2));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::theme::Theme;
+
+    fn told(report: &RestoreReport) -> String {
+        let paper = Paper {
+            width: 200,
+            theme: Theme { colours: false },
+        };
+        let lines = lines(report, Path::new("/run/x"), paper);
+        lines
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn the_report_is_told_in_words() {
+        assert_eq!(
+            told(&RestoreReport::default()),
+            "nothing to put back in /run/x"
+        );
+        let report = RestoreReport {
+            restored: 1,
+            handed_off: 2,
+            gone: 3,
+            failed: vec!["thread 7: sched_setattr: EPERM\x1b[2J".into()],
+        };
+        assert_eq!(
+            told(&report),
+            "1 value put back; 2 values left alone, since someone else changed them after \
+             downbeat; 3 threads gone meanwhile; 1 value not put back\n\
+             ✗ thread 7: sched_setattr: EPERM?[2J"
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! What comes from outside is made safe once, at the door: no string of a process, a policy file
+//! or a driver reaches the screen with a control character in it.
+//!
+//! Structs are taken apart whole, so that a new field does not build until it is thought about.
+
+use downbeat_api::pool::{PoolStatus, Worker};
+use downbeat_api::{
+    Action, Actions, Class, Explanation, Finding, Gpu, GpuView, HostFacts, LeverCount, LeverState,
+    Notice, Process, Snapshot, Source, ThreadExplanation,
+};
+
+use crate::text::{clean, deceives};
+
+/// Makes one string safe.
+pub fn text(text: &mut String) {
+    if text.contains(deceives) {
+        *text = clean(text).into_owned();
+    }
+}
+
+fn optional(value: &mut Option<String>) {
+    if let Some(value) = value {
+        text(value);
+    }
+}
+
+/// JSON that a terminal can show: what [`deceives`] can only stand inside a string there, and is
+/// written as its escape, so that the document keeps its meaning.
+#[must_use]
+pub fn json(document: &str) -> String {
+    let mut out = String::with_capacity(document.len());
+    for c in document.chars() {
+        // Line breaks are the only controls that a serialiser puts between values.
+        if deceives(c) && c != '\n' {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Makes a snapshot safe to show.
+pub fn snapshot(snapshot: &mut Snapshot) {
+    let Snapshot {
+        schema: _,
+        version,
+        host,
+        kernel,
+        tick: _,
+        unix_time: _,
+        uptime: _,
+        interval: _,
+        mode: _,
+        source,
+        notices,
+        cpus: _,
+        load: _,
+        memory: _,
+        pressure: _,
+        classes,
+        processes,
+        gpu: GpuView { devices, note },
+        pool,
+        actions:
+            Actions {
+                levers,
+                journalled: _,
+                exec_to_set: _,
+                recent,
+            },
+        cost,
+    } = snapshot;
+    for value in [version, host, kernel] {
+        text(value);
+    }
+    match source {
+        Source::Bpf => {}
+        Source::Procfs { reason } => text(reason),
+    }
+    for Notice {
+        severity: _,
+        text: what,
+        remedy,
+    } in notices
+    {
+        text(what);
+        optional(remedy);
+    }
+    classes.iter_mut().for_each(class);
+    processes.iter_mut().for_each(process);
+    devices.iter_mut().for_each(gpu);
+    optional(note);
+    if let Some(pool) = pool {
+        pool_status(pool);
+    }
+    for LeverCount {
+        lever,
+        applied: _,
+        failed: _,
+        restored: _,
+        handed_off: _,
+    } in levers
+    {
+        text(lever);
+    }
+    for Action {
+        unix_time: _,
+        pid: _,
+        name,
+        class,
+        text: what,
+        failed: _,
+    } in recent
+    {
+        text(name);
+        text(class);
+        text(what);
+    }
+    for program in cost.bpf.iter_mut().flat_map(|bpf| &mut bpf.programs) {
+        text(&mut program.name);
+    }
+}
+
+fn class(class: &mut Class) {
+    let Class {
+        name,
+        modality,
+        tier,
+        deadline_ns: _,
+        sched,
+        processes: _,
+        threads: _,
+        cpu: _,
+        wait: _,
+        misses: _,
+    } = class;
+    for value in [name, modality, tier, sched] {
+        text(value);
+    }
+}
+
+fn process(process: &mut Process) {
+    let Process {
+        pid: _,
+        ppid: _,
+        start_time: _,
+        name,
+        command,
+        user,
+        class,
+        rule,
+        threads: _,
+        managed: _,
+        state,
+        cpu: _,
+        rss: _,
+        gpu_memory: _,
+        sched,
+        nice: _,
+        affinity,
+        attention: _,
+    } = process;
+    for value in [name, command, user, sched, affinity] {
+        text(value);
+    }
+    optional(class);
+    optional(rule);
+    if deceives(*state) {
+        *state = '?';
+    }
+}
+
+fn gpu(gpu: &mut Gpu) {
+    let Gpu {
+        index: _,
+        uuid,
+        name,
+        utilization: _,
+        memory_utilization: _,
+        memory_used: _,
+        memory_total: _,
+        temperature: _,
+        power: _,
+        power_limit: _,
+        processes: _,
+    } = gpu;
+    text(uuid);
+    text(name);
+}
+
+fn pool_status(pool: &mut PoolStatus) {
+    let PoolStatus {
+        pid: _,
+        note,
+        rest,
+        grpc,
+        workers,
+    } = pool;
+    for value in [note, rest, grpc] {
+        optional(value);
+    }
+    for worker in workers {
+        let Worker {
+            name,
+            kind,
+            state: _,
+            pid: _,
+            restarts: _,
+            note,
+            socket,
+            frames: _,
+            missed: _,
+            compute_p50_ns: _,
+            compute_p99_ns: _,
+        } = worker;
+        text(name);
+        text(kind);
+        optional(note);
+        optional(socket);
+    }
+}
+
+/// Makes an explanation safe to show.
+pub fn explanation(explanation: &mut Explanation) {
+    let Explanation {
+        pid: _,
+        name,
+        exe,
+        threads,
+    } = explanation;
+    text(name);
+    optional(exe);
+    for ThreadExplanation {
+        tid: _,
+        name,
+        class,
+        rule,
+        levers,
+    } in threads
+    {
+        text(name);
+        optional(class);
+        optional(rule);
+        for LeverState {
+            lever,
+            old,
+            wanted,
+            outcome,
+        } in levers
+        {
+            text(lever);
+            optional(old);
+            text(wanted);
+            text(outcome);
+        }
+    }
+}
+
+/// Makes host facts safe to show.
+pub fn host(facts: &mut HostFacts) {
+    let HostFacts {
+        kernel,
+        arch,
+        cpus: _,
+        realtime: _,
+        eevdf_slice: _,
+        uclamp: _,
+        deadline: _,
+        cgroup2_controllers,
+        findings,
+    } = facts;
+    text(kernel);
+    text(arch);
+    cgroup2_controllers.iter_mut().for_each(text);
+    for Finding {
+        id,
+        state: _,
+        text: what,
+        remedy,
+    } in findings
+    {
+        text(id);
+        text(what);
+        optional(remedy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_keeps_its_meaning_and_loses_its_bite() {
+        let name = "a\u{9b}31m\u{7f}\u{202e}b\n\u{e0001}";
+        let document = serde_json::to_string_pretty(&vec![name]).unwrap();
+        let safe = json(&document);
+        assert!(!safe.contains(|c| deceives(c) && c != '\n'), "{safe}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [name]);
+    }
+}

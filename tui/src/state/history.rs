@@ -1,0 +1,170 @@
+//! How the classes fared over the last minutes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use downbeat_api::{Class, Misses};
+
+/// Seconds that are kept.
+pub const SECONDS: usize = 300;
+
+/// One class over the last [`SECONDS`] seconds.
+#[derive(Clone, Debug, Default)]
+pub struct ClassHistory {
+    /// Name of the class.
+    pub name: String,
+    /// One entry per second, newest last.
+    pub seconds: VecDeque<Second>,
+    /// Misses at the latest snapshot, from which the next one's are counted.
+    last: Option<Misses>,
+}
+
+/// One second of a class. What nobody measured is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Second {
+    /// Worst of the intervals' 99th percentiles of run-queue wait, nanoseconds.
+    pub p99_ns: Option<u64>,
+    /// Frames that came late.
+    pub missed: Option<u64>,
+}
+
+/// All classes.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// In policy order.
+    pub classes: Vec<ClassHistory>,
+    /// The second that the newest entries belong to.
+    second: Option<u64>,
+}
+
+impl History {
+    /// Folds one snapshot's classes in.
+    pub fn add(&mut self, classes: &[Class], now: Duration) {
+        // A second that nobody saw (the agent was away) is a gap, not a shorter time.
+        let second = now.as_secs();
+        let begun = second
+            - self
+                .second
+                .map_or(second.saturating_sub(1), |last| last.min(second));
+        self.second = Some(second);
+        self.classes = classes
+            .iter()
+            .map(|class| {
+                let known = self.classes.iter_mut().find(|h| h.name == class.name);
+                let mut history = known.map(std::mem::take).unwrap_or_default();
+                history.name.clone_from(&class.name);
+                history.add(class, usize::try_from(begun).unwrap_or(usize::MAX));
+                history
+            })
+            .collect();
+    }
+}
+
+impl ClassHistory {
+    fn add(&mut self, class: &Class, begun: usize) {
+        for _ in 0..begun.min(SECONDS).max(usize::from(self.seconds.is_empty())) {
+            self.seconds.push_back(Second::default());
+        }
+        self.seconds
+            .drain(..self.seconds.len().saturating_sub(SECONDS));
+        // Counts that went back belong to an agent that was started again.
+        let missed = match (self.last, class.misses) {
+            (Some(last), Some(now)) if now.frames >= last.frames => {
+                Some(now.missed.saturating_sub(last.missed))
+            }
+            (_, Some(_)) => Some(0),
+            (_, None) => None,
+        };
+        self.last = class.misses;
+        let p99 = class.wait.as_ref().and_then(|w| w.recent.p99_ns);
+        if let Some(second) = self.seconds.back_mut() {
+            second.p99_ns = second.p99_ns.max(p99);
+            second.missed = match (second.missed, missed) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+
+    /// The newest `n` seconds, oldest first, with nothing where there was no snapshot yet.
+    pub fn latest(&self, n: usize) -> impl Iterator<Item = Second> + '_ {
+        let missing = n.saturating_sub(self.seconds.len());
+        let skip = self.seconds.len().saturating_sub(n);
+        std::iter::repeat_n(Second::default(), missing)
+            .chain(self.seconds.iter().skip(skip).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use downbeat_api::{Wait, WaitSummary};
+
+    use super::*;
+
+    fn class(p99_ns: u64, frames: u64, missed: u64) -> Class {
+        Class {
+            name: "voice".into(),
+            modality: "audio".into(),
+            tier: "realtime".into(),
+            deadline_ns: None,
+            sched: String::new(),
+            processes: 1,
+            threads: 1,
+            cpu: 0.0,
+            wait: Some(Wait {
+                recent: WaitSummary {
+                    p99_ns: Some(p99_ns),
+                    ..WaitSummary::default()
+                },
+                ..Wait::default()
+            }),
+            misses: Some(Misses { frames, missed }),
+        }
+    }
+
+    fn seconds(history: &History) -> Vec<(Option<u64>, Option<u64>)> {
+        history.classes[0]
+            .seconds
+            .iter()
+            .map(|s| (s.p99_ns, s.missed))
+            .collect()
+    }
+
+    #[test]
+    fn a_second_keeps_its_worst_wait_and_all_its_misses() {
+        let mut history = History::default();
+        for (ms, p99, frames, missed) in [
+            (1_000, 5, 100, 7),
+            (1_250, 9, 125, 8),
+            (1_500, 3, 150, 10),
+            (2_000, 4, 200, 10),
+        ] {
+            history.add(&[class(p99, frames, missed)], Duration::from_millis(ms));
+        }
+        assert_eq!(seconds(&history), [(Some(9), Some(3)), (Some(4), Some(0))]);
+    }
+
+    #[test]
+    fn a_gap_stays_a_gap_and_a_new_agent_counts_from_zero() {
+        let mut history = History::default();
+        history.add(&[class(5, 100, 7)], Duration::from_secs(1));
+        history.add(&[class(6, 10, 2)], Duration::from_secs(4));
+        let none = (None, None);
+        assert_eq!(
+            seconds(&history),
+            [(Some(5), Some(0)), none, none, (Some(6), Some(0))]
+        );
+    }
+
+    #[test]
+    fn old_seconds_are_forgotten() {
+        let mut history = History::default();
+        for s in 0..1_000 {
+            history.add(&[class(s, 0, 0)], Duration::from_secs(s));
+        }
+        history.add(&[class(7, 0, 0)], Duration::from_secs(1_000_000));
+        assert_eq!(history.classes[0].seconds.len(), SECONDS);
+        assert_eq!(history.classes[0].latest(2).next(), Some(Second::default()));
+        assert_eq!(history.classes[0].latest(400).count(), 400);
+    }
+}

@@ -1,0 +1,187 @@
+//! Numbers as people read them.
+
+/// What stands where a value is not known.
+pub const UNKNOWN: &str = "–";
+
+/// A share as a percentage with one digit after the point below 100 (`0.4`, `12.3`, `240`).
+#[must_use]
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent.abs() < 99.95 {
+        format!("{percent:.1}")
+    } else {
+        format!("{percent:.0}")
+    }
+}
+
+/// Bytes in at most five characters (`512K`, `3.2G`).
+#[must_use]
+pub fn bytes_short(bytes: u64) -> String {
+    let (value, unit) = binary(bytes);
+    match unit {
+        0 => format!("{bytes}B"),
+        _ if value < 9.95 => format!("{value:.1}{}", UNITS[unit]),
+        _ => format!("{value:.0}{}", UNITS[unit]),
+    }
+}
+
+/// Bytes for running text (`14 MiB`).
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    let (value, unit) = binary(bytes);
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.95 => format!("{value:.1} {}iB", UNITS[unit]),
+        _ => format!("{value:.0} {}iB", UNITS[unit]),
+    }
+}
+
+const UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
+
+#[expect(clippy::cast_precision_loss, reason = "a handful of digits are shown")]
+fn binary(bytes: u64) -> (f64, usize) {
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    // 999.5 of a unit would print as four digits.
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    (value, unit)
+}
+
+/// A short time in nanoseconds (`55 ns`, `12 µs`, `1.2 ms`, `3.4 s`).
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn nanos(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..999_500 => (ns as f64 / 1e3, "µs"),
+        999_500..999_500_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    if value < 9.95 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
+}
+
+/// The same, or [`UNKNOWN`].
+#[must_use]
+pub fn nanos_or_unknown(ns: Option<u64>) -> String {
+    ns.map_or_else(|| UNKNOWN.into(), nanos)
+}
+
+/// A longer time in seconds (`12 s`, `3 min 5 s`, `3 h 12 min`, `4 d 2 h`).
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float too large or below zero saturates"
+)]
+pub fn span(seconds: f64) -> String {
+    let s = seconds as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3_600 => format!("{} min {} s", s / 60, s % 60),
+        3_600..86_400 => format!("{} h {} min", s / 3_600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3_600 % 24),
+    }
+}
+
+/// `12 of 3000 (0.4 %)`, or [`UNKNOWN`].
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "one digit after the point is shown"
+)]
+pub fn misses(misses: Option<downbeat_api::Misses>) -> String {
+    match misses {
+        None => UNKNOWN.into(),
+        Some(m) if m.frames == 0 => "0 of 0".into(),
+        Some(m) => {
+            let share = m.missed as f64 / m.frames as f64;
+            format!("{} of {} ({} %)", m.missed, m.frames, percent(share))
+        }
+    }
+}
+
+/// `1 thread`, `2 threads`, `2 processes`.
+#[must_use]
+pub fn count(n: u64, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('s') => format!("{n} {noun}es"),
+        _ => format!("{n} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_keep_to_their_columns() {
+        let cases = [
+            0,
+            1,
+            999,
+            1_000,
+            1_023,
+            1_024,
+            10_188,
+            1 << 20,
+            999 << 20,
+            u64::MAX,
+        ];
+        let shown: Vec<_> = cases.into_iter().map(bytes_short).collect();
+        assert_eq!(
+            shown,
+            [
+                "0B", "1B", "999B", "1.0K", "1.0K", "1.0K", "9.9K", "1.0M", "999M", "16E"
+            ]
+        );
+        assert_eq!(bytes(14 << 20), "14 MiB");
+    }
+
+    #[test]
+    fn times_change_their_unit_where_four_digits_would_stand() {
+        let cases = [
+            55,
+            999,
+            1_000,
+            12_345,
+            999_499,
+            999_500,
+            1_234_567,
+            14_275_000,
+            3_400_000_000,
+        ];
+        let shown: Vec<_> = cases.into_iter().map(nanos).collect();
+        assert_eq!(
+            shown,
+            [
+                "55 ns", "999 ns", "1.0 µs", "12 µs", "999 µs", "1.0 ms", "1.2 ms", "14 ms",
+                "3.4 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn long_times_have_two_units() {
+        let cases = [-3.0, 12.9, 61.0, 11_520.0, 352_800.0];
+        let shown: Vec<_> = cases.into_iter().map(span).collect();
+        assert_eq!(shown, ["0 s", "12 s", "1 min 1 s", "3 h 12 min", "4 d 2 h"]);
+    }
+
+    #[test]
+    fn unknown_misses_are_not_zero() {
+        assert_eq!(misses(None), "–");
+        let some = downbeat_api::Misses {
+            frames: 3_000,
+            missed: 12,
+        };
+        assert_eq!(misses(Some(some)), "12 of 3000 (0.4 %)");
+    }
+}
