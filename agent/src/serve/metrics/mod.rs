@@ -1,19 +1,18 @@
 //! OpenMetrics over HTTP.
+//!
+//! [`catalogue`] lists every family with its help, unit and labels; `docs/metrics.md` is made from
+//! it. [`collect`] turns a snapshot into samples of those families, and [`exposition`] writes them
+//! down. There is no `pid` label anywhere: a series per process would grow without bound.
 
-use std::io;
-use std::sync::Arc;
+mod catalogue;
+mod collect;
+mod exposition;
+mod http;
 
-use downbeat_api::Snapshot;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod tests;
 
-/// Serves `/metrics`, `/healthz` and `/` until the task is dropped.
-///
-/// # Errors
-/// What the listener says when it cannot accept any more.
-pub async fn serve(
-    _listener: TcpListener,
-    _snapshots: watch::Receiver<Arc<Snapshot>>,
-) -> io::Result<()> {
-    Ok(())
-}
+pub use exposition::{CONTENT_TYPE, encode};
+pub use http::serve;

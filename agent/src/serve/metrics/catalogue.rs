@@ -1,0 +1,170 @@
+//! Every metric family that the agent exposes.
+//!
+//! Names are without the prefix `downbeat_` and without their unit, which the exposition adds.
+
+/// One family.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Definition {
+    /// Name without prefix, unit and suffix.
+    pub(super) name: &'static str,
+    /// What it counts, as one sentence.
+    pub(super) help: &'static str,
+    /// Base unit, where it has one.
+    pub(super) unit: Option<&'static str>,
+    /// Its type.
+    pub(super) kind: Kind,
+    /// Names of its labels, in the order of the samples' values.
+    pub(super) labels: &'static [&'static str],
+}
+
+/// Types of OpenMetrics that are used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+}
+
+impl Definition {
+    /// The name that a query uses (a histogram's without `_bucket`, `_sum` and `_count`).
+    #[cfg(test)]
+    pub(super) fn query_name(&self) -> String {
+        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        format!("downbeat_{}{unit}{suffix}", self.name)
+    }
+}
+
+macro_rules! families {
+    ($($constant:ident = $kind:ident $name:literal $($unit:literal)? [$($label:literal)*] $help:literal;)*) => {
+        $(
+            pub(super) static $constant: Definition = Definition {
+                name: $name,
+                help: $help,
+                unit: families!(@unit $($unit)?),
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+            };
+        )*
+        /// All of them, in the order of the exposition.
+        #[cfg(test)]
+        pub(super) static ALL: &[&Definition] = &[$(&$constant),*];
+    };
+    (@unit) => { None };
+    (@unit $unit:literal) => { Some($unit) };
+}
+
+families! {
+    BUILD = Info "build" ["version" "kernel"]
+        "The agent's version and the release of the kernel it runs on.";
+    UPTIME = Gauge "uptime" "seconds" []
+        "Time since the agent started.";
+    TICKS = Counter "ticks" []
+        "Ticks of the agent; one that stands still means a hung agent.";
+    MODE = Gauge "mode" ["mode"]
+        "1 for what the agent does with its decisions (engaged, paused or observe_only), else 0.";
+    SOURCE = Gauge "source" ["source"]
+        "1 for where the view of the scheduler comes from (bpf or procfs), else 0.";
+    NOTICES = Gauge "notices" ["severity"]
+        "Notices that stand at the moment, by severity (info, warning, error).";
+
+    CLASS = Info "class" ["class" "modality" "tier" "sched"]
+        "What the policy says of a class.";
+    CLASS_DEADLINE = Gauge "class_deadline" "seconds" ["class"]
+        "Deadline of a class by the policy; absent where it has none.";
+    CLASS_PROCESSES = Gauge "class_processes" ["class"]
+        "Processes with at least one thread in the class.";
+    CLASS_THREADS = Gauge "class_threads" ["class"]
+        "Threads in the class.";
+    CLASS_CPUS = Gauge "class_used_cpus" ["class"]
+        "CPU use of the class over the last tick, in CPUs (1 is one CPU full).";
+    CLASS_FRAMES = Counter "class_frames" ["class"]
+        "Frames that the class completed; absent where nothing measures them.";
+    CLASS_MISSED = Counter "class_missed_frames" ["class"]
+        "Frames of the class that came later than their deadline.";
+    CLASS_GPU_MEMORY = Gauge "class_gpu_memory" "bytes" ["class"]
+        "GPU memory of the class's processes over all GPUs; absent where the driver tells none.";
+    WAIT = Histogram "run_queue_wait" "seconds" ["class"]
+        "Run-queue wait of the class's threads, from runnable (woken or preempted) to running.";
+
+    ACTIONS = Counter "actions" ["lever" "outcome"]
+        "Values set (applied), refused by the kernel (failed), put back (restored) and left to someone else who changed them after us (handed_off).";
+    JOURNAL = Gauge "journal_entries" []
+        "Changed values that would go back if the agent stopped now.";
+    EXEC_TO_SET = Gauge "exec_to_set" "seconds" ["quantile"]
+        "Time from exec in the kernel to the last thread set, since the agent started.";
+    EXEC_TO_SET_COUNT = Counter "exec_to_set_processes" []
+        "Processes that were set after their exec.";
+
+    AGENT_CPU = Counter "agent_cpu" "seconds" []
+        "CPU time of the agent itself.";
+    AGENT_MEMORY = Gauge "agent_resident_memory" "bytes" []
+        "Resident memory of the agent itself.";
+    BPF_SECONDS = Counter "bpf_run" "seconds" ["program"]
+        "Run time of a kernel program, scaled up from samples.";
+    BPF_RUNS = Counter "bpf_runs" ["program"]
+        "Runs of a kernel program, scaled up from samples.";
+    BPF_DROPPED_EVENTS = Counter "bpf_dropped_events" []
+        "Events that did not fit into the ring buffer; the next scan of /proc makes up for them.";
+    BPF_DROPPED_THREADS = Counter "bpf_dropped_threads" []
+        "Managed threads that did not fit into the thread map and are not measured.";
+    BPF_DISCARDED = Counter "bpf_discarded_samples" []
+        "Waits thrown away because the clock ran backwards.";
+    BPF_MAPS = Gauge "bpf_maps" "bytes" []
+        "Memory of all maps of the kernel programs.";
+
+    CPU_BUSY = Gauge "cpu_busy" "ratio" ["cpu"]
+        "Share of the last tick in which the CPU ran anything.";
+    CPU_STEAL = Gauge "cpu_steal" "ratio" ["cpu"]
+        "Share of the last tick that the hypervisor took from the CPU.";
+    PRESSURE = Gauge "pressure" "ratio" ["resource"]
+        "Share of the last 10 s in which some task waited for the resource (PSI some avg10).";
+
+    GPU_UTILIZATION = Gauge "gpu_utilization" "ratio" ["uuid" "name"]
+        "Share of time in which a kernel ran on the GPU.";
+    GPU_MEMORY_UTILIZATION = Gauge "gpu_memory_utilization" "ratio" ["uuid" "name"]
+        "Share of time in which the GPU's memory was read or written.";
+    GPU_MEMORY_USED = Gauge "gpu_memory_used" "bytes" ["uuid" "name"]
+        "GPU memory in use.";
+    GPU_MEMORY_TOTAL = Gauge "gpu_memory_total" "bytes" ["uuid" "name"]
+        "GPU memory in all.";
+    GPU_TEMPERATURE = Gauge "gpu_temperature" "celsius" ["uuid" "name"]
+        "Temperature of the GPU.";
+    GPU_POWER = Gauge "gpu_power" "watts" ["uuid" "name"]
+        "Power that the GPU draws.";
+    GPU_POWER_LIMIT = Gauge "gpu_power_limit" "watts" ["uuid" "name"]
+        "Power limit that the driver enforces.";
+    GPU_PROCESSES = Gauge "gpu_processes" ["uuid" "name"]
+        "Processes with a context on the GPU.";
+
+    POOL_UP = Gauge "pool_up" []
+        "1 while the pool's own process runs, 0 while the agent waits to restart it.";
+    WORKER_STATE = Gauge "pool_worker_state" ["worker" "state"]
+        "1 for where the worker stands (starting, ready, backoff, failed or stopped), else 0.";
+    WORKER_RESTARTS = Counter "pool_worker_restarts" ["worker"]
+        "Restarts of the worker since the pool started.";
+    WORKER_FRAMES = Counter "pool_worker_frames" ["worker"]
+        "Frames that the worker processed; absent where it does not count them.";
+    WORKER_MISSED = Counter "pool_worker_missed_frames" ["worker"]
+        "Frames later than their deadline, by the worker's own clock.";
+    WORKER_COMPUTE = Gauge "pool_worker_compute" "seconds" ["worker" "quantile"]
+        "Computation of one frame over the last seconds, by the worker's own clock.";
+}
+
+/// Upper bounds of the run-queue wait's buckets in nanoseconds, each a power of two: 1 µs to
+/// 8.6 s. They stay as they are whatever the kernel side counts in, since a recording rule over
+/// buckets breaks when they move.
+pub(super) const WAIT_BOUNDS_NS: [u64; 24] = {
+    let mut bounds = [0; 24];
+    let mut index = 0;
+    while index < bounds.len() {
+        bounds[index] = 1024 << index;
+        index += 1;
+    }
+    bounds
+};
