@@ -20,7 +20,10 @@ const LONGEST: usize = 1024;
 /// it is.
 #[derive(Clone)]
 pub struct Pattern {
-    text: String,
+    text: Box<str>,
+    has_slash: bool,
+    /// Bytes that every matching text has.
+    needs: ByteSet,
     head: Piece,
     /// What follows the first star.
     tail: Option<Tail>,
@@ -30,17 +33,28 @@ pub struct Pattern {
 #[derive(Clone)]
 struct Tail {
     /// Between two stars each; none is empty.
-    between: Vec<Piece>,
+    between: Box<[Between]>,
     last: Piece,
 }
 
 /// A part of a pattern without stars.
 #[derive(Clone)]
 enum Piece {
-    /// Boxed: a searcher with its tables is some hundred bytes.
-    Literal(Box<Finder<'static>>),
-    Units(Vec<Unit>),
+    Literal(Box<str>),
+    Units(Box<[Unit]>),
 }
+
+/// A [`Piece`] that is to be searched for.
+#[derive(Clone)]
+struct Between {
+    piece: Piece,
+    /// For a literal. Boxed: with its tables it is some hundred bytes.
+    finder: Option<Box<Finder<'static>>>,
+}
+
+/// A set of bytes in which two may share a place: it can tell only that one is *not* there.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ByteSet(u128);
 
 /// What one character is held against.
 #[derive(Clone)]
@@ -94,19 +108,23 @@ impl Pattern {
         let mut pieces = split(text)?;
         // `split` gives one piece more than there are stars, so the first always exists.
         let head = Piece::new(pieces.remove(0));
-        let tail = pieces.pop().map(|last| Tail {
-            between: pieces
-                .into_iter()
-                .filter(|p| !p.is_empty())
-                .map(Piece::new)
-                .collect(),
-            last: Piece::new(last),
+        let tail = pieces.pop().map(|last| {
+            let between = pieces.into_iter().filter(|piece| !piece.is_empty());
+            Tail {
+                between: between.map(Between::new).collect(),
+                last: Piece::new(last),
+            }
         });
-        Ok(Self {
-            text: text.to_owned(),
+        let mut pattern = Self {
+            text: text.into(),
+            has_slash: text.contains('/'),
+            needs: ByteSet::default(),
             head,
             tail,
-        })
+        };
+        let literals: String = pattern.pieces().map(Piece::literals).collect();
+        pattern.needs = ByteSet::of(&literals);
+        Ok(pattern)
     }
 
     /// As written.
@@ -139,15 +157,17 @@ impl Pattern {
     /// Whether it is about a whole path and not about its last part.
     #[must_use]
     pub fn has_slash(&self) -> bool {
-        self.text.contains('/')
+        self.has_slash
+    }
+
+    /// Whether a text with these bytes may match; mostly it may not, which is known at once.
+    pub(crate) fn may_match(&self, bytes: ByteSet) -> bool {
+        self.needs.0 & !bytes.0 == 0
     }
 
     /// Bytes of the shortest text that can match.
     pub(crate) fn shortest(&self) -> usize {
-        let tail = self.tail.as_ref().map_or(0, |t| {
-            t.last.shortest() + t.between.iter().map(Piece::shortest).sum::<usize>()
-        });
-        self.head.shortest() + tail
+        self.pieces().map(Piece::shortest).sum()
     }
 
     /// Whether it matches one text only.
@@ -158,14 +178,25 @@ impl Pattern {
     /// The character that every match begins with, where there is one.
     pub(crate) fn first_char(&self) -> Option<char> {
         match &self.head {
-            Piece::Literal(finder) => std::str::from_utf8(finder.needle())
-                .ok()
-                .and_then(|s| s.chars().next()),
+            Piece::Literal(text) => text.chars().next(),
             Piece::Units(units) => match units.first() {
                 Some(Unit::Char(c)) => Some(*c),
                 _ => None,
             },
         }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        let tail = self.tail.iter();
+        let tail = tail.flat_map(|t| t.between.iter().map(|b| &b.piece).chain([&t.last]));
+        [&self.head].into_iter().chain(tail)
+    }
+}
+
+impl ByteSet {
+    pub(crate) fn of(text: &str) -> Self {
+        // ASCII keeps a place for each; a longer character's bytes share them.
+        Self(text.bytes().fold(0, |set, byte| set | 1 << (byte & 127)))
     }
 }
 
@@ -248,26 +279,19 @@ impl Piece {
                 Unit::Any | Unit::Set { .. } => None,
             })
             .collect();
-        match literal {
-            Some(text) => Self::Literal(Box::new(Finder::new(text.as_bytes()).into_owned())),
-            None => Self::Units(units),
-        }
+        literal.map_or(Self::Units(units.into()), |text| Self::Literal(text.into()))
     }
 
     /// What follows the piece at the start of `text`.
     fn strip_prefix<'t>(&self, text: &'t str) -> Option<&'t str> {
         match self {
-            Self::Literal(finder) => text
-                .as_bytes()
-                .starts_with(finder.needle())
-                .then(|| text.get(finder.needle().len()..))
-                .flatten(),
+            Self::Literal(literal) => text.strip_prefix(&**literal),
             Self::Units(units) => {
                 let mut chars = text.chars();
-                units
+                let fits = units
                     .iter()
-                    .all(|u| chars.next().is_some_and(|c| u.fits(c)))
-                    .then_some(chars.as_str())
+                    .all(|u| chars.next().is_some_and(|c| u.fits(c)));
+                fits.then_some(chars.as_str())
             }
         }
     }
@@ -275,44 +299,19 @@ impl Piece {
     /// What precedes the piece at the end of `text`.
     fn strip_suffix<'t>(&self, text: &'t str) -> Option<&'t str> {
         match self {
-            Self::Literal(finder) => text
-                .as_bytes()
-                .ends_with(finder.needle())
-                .then(|| text.get(..text.len() - finder.needle().len()))
-                .flatten(),
+            Self::Literal(literal) => text.strip_suffix(&**literal),
             Self::Units(units) => {
                 let mut chars = text.chars();
-                units
-                    .iter()
-                    .rev()
-                    .all(|u| chars.next_back().is_some_and(|c| u.fits(c)))
-                    .then_some(chars.as_str())
-            }
-        }
-    }
-
-    /// What follows the piece's leftmost place in `text`.
-    fn skip_first<'t>(&self, text: &'t str) -> Option<&'t str> {
-        match self {
-            Self::Literal(finder) => {
-                let at = finder.find(text.as_bytes())?;
-                text.get(at + finder.needle().len()..)
-            }
-            Self::Units(_) => {
-                let mut chars = text.chars();
-                loop {
-                    if let Some(after) = self.strip_prefix(chars.as_str()) {
-                        return Some(after);
-                    }
-                    chars.next()?;
-                }
+                let mut units = units.iter().rev();
+                let fits = units.all(|u| chars.next_back().is_some_and(|c| u.fits(c)));
+                fits.then_some(chars.as_str())
             }
         }
     }
 
     fn shortest(&self) -> usize {
         match self {
-            Self::Literal(finder) => finder.needle().len(),
+            Self::Literal(literal) => literal.len(),
             Self::Units(units) => units
                 .iter()
                 .map(|unit| match unit {
@@ -320,6 +319,46 @@ impl Piece {
                     Unit::Any | Unit::Set { .. } => 1,
                 })
                 .sum(),
+        }
+    }
+
+    /// Its characters that are neither `?` nor a set.
+    fn literals(&self) -> String {
+        match self {
+            Self::Literal(literal) => literal.to_string(),
+            Self::Units(units) => units
+                .iter()
+                .filter_map(|unit| match unit {
+                    Unit::Char(c) => Some(*c),
+                    Unit::Any | Unit::Set { .. } => None,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Between {
+    fn new(units: Vec<Unit>) -> Self {
+        let piece = Piece::new(units);
+        let finder = match &piece {
+            Piece::Literal(text) => Some(Box::new(Finder::new(text.as_bytes()).into_owned())),
+            Piece::Units(_) => None,
+        };
+        Self { piece, finder }
+    }
+
+    /// What follows the piece's leftmost place in `text`.
+    fn skip_first<'t>(&self, text: &'t str) -> Option<&'t str> {
+        if let Some(finder) = &self.finder {
+            let at = finder.find(text.as_bytes())?;
+            return text.get(at + finder.needle().len()..);
+        }
+        let mut chars = text.chars();
+        loop {
+            if let Some(after) = self.piece.strip_prefix(chars.as_str()) {
+                return Some(after);
+            }
+            chars.next()?;
         }
     }
 }
@@ -477,17 +516,18 @@ mod tests {
 
         #[test]
         fn no_pattern_panics(pattern in "\\PC{0,20}", text in any::<String>()) {
-            if let Ok(pattern) = Pattern::new(&pattern) {
-                let _ = pattern.matches(&text);
+            if let Ok(pattern) = Pattern::new(&pattern) && pattern.matches(&text) {
+                prop_assert!(pattern.may_match(ByteSet::of(&text)));
             }
         }
 
         #[test]
-        fn nothing_shorter_than_the_shortest_matches(
+        fn what_is_told_without_matching_is_true(
             pattern in "[ab*?\\[\\]!-]{1,8}", text in "[ab]{0,8}",
         ) {
             if let Ok(pattern) = Pattern::new(&pattern) && pattern.matches(&text) {
                 prop_assert!(text.len() >= pattern.shortest());
+                prop_assert!(pattern.may_match(ByteSet::of(&text)));
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Rules: which threads a class is for.
 
-use crate::{Origin, ParentFacts, Pattern, PolicySet, ProcessFacts};
+use std::cell::OnceCell;
+
+use crate::pattern::ByteSet;
+use crate::{Origin, Pattern, PolicySet, ProcessFacts};
 
 /// `[[rule]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,19 +113,15 @@ impl Matcher {
             parent,
             thread,
         } = self;
-        let process = subject.process;
-        holds(comm, |p| fits(p, &process.comm))
-            && holds(exe, |p| subject.exe.is_some_and(|exe| exe.fits(p)))
-            && holds(thread, |p| fits(p, subject.thread))
+        holds(comm, |p| subject.comm.fits(p))
+            && holds(exe, |p| subject.exe.fits(p))
+            && holds(thread, |p| subject.thread.fits(p))
             && holds(parent, |p| subject.is_child_of(p))
             && holds(user, |p| {
-                process.user.as_deref().is_some_and(|name| fits(p, name))
-                    || p.matches(subject.uid.as_str())
+                subject.user.fits(p) || p.matches(subject.uid.as_str())
             })
-            && holds(cgroup, |p| {
-                process.cgroup.as_deref().is_some_and(|path| fits(p, path))
-            })
-            && holds(cmdline, |p| fits(p, &process.cmdline))
+            && holds(cgroup, |p| subject.cgroup.fits(p))
+            && holds(cmdline, |p| subject.cmdline.fits(p))
     }
 }
 
@@ -131,62 +130,94 @@ fn holds(patterns: &[Pattern], fits: impl FnMut(&Pattern) -> bool) -> bool {
     patterns.is_empty() || patterns.iter().any(fits)
 }
 
-/// What could not be read is empty and matches nothing.
-fn fits(pattern: &Pattern, text: &str) -> bool {
-    !text.is_empty() && pattern.matches(text)
-}
-
 /// A thread, with what several rules need of it worked out once.
 struct Subject<'a> {
-    process: &'a ProcessFacts,
-    thread: &'a str,
-    exe: Option<ExePath<'a>>,
-    parent: Option<&'a ParentFacts>,
-    parent_exe: Option<ExePath<'a>>,
+    exe: ExePath<'a>,
+    comm: Text<'a>,
+    cmdline: Text<'a>,
+    user: Text<'a>,
     uid: Decimal,
+    cgroup: Text<'a>,
+    parent_exe: ExePath<'a>,
+    parent_comm: Text<'a>,
+    thread: Text<'a>,
 }
 
 impl<'a> Subject<'a> {
     fn new(process: &'a ProcessFacts, thread: &'a str) -> Self {
-        let parent = process.parent.as_ref();
-        Self {
-            process,
-            thread,
-            exe: process.exe.as_deref().and_then(ExePath::new),
+        let ProcessFacts {
+            exe,
+            comm,
+            cmdline,
+            uid,
+            user,
+            cgroup,
             parent,
-            parent_exe: parent.and_then(|p| p.exe.as_deref()).and_then(ExePath::new),
-            uid: Decimal::new(process.uid),
+        } = process;
+        let parent = parent.as_ref();
+        Self {
+            exe: ExePath::new(exe.as_deref()),
+            comm: Text::new(comm),
+            cmdline: Text::new(cmdline),
+            user: Text::new(user.as_deref().unwrap_or_default()),
+            uid: Decimal::new(*uid),
+            cgroup: Text::new(cgroup.as_deref().unwrap_or_default()),
+            parent_exe: ExePath::new(parent.and_then(|p| p.exe.as_deref())),
+            parent_comm: Text::new(parent.map_or("", |p| &p.comm)),
+            thread: Text::new(thread),
         }
     }
 
     fn is_child_of(&self, pattern: &Pattern) -> bool {
-        self.parent_exe.is_some_and(|exe| exe.fits(pattern))
-            || (!pattern.has_slash() && self.parent.is_some_and(|p| fits(pattern, &p.comm)))
+        self.parent_exe.fits(pattern) || (!pattern.has_slash() && self.parent_comm.fits(pattern))
+    }
+}
+
+/// A text that many patterns are held against.
+struct Text<'a> {
+    text: &'a str,
+    /// Filled by the first pattern that asks.
+    bytes: OnceCell<ByteSet>,
+}
+
+impl<'a> Text<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            bytes: OnceCell::new(),
+        }
+    }
+
+    /// What could not be read is empty and matches nothing.
+    fn fits(&self, pattern: &Pattern) -> bool {
+        !self.text.is_empty()
+            && pattern.may_match(*self.bytes.get_or_init(|| ByteSet::of(self.text)))
+            && pattern.matches(self.text)
     }
 }
 
 /// An executable's path and its last part.
-#[derive(Clone, Copy)]
 struct ExePath<'a> {
-    path: &'a str,
-    last: &'a str,
+    path: Text<'a>,
+    last: Text<'a>,
 }
 
 impl<'a> ExePath<'a> {
-    fn new(path: &'a str) -> Option<Self> {
+    fn new(path: Option<&'a str>) -> Self {
+        let path = path.unwrap_or_default();
         let last = path.rsplit_once('/').map_or(path, |(_, last)| last);
-        (!path.is_empty()).then_some(Self { path, last })
+        Self {
+            path: Text::new(path),
+            last: Text::new(last),
+        }
     }
 
-    fn fits(self, pattern: &Pattern) -> bool {
-        fits(
-            pattern,
-            if pattern.has_slash() {
-                self.path
-            } else {
-                self.last
-            },
-        )
+    fn fits(&self, pattern: &Pattern) -> bool {
+        if pattern.has_slash() {
+            self.path.fits(pattern)
+        } else {
+            self.last.fits(pattern)
+        }
     }
 }
 
