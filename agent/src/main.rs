@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::Context;
 use clap::Parser;
-use downbeat_agent::act::{Actuator, Journal, Kernel, RunLock, restore_locked};
+use downbeat_agent::act::{Actuator, JOURNAL_NAME, Journal, Kernel, RunLock, restore_locked};
 use downbeat_agent::cli::{Address, Cli};
 use downbeat_agent::engine::{Engine, Notices, Parts, load, notice};
 use downbeat_agent::observe::host;
@@ -44,7 +44,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let lock = RunLock::acquire(&cli.run_dir)?;
     let policy = read_policy(cli)?;
     let mut notices = Notices::default();
-    put_back_predecessors_changes(&cli.run_dir, &roots, &mut notices)?;
+    if cli.observe_only {
+        tell_of_predecessors_changes(&cli.run_dir, &mut notices);
+    } else {
+        put_back_predecessors_changes(&cli.run_dir, &roots, &mut notices)?;
+    }
     let host = Arc::new(host::probe(&roots));
     // Before the own priority is raised: the levers learn the kernel's default slice from this
     // thread.
@@ -157,6 +161,15 @@ fn put_back_predecessors_changes(
         notices.set("predecessor", vec![notice(Severity::Info, text, None)]);
     }
     Ok(())
+}
+
+/// An agent that changes nothing leaves also this to the user.
+fn tell_of_predecessors_changes(run_dir: &Path, notices: &mut Notices) {
+    if run_dir.join(JOURNAL_NAME).exists() {
+        let text = "an earlier agent was killed and left changes, which --observe-only leaves alone";
+        let remedy = Some("stop this agent and run `downbeat restore`");
+        notices.set("predecessor", vec![notice(Severity::Warning, text, remedy)]);
+    }
 }
 
 fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {

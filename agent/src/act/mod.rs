@@ -12,7 +12,7 @@ mod value;
 
 pub use actuator::{Actuator, Done, Event, LeverEntry, Request, Standing};
 pub use control::{Control, Kernel, is_gone, sched_getaffinity, start_time_of};
-pub use journal::{Journal, ThreadId};
+pub use journal::{FILE_NAME as JOURNAL_NAME, Journal, ThreadId};
 pub use lock::{LockError, RunLock};
 pub use restore::{RestoreError, RestoreReport, restore, restore_locked};
 pub use value::{Lever, RESET_ON_FORK, Sched, Value, cpu_ranges};

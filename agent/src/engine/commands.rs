@@ -7,6 +7,7 @@ use downbeat_policy::PolicySet;
 
 use super::notices::notice;
 use super::{Engine, Policy};
+use crate::observe::kernel::Limit;
 use crate::observe::policy_files::read_folders;
 use crate::serve::socket::Command;
 
@@ -76,6 +77,16 @@ impl Engine {
             pool.reload();
         }
         self.publish();
+    }
+
+    /// What the kernel programs cannot do here although they run.
+    pub(super) fn note_limits(&mut self) {
+        let limits = self.probes.iter().flat_map(|probes| probes.limits());
+        let say = |limit: &Limit| {
+            let text = format!("{}: {}", limit.feature, limit.reason);
+            notice(Severity::Warning, text, None)
+        };
+        self.notices.set("limits", limits.map(say).collect());
     }
 
     /// What the policy in force leaves to be said.

@@ -151,6 +151,7 @@ impl Engine {
             tick: 0,
             snapshots,
         };
+        engine.note_limits();
         engine.note_policy();
         engine.consider_all();
         engine.sample();
@@ -194,6 +195,8 @@ impl Engine {
 
     fn on_tick(&mut self) {
         self.tick += 1;
+        // An exit alone does not make the ring readable: its news can wait until now.
+        self.on_kernel_events();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();
         } else if self.probes.is_none() {

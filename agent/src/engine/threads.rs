@@ -27,7 +27,7 @@ impl Engine {
                 {
                     actuator.succeed(old_tid, pid);
                 }
-                if self.consider(pid) > 0 {
+                if self.consider(pid) > 0 && self.mode == Mode::Engaged {
                     self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
                 }
             }
