@@ -253,6 +253,7 @@ impl Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ParentFacts;
 
     fn patterns(texts: &[&str]) -> Vec<Pattern> {
         texts.iter().map(|t| Pattern::new(t).expect(t)).collect()
