@@ -71,6 +71,7 @@ pub fn bin_dir() -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Place {
     dir: tempfile::TempDir,
+    records: tempfile::TempDir,
 }
 
 impl Place {
@@ -89,19 +90,27 @@ impl Place {
     pub fn from_programs(programs: &Path, prefix: &str) -> Result<Self> {
         // The pool runs as a user of its own and must be able to reach its program.
         let open = fs::Permissions::from_mode(0o755);
-        let dir = tempfile::Builder::new()
-            .prefix(prefix)
-            .permissions(open.clone())
-            .tempdir()
-            .context("making a temporary folder")?;
-        let place = Self { dir };
-        for folder in ["bin", "policy", "pool.d", "run", "records"] {
+        let folder = |below: &Path, mode| {
+            tempfile::Builder::new()
+                .prefix(prefix)
+                .permissions(fs::Permissions::from_mode(mode))
+                .tempdir_in(below)
+                .with_context(|| format!("{}: making a folder there", below.display()))
+        };
+        let temporary = std::env::temp_dir();
+        // Records in memory: a store into a mapped file on disk may wait for its write-back.
+        let memory = Path::new("/dev/shm");
+        let records = if memory.is_dir() { memory } else { &temporary };
+        // Workers record there, whoever they run as.
+        let place = Self {
+            dir: folder(&temporary, 0o755)?,
+            records: folder(records, 0o1777)?,
+        };
+        for folder in ["bin", "policy", "pool.d", "run"] {
             let path = place.path(folder);
             fs::create_dir(&path).with_context(|| format!("{}: making it", path.display()))?;
             fs::set_permissions(&path, open.clone())?;
         }
-        // Workers record here, whoever they run as.
-        fs::set_permissions(place.path("records"), fs::Permissions::from_mode(0o1777))?;
         for program in PROGRAMS {
             let (from, to) = (programs.join(program), place.bin(program));
             fs::hard_link(&from, &to)
@@ -121,6 +130,12 @@ impl Place {
     #[must_use]
     pub fn bin(&self, program: &str) -> PathBuf {
         self.path("bin").join(program)
+    }
+
+    /// A folder that anyone may write: for records.
+    #[must_use]
+    pub fn records(&self) -> &Path {
+        self.records.path()
     }
 
     /// The run directory.
@@ -150,7 +165,7 @@ impl Place {
         let path = self.path(folder).join(name);
         let text = text
             .replace("{bin}", &self.path("bin").to_string_lossy())
-            .replace("{records}", &self.path("records").to_string_lossy());
+            .replace("{records}", &self.records().to_string_lossy());
         fs::write(&path, text).with_context(|| format!("{}: writing it", path.display()))?;
         // Whatever the umask: a policy that others can write is refused.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;

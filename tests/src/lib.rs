@@ -7,6 +7,7 @@ pub mod agent;
 pub mod clock;
 pub mod guest;
 pub mod processes;
+pub mod prometheus;
 pub mod record;
 pub mod skip;
 pub mod threads;

@@ -84,7 +84,7 @@ fn the_audio_worker_answers_every_frame_and_gets_its_class() -> Result<()> {
     let agent = place.start(&[])?;
     let mic = ready(&agent, "mic")?;
     let socket = mic.socket.context("the worker names no socket")?;
-    let record = place.path("records").join("mic");
+    let record = place.records().join("mic");
     let record_arg = record.to_string_lossy();
     let args = [
         "audio",

@@ -1,0 +1,473 @@
+//! The Grafana dashboard and the Prometheus rules: against the list of metrics, and against a real
+//! Prometheus that scrapes the real agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use downbeat_api::pool::WorkerState;
+use downbeat_api::{Snapshot, Source};
+use downbeat_tests::agent::{Agent, Place};
+use downbeat_tests::prometheus::{JOB, Prometheus, free_address, program};
+use downbeat_tests::skip::root_or_skip;
+use serde_json::Value;
+
+/// Panels that may be empty, why, and when.
+const HOST_DEPENDENT: &[(&str, &str, fn(&Snapshot) -> bool)] = &[
+    ("GPU utilisation", "needs a GPU", no_gpu),
+    ("GPU memory", "needs a GPU", no_gpu),
+    (
+        "GPU memory by class",
+        "needs a classed process on a GPU",
+        no_class_on_gpu,
+    ),
+    ("GPU temperature", "needs a GPU", no_gpu),
+    ("GPU power", "needs a GPU", no_gpu),
+    ("GPU processes", "needs a GPU", no_gpu),
+    ("Pressure", "needs a kernel with PSI", |host| {
+        host.pressure.is_none()
+    }),
+    ("Wait p50", "needs kernel programs", no_bpf),
+    ("Wait p99", "needs kernel programs", no_bpf),
+    ("Wait distribution", "needs kernel programs", no_bpf),
+    ("Exec to set", "needs kernel programs", no_bpf),
+    ("Agent memory", "its maps need kernel programs", no_bpf),
+    ("Kernel programs: CPU", "needs kernel programs", no_bpf),
+    ("Kernel programs: events", "needs kernel programs", no_bpf),
+    ("Lost", "needs kernel programs", no_bpf),
+];
+
+/// Metrics that no panel shows, and why.
+const NOT_SHOWN: &[(&str, &str)] = &[
+    (
+        "downbeat_uptime_seconds",
+        "for ad-hoc queries; a restart shows in every counter",
+    ),
+    (
+        "downbeat_source",
+        "a host without kernel programs has a notice",
+    ),
+    (
+        "downbeat_exec_to_set_processes_total",
+        "the times beside it are what matters",
+    ),
+];
+
+fn no_gpu(host: &Snapshot) -> bool {
+    host.gpu.devices.is_empty()
+}
+
+fn no_class_on_gpu(host: &Snapshot) -> bool {
+    !host
+        .processes
+        .iter()
+        .any(|process| process.class.is_some() && process.gpu_memory.is_some())
+}
+
+fn no_bpf(host: &Snapshot) -> bool {
+    host.source != Source::Bpf
+}
+
+fn repository(inside: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(inside)
+}
+
+fn read(inside: &str) -> Result<String> {
+    let path = repository(inside);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+fn dashboard() -> Result<Value> {
+    serde_json::from_str(&read("dashboards/downbeat.json")?).context("dashboards/downbeat.json")
+}
+
+/// Every panel but the rows.
+fn panels(dashboard: &Value) -> Result<Vec<&Value>> {
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    Ok(panels
+        .iter()
+        .filter(|panel| panel["type"] != "row")
+        .collect())
+}
+
+fn title(panel: &Value) -> &str {
+    panel["title"].as_str().unwrap_or("(no title)")
+}
+
+/// A panel's queries.
+fn queries(panel: &Value) -> Vec<&str> {
+    let targets = panel["targets"].as_array();
+    targets
+        .into_iter()
+        .flatten()
+        .filter_map(|target| target["expr"].as_str())
+        .collect()
+}
+
+/// The names in `docs/metrics.md` with their labels, as a query may use them.
+fn documented() -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let page = read("docs/metrics.md")?;
+    let mut metrics = BTreeMap::new();
+    for line in page.lines().filter(|line| line.starts_with("| `downbeat_")) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (name, kind, labels) = (
+            cells.next().context("no name")?.trim_matches('`'),
+            cells.next().context("no type")?,
+            cells.next().context("no labels")?,
+        );
+        let mut labels: BTreeSet<String> = labels
+            .split_whitespace()
+            .map(|label| label.trim_matches('`').to_owned())
+            .collect();
+        labels.extend(["job".to_owned(), "instance".to_owned()]);
+        if kind == "histogram" {
+            metrics.insert(format!("{name}_sum"), labels.clone());
+            metrics.insert(format!("{name}_count"), labels.clone());
+            labels.insert("le".to_owned());
+            metrics.insert(format!("{name}_bucket"), labels);
+        } else {
+            metrics.insert(name.to_owned(), labels);
+        }
+    }
+    ensure!(
+        metrics.len() > 40,
+        "only {} metrics in docs/metrics.md",
+        metrics.len()
+    );
+    Ok(metrics)
+}
+
+/// Names of metrics in a query; those that a recording rule made have a colon and are left out.
+fn metrics_in(query: &str) -> BTreeSet<&str> {
+    query
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+        .filter(|word| word.starts_with("downbeat_"))
+        .collect()
+}
+
+/// Pairs of a metric and a label that its selector names.
+fn selected_labels(query: &str) -> Vec<(&str, &str)> {
+    let mut pairs = Vec::new();
+    for (at, _) in query.match_indices('{') {
+        let metric = query[..at]
+            .rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+            .next()
+            .unwrap_or("");
+        let selector = query[at + 1..].split('}').next().unwrap_or("");
+        for matcher in selector.split(',').filter(|matcher| !matcher.is_empty()) {
+            let label = matcher.split(['=', '!']).next().unwrap_or("").trim();
+            pairs.push((metric, label));
+        }
+    }
+    pairs
+}
+
+#[test]
+fn every_query_uses_metrics_and_labels_that_exist() -> Result<()> {
+    let documented = documented()?;
+    let dashboard = dashboard()?;
+    let rules = read("dashboards/rules.yml")?;
+    let variables = dashboard["templating"]["list"]
+        .as_array()
+        .context("no variables")?;
+    let mut all: Vec<(String, &str)> = Vec::new();
+    for panel in panels(&dashboard)? {
+        all.extend(
+            queries(panel)
+                .into_iter()
+                .map(|query| (title(panel).to_owned(), query)),
+        );
+    }
+    let of_variables = variables
+        .iter()
+        .filter_map(|variable| variable["definition"].as_str());
+    all.extend(of_variables.map(|query| ("a variable".to_owned(), query)));
+    let expressions = rules.lines().filter(|line| {
+        // Prose may say what it likes.
+        !["#", "summary:", "description:"]
+            .iter()
+            .any(|start| line.trim_start().starts_with(start))
+    });
+    all.extend(expressions.map(|line| ("rules.yml".to_owned(), line)));
+    for (place, query) in all {
+        for metric in metrics_in(query) {
+            ensure!(
+                documented.contains_key(metric),
+                "{place}: no metric {metric}: {query}"
+            );
+        }
+        for (metric, label) in selected_labels(query) {
+            let Some(labels) = documented.get(metric) else {
+                continue;
+            };
+            ensure!(
+                labels.contains(label),
+                "{place}: {metric} has no label {label}: {query}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_metric_is_on_the_dashboard_or_named_as_not() -> Result<()> {
+    let text = read("dashboards/downbeat.json")?;
+    let shown = metrics_in(&text);
+    let excused: BTreeSet<&str> = NOT_SHOWN.iter().map(|(name, _)| *name).collect();
+    for name in documented()?.keys() {
+        let part_of_histogram = name.ends_with("_sum") || name.ends_with("_count");
+        let known = shown.contains(name.as_str()) || excused.contains(name.as_str());
+        ensure!(
+            known || part_of_histogram,
+            "{name} is on no panel and not in NOT_SHOWN"
+        );
+    }
+    for name in excused {
+        ensure!(!shown.contains(name), "{name} is shown after all");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_panel_says_what_it_shows_and_in_which_unit() -> Result<()> {
+    let dashboard = dashboard()?;
+    let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().context("no panels")? {
+        ensure!(
+            ids.insert(panel["id"].as_u64()),
+            "{}: its id is another's",
+            title(panel)
+        );
+        ensure!(
+            titles.insert(title(panel)),
+            "{}: its title is another's",
+            title(panel)
+        );
+        let place = &panel["gridPos"];
+        let right = place["x"].as_u64().unwrap_or(99) + place["w"].as_u64().unwrap_or(99);
+        ensure!(right <= 24, "{}: it reaches beyond the page", title(panel));
+    }
+    for panel in panels(&dashboard)? {
+        let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+        ensure!(
+            text(&panel["description"]),
+            "{}: no description",
+            title(panel)
+        );
+        ensure!(
+            text(&panel["fieldConfig"]["defaults"]["unit"]),
+            "{}: no unit",
+            title(panel)
+        );
+        ensure!(!queries(panel).is_empty(), "{}: no query", title(panel));
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        for source in targets
+            .map(|target| &target["datasource"])
+            .chain([&panel["datasource"]])
+        {
+            ensure!(
+                source["uid"] == "${datasource}",
+                "{}: a fixed data source",
+                title(panel)
+            );
+        }
+        for query in queries(panel) {
+            ensure!(
+                query.contains("$instance"),
+                "{}: not by instance: {query}",
+                title(panel)
+            );
+        }
+    }
+    for (known, _, _) in HOST_DEPENDENT {
+        ensure!(titles.contains(known), "{known} is excused and is no panel");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_dashboard_chooses_its_source_job_instance_and_class() -> Result<()> {
+    let dashboard = dashboard()?;
+    let variables = dashboard["templating"]["list"]
+        .as_array()
+        .context("no variables")?;
+    let names: Vec<&str> = variables
+        .iter()
+        .filter_map(|variable| variable["name"].as_str())
+        .collect();
+    ensure!(
+        names == ["datasource", "job", "instance", "class"],
+        "{names:?}"
+    );
+    // Grafana 10.0 writes 38.
+    ensure!(dashboard["schemaVersion"].as_u64() >= Some(38));
+    Ok(())
+}
+
+#[test]
+fn promtool_accepts_the_rules_and_the_example_and_the_alerts_fire() -> Result<()> {
+    let promtool = program("promtool")?;
+    for args in [
+        &["check", "config", "prometheus.yml"][..],
+        &["check", "rules", "--lint=all", "--lint-fatal", "rules.yml"],
+        &["test", "rules", "rules.test.yml"],
+    ] {
+        let output = Command::new(&promtool)
+            .args(args)
+            .current_dir(repository("dashboards"))
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "promtool {}: {said}",
+            args.join(" ")
+        );
+    }
+    let rules = read("dashboards/rules.yml")?;
+    let tests = read("dashboards/rules.test.yml")?;
+    for line in rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+    {
+        ensure!(
+            tests.contains(&format!("alertname: {line}")),
+            "no test fires {line}"
+        );
+    }
+    Ok(())
+}
+
+const POLICY: &str = r#"
+schema = 1
+
+[class.voice]
+modality = "audio"
+tier = "realtime"
+deadline = "10ms"
+sched = { policy = "fifo", priority = 7 }
+
+[class.batch]
+tier = "background"
+sched = "idle"
+
+[[rule]]
+class = "voice"
+match = { exe = "{bin}/downbeat-worker" }
+
+[[rule]]
+class = "batch"
+match = { exe = "{bin}/downbeat-load", cmdline = "* hog*" }
+"#;
+
+#[test]
+fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", POLICY)?;
+    place.pool(
+        "50-test.toml",
+        "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n",
+    )?;
+    let metrics = free_address()?;
+    let (agent, prometheus) = start(&place, metrics)?;
+
+    let socket = agent.wait_for(|snapshot| {
+        let mic = snapshot.pool.as_ref()?.workers.first()?;
+        if mic.state == WorkerState::Ready {
+            mic.socket.clone()
+        } else {
+            None
+        }
+    })?;
+    let record = |name: &str| place.records().join(name).to_string_lossy().into_owned();
+    let (card, hog) = (record("card"), record("hog"));
+    let audio = [
+        "audio",
+        "--channels",
+        "1",
+        "--seconds",
+        "120",
+        "--socket",
+        &socket,
+    ];
+    let _card = place.load(&[&audio[..], &["--record", &card]].concat())?;
+    let _hog = place.load(&["hog", "--seconds", "120", "--record", &hog])?;
+    let snapshot = agent.wait_for(|snapshot| {
+        let voice = snapshot
+            .classes
+            .iter()
+            .find(|class| class.name == "voice")?;
+        let batch = snapshot
+            .classes
+            .iter()
+            .find(|class| class.name == "batch")?;
+        let flows = voice.misses?.frames > 100 && batch.threads > 0;
+        flows.then(|| snapshot.clone())
+    })?;
+    prometheus.wait_for_scrapes(3)?;
+
+    let dashboard = dashboard()?;
+    let mut empty = Vec::new();
+    for panel in panels(&dashboard)? {
+        for query in queries(panel) {
+            let query = substituted(query);
+            let mut values = Vec::new();
+            // A rate wants two scrapes of a series that may have begun a moment ago.
+            downbeat_tests::processes::wait_until(std::time::Duration::from_secs(6), || {
+                values = prometheus.query(&query).unwrap_or_default();
+                values.iter().any(|value| value.is_finite()) || excused(panel, &snapshot)
+            });
+            values = prometheus
+                .query(&query)
+                .with_context(|| title(panel).to_owned())?;
+            let some = values.iter().any(|value| value.is_finite());
+            if !some && !excused(panel, &snapshot) {
+                empty.push(format!("{}: {query} → {values:?}", title(panel)));
+            }
+        }
+    }
+    ensure!(
+        empty.is_empty(),
+        "panels without data:\n{}",
+        empty.join("\n")
+    );
+    Ok(())
+}
+
+fn excused(panel: &Value, host: &Snapshot) -> bool {
+    HOST_DEPENDENT
+        .iter()
+        .any(|(name, _, lacks)| *name == title(panel) && lacks(host))
+}
+
+/// The agent of `place` with its metrics at `address`, and a Prometheus that scrapes it.
+fn start(place: &Place, address: std::net::SocketAddr) -> Result<(Agent, Prometheus)> {
+    let usual = place.agent_command();
+    let mut command = Command::new(usual.get_program());
+    let mut args = usual.get_args();
+    while let Some(arg) = args.next() {
+        command.arg(arg);
+        if arg == "--listen" {
+            args.next();
+            command.arg(address.to_string());
+        }
+    }
+    let agent = Agent::start(command, place.run_dir(), place.path("agent.log"))?;
+    Ok((agent, Prometheus::scraping(address)?))
+}
+
+/// As Grafana sends it with everything chosen.
+fn substituted(query: &str) -> String {
+    query
+        .replace("$job", JOB)
+        .replace("$instance", ".*")
+        .replace("$class", ".*")
+        .replace("$__rate_interval", "5s")
+}

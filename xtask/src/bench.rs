@@ -1,0 +1,86 @@
+//! `cargo xtask bench`: the figures of docs/benchmarks.md.
+
+mod exec;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{demo, ebpf};
+
+/// Rounds of each program; the median counts.
+const PROBE_ROUNDS: usize = 5;
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to measure; all of it unless given
+    which: Vec<Which>,
+    /// Seconds of the demo's rounds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Writes the demo's measurements there, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// One benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// Cost of the kernel programs per event, beside libbpf-tools' runqlat
+    Probes,
+    /// Misses and background work without and with downbeat, and with SCHED_FIFO by hand
+    Demo,
+    /// From an exec to the last thread set, on the loaded machine
+    Exec,
+    /// The agent's memory and CPU under the demo's load
+    Agent,
+}
+
+/// Runs what was asked for.
+pub fn run(args: &Args) -> Result<()> {
+    let asked = |which| args.which.is_empty() || args.which.contains(&which);
+    if asked(Which::Probes) {
+        println!("# probes");
+        ebpf::bench_probes(PROBE_ROUNDS)?;
+    }
+    if asked(Which::Demo) {
+        println!("# demo");
+        demo::run(&demo::Args {
+            headless: true,
+            seconds: Some(args.seconds),
+            json: args.json.clone(),
+            with_fifo: true,
+            listen: "127.0.0.1:0".into(),
+        })?;
+    }
+    if asked(Which::Exec) {
+        println!("# exec");
+        exec::run()?;
+    }
+    if asked(Which::Agent) {
+        println!("# agent");
+        agent()?;
+    }
+    Ok(())
+}
+
+/// The agent's cost, from 20 s of the demo.
+fn agent() -> Result<()> {
+    let signals = demo::prepare()?;
+    let args = demo::Args {
+        headless: true,
+        seconds: Some(20),
+        listen: "127.0.0.1:0".into(),
+        ..demo::Args::default()
+    };
+    let report = demo::measure(&args, &signals)?;
+    println!(
+        "{:.1} MiB resident, {:.2} % of one core over {} rounds",
+        report.agent.rss_bytes as f64 / f64::from(1 << 20),
+        report.agent.cpu_share * 100.0,
+        report.rounds.len()
+    );
+    demo::tell_left_behind(&report.left_behind)
+}

@@ -1,0 +1,140 @@
+//! From an exec to the last thread set, on the loaded machine: by the agent's own histogram, and
+//! by looking from outside.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use downbeat_tests::clock::now_ns;
+use downbeat_tests::processes::tids;
+use downbeat_tests::threads::{self, FIFO, Scheduling};
+
+use crate::demo::{self, report::ms, report::quantile, scene::Scene};
+use crate::signals::Signals;
+
+const PROGRAMS: usize = 200;
+/// Threads of each, the main one among them.
+const THREADS: usize = 5;
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// A program that has no class by then counts as this late.
+const GIVE_UP_NS: u64 = 500_000_000;
+/// Above everything that the demo runs but the sound card.
+const OBSERVER_PRIORITY: u32 = 70;
+/// Tried before the demo's own rules.
+const POLICY: &str = r#"
+schema = 1
+
+[class.measured]
+tier = "realtime"
+sched = { policy = "fifo", priority = 5 }
+
+[[rule]]
+name = "measured"
+class = "measured"
+priority = 100
+match = { exe = "{bin}/downbeat-load", cmdline = "* crowd *" }
+"#;
+
+/// Starts 200 programs one after the other and prints how long each was without its class.
+pub fn run() -> Result<()> {
+    let signals = demo::prepare()?;
+    let before = threads::table();
+    let scene = Scene::start(180, "127.0.0.1:0", Some(POLICY), &signals)?;
+    let measured = measure(&scene, &signals);
+    let left_behind = scene.end(&before);
+    measured?;
+    demo::tell_left_behind(&left_behind)
+}
+
+fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
+    signals.sleep(Duration::from_secs(1))?;
+    let before = exec_count(scene)?;
+    // On a thread of its own, whose priority its children do not inherit.
+    let observed = std::thread::scope(|scope| {
+        scope
+            .spawn(|| observe(scene, signals))
+            .join()
+            .map_err(|_| anyhow::anyhow!("panicked"))
+    })??;
+    signals.sleep(Duration::from_millis(500))?;
+    let told = scene
+        .agent()
+        .snapshot()?
+        .actions
+        .exec_to_set
+        .context("no exec was seen")?;
+    ensure!(
+        told.count >= before + PROGRAMS as u64,
+        "the agent saw {} execs",
+        told.count - before
+    );
+    println!(
+        "told by the agent: p50 {}, p99 {}, max {} over {}",
+        ms(told.p50_ns),
+        ms(told.p99_ns),
+        ms(told.max_ns),
+        told.count
+    );
+    for (name, mut times) in [
+        ("main thread", observed.main),
+        ("last thread", observed.last),
+    ] {
+        times.sort_unstable();
+        println!(
+            "seen from outside, exec to {name} set: p50 {}, p99 {}, max {} over {}",
+            ms(quantile(&times, 0.5)),
+            ms(quantile(&times, 0.99)),
+            ms(times.last().copied()),
+            times.len()
+        );
+    }
+    Ok(())
+}
+
+fn exec_count(scene: &Scene) -> Result<u64> {
+    Ok(scene
+        .agent()
+        .snapshot()?
+        .actions
+        .exec_to_set
+        .map_or(0, |summary| summary.count))
+}
+
+#[derive(Default)]
+struct Observed {
+    main: Vec<u64>,
+    last: Vec<u64>,
+}
+
+fn observe(scene: &Scene, signals: &Signals) -> Result<Observed> {
+    Scheduling::fifo(OBSERVER_PRIORITY)
+        .apply(0)
+        .context("becoming SCHED_FIFO")?;
+    let mut observed = Observed::default();
+    let threads = (THREADS - 1).to_string();
+    for _ in 0..PROGRAMS {
+        // Returns when the exec has succeeded.
+        let program = scene
+            .place()
+            .load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
+        let exec = now_ns();
+        let (mut main, mut last) = (GIVE_UP_NS, GIVE_UP_NS);
+        while now_ns() - exec < GIVE_UP_NS {
+            let set = |tid: &u32| Scheduling::of(*tid).is_ok_and(|s| s.policy == FIFO);
+            let now = now_ns() - exec;
+            if main == GIVE_UP_NS && set(&program.pid()) {
+                main = now;
+            }
+            let tids = tids(program.pid());
+            if tids.len() == THREADS && tids.iter().all(set) {
+                last = now;
+                break;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        observed.main.push(main);
+        observed.last.push(last);
+        drop(program);
+        signals.sleep(Duration::from_millis(20))?;
+    }
+    Ok(observed)
+}

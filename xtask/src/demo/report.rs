@@ -1,0 +1,523 @@
+//! What the demo measured: as JSON, and as a table.
+//!
+//! A frame is a miss when its answer came later than its deadline or not at all. Quantiles are
+//! over the frames that were answered. Times are nanoseconds, shares are fractions of one.
+
+use std::fmt;
+use std::time::Duration;
+
+use downbeat_tests::record::{DROPPED, Frame, LATE_RELEASE};
+use serde::Serialize;
+
+/// Raised when a field changes its meaning.
+const SCHEMA: u32 = 1;
+
+/// More steal than this spoils a round: it is marked, and counted all the same.
+const NOISY: f64 = 0.05;
+
+/// How the load was scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrangement {
+    /// downbeat watches and changes nothing.
+    Disengaged,
+    /// downbeat does what the policy says.
+    Engaged,
+    /// As disengaged, with the workers' threads made SCHED_FIFO 20 and 19 by hand.
+    FifoByHand,
+}
+
+impl fmt::Display for Arrangement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Disengaged => "disengaged",
+            Self::Engaged => "engaged",
+            Self::FifoByHand => "FIFO by hand",
+        })
+    }
+}
+
+/// A round as it was recorded.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// How the load was scheduled.
+    pub arrangement: Arrangement,
+    /// What was counted of the round.
+    pub seconds: f64,
+    /// Share of all CPUs' time that the hypervisor took.
+    pub steal: f64,
+    /// Units of background work per second.
+    pub work_per_second: f64,
+    /// Streams and their frames.
+    pub streams: Vec<Stream>,
+}
+
+/// One stream's frames in one round.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// The worker's name.
+    pub name: String,
+    /// From release to worthless.
+    pub deadline_ns: u64,
+    /// In order of release.
+    pub frames: Vec<Frame>,
+}
+
+/// Everything that the demo measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this layout.
+    pub schema: u32,
+    /// `uname -r`.
+    pub kernel: String,
+    /// CPUs that the demo could use.
+    pub cpus: usize,
+    /// Threads of background work, one bursty one not counted.
+    pub hog_threads: usize,
+    /// Length of a round in seconds.
+    pub round_seconds: f64,
+    /// The start of each round that is not counted.
+    pub settling_seconds: f64,
+    /// Sums per arrangement.
+    pub arrangements: Vec<ArrangementReport>,
+    /// Each round, in order.
+    pub rounds: Vec<RoundReport>,
+    /// Background work with downbeat, as a share of that without (medians of the rounds).
+    pub work_ratio: Option<f64>,
+    /// What the agent cost.
+    pub agent: AgentReport,
+    /// What the demo left on the machine; empty when all is well.
+    pub left_behind: Vec<String>,
+}
+
+/// All rounds of one arrangement.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArrangementReport {
+    /// Which.
+    pub arrangement: Arrangement,
+    /// Rounds.
+    pub rounds: usize,
+    /// Of these, with more than 5 % steal.
+    pub noisy_rounds: usize,
+    /// Mean share of CPU time that the hypervisor took.
+    pub steal: f64,
+    /// Units of background work per second, median of the rounds.
+    pub work_per_second: f64,
+    /// Streams.
+    pub streams: Vec<StreamReport>,
+}
+
+/// One stream under one arrangement.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamReport {
+    /// The worker's name.
+    pub name: String,
+    /// From release to worthless.
+    pub deadline_ns: u64,
+    /// Frames released.
+    pub frames: usize,
+    /// Of these, later than the deadline or not answered.
+    pub missed: usize,
+    /// `missed / frames`.
+    pub miss_share: f64,
+    /// Misses per round, as shares: their median.
+    pub miss_share_median: f64,
+    /// Not answered at all: dropped from a full queue, or lost.
+    pub unanswered: usize,
+    /// Frames that were themselves sent more than 1 ms late (steal, an interrupt). They count.
+    pub late_releases: usize,
+    /// Misses among frames that were sent in time.
+    pub missed_sent_in_time: usize,
+    /// Median response.
+    pub p50_ns: Option<u64>,
+    /// 99th percentile.
+    pub p99_ns: Option<u64>,
+    /// 99.9th percentile.
+    pub p999_ns: Option<u64>,
+    /// Longest.
+    pub max_ns: Option<u64>,
+}
+
+/// One round in short.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundReport {
+    /// How the load was scheduled.
+    pub arrangement: Arrangement,
+    /// What was counted of it.
+    pub seconds: f64,
+    /// Share of CPU time that the hypervisor took.
+    pub steal: f64,
+    /// More than 5 % of it.
+    pub noisy: bool,
+    /// Units of background work per second.
+    pub work_per_second: f64,
+    /// Per stream, in the order of [`ArrangementReport::streams`].
+    pub missed: Vec<usize>,
+    /// Likewise.
+    pub frames: Vec<usize>,
+}
+
+/// What the agent cost over all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentReport {
+    /// Resident memory at the end, from `/proc`.
+    pub rss_bytes: u64,
+    /// CPU time as a share of one core, from `/proc`.
+    pub cpu_share: f64,
+    /// From an exec in the kernel to the last thread set.
+    pub exec_to_set: Option<WaitQuantiles>,
+    /// Where its view came from.
+    pub source: String,
+}
+
+/// A distribution in short.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WaitQuantiles {
+    /// Samples.
+    pub count: u64,
+    /// Median.
+    pub p50_ns: Option<u64>,
+    /// 99th percentile.
+    pub p99_ns: Option<u64>,
+}
+
+impl Report {
+    /// Sums up rounds. `times` are the length of a round and its settling.
+    pub fn new(
+        kernel: String,
+        hog_threads: usize,
+        times: (Duration, Duration),
+        rounds: &[Round],
+        agent: AgentReport,
+    ) -> Self {
+        let all = [
+            Arrangement::Disengaged,
+            Arrangement::Engaged,
+            Arrangement::FifoByHand,
+        ];
+        let arrangements: Vec<ArrangementReport> = all
+            .iter()
+            .filter_map(|&which| ArrangementReport::new(which, rounds))
+            .collect();
+        let work = |which| {
+            arrangements
+                .iter()
+                .find(|a| a.arrangement == which)
+                .map(|a| a.work_per_second)
+        };
+        let work_ratio = work(Arrangement::Engaged)
+            .zip(work(Arrangement::Disengaged))
+            .filter(|&(_, without)| without > 0.0)
+            .map(|(with, without)| with / without);
+        Self {
+            schema: SCHEMA,
+            kernel,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            hog_threads,
+            round_seconds: times.0.as_secs_f64(),
+            settling_seconds: times.1.as_secs_f64(),
+            arrangements,
+            rounds: rounds.iter().map(RoundReport::new).collect(),
+            work_ratio,
+            agent,
+            left_behind: Vec::new(),
+        }
+    }
+}
+
+impl ArrangementReport {
+    fn new(arrangement: Arrangement, all: &[Round]) -> Option<Self> {
+        let rounds: Vec<&Round> = all
+            .iter()
+            .filter(|r| r.arrangement == arrangement)
+            .collect();
+        let first = rounds.first()?;
+        let streams = (0..first.streams.len())
+            .map(|index| {
+                let parts: Vec<&Stream> = rounds
+                    .iter()
+                    .filter_map(|round| round.streams.get(index))
+                    .collect();
+                StreamReport::new(&parts)
+            })
+            .collect();
+        Some(Self {
+            arrangement,
+            rounds: rounds.len(),
+            noisy_rounds: rounds.iter().filter(|round| round.steal > NOISY).count(),
+            steal: rounds.iter().map(|round| round.steal).sum::<f64>() / rounds.len() as f64,
+            work_per_second: median(rounds.iter().map(|round| round.work_per_second).collect()),
+            streams,
+        })
+    }
+}
+
+impl Stream {
+    fn missed(&self) -> usize {
+        self.frames
+            .iter()
+            .filter(|frame| frame.missed(self.deadline_ns))
+            .count()
+    }
+}
+
+impl StreamReport {
+    fn new(rounds: &[&Stream]) -> Self {
+        let deadline_ns = rounds.first().map_or(0, |stream| stream.deadline_ns);
+        let name = rounds
+            .first()
+            .map_or_else(String::new, |stream| stream.name.clone());
+        let frames: Vec<Frame> = rounds
+            .iter()
+            .flat_map(|s| s.frames.iter().copied())
+            .collect();
+        let late = |frame: &&Frame| frame.flags & LATE_RELEASE != 0;
+        let missed = frames
+            .iter()
+            .filter(|frame| frame.missed(deadline_ns))
+            .count();
+        let missed_late = frames
+            .iter()
+            .filter(late)
+            .filter(|f| f.missed(deadline_ns))
+            .count();
+        let share = |missed, frames: usize| missed as f64 / frames.max(1) as f64;
+        let per_round = rounds
+            .iter()
+            .map(|s| share(s.missed(), s.frames.len()))
+            .collect();
+        let unanswered = |f: &&Frame| f.response_ns.is_none() || f.flags & DROPPED != 0;
+        let mut responses: Vec<u64> = frames.iter().filter_map(|f| f.response_ns).collect();
+        responses.sort_unstable();
+        Self {
+            name,
+            deadline_ns,
+            frames: frames.len(),
+            missed,
+            miss_share: share(missed, frames.len()),
+            miss_share_median: median(per_round),
+            unanswered: frames.iter().filter(unanswered).count(),
+            late_releases: frames.iter().filter(late).count(),
+            missed_sent_in_time: missed - missed_late,
+            p50_ns: quantile(&responses, 0.5),
+            p99_ns: quantile(&responses, 0.99),
+            p999_ns: quantile(&responses, 0.999),
+            max_ns: responses.last().copied(),
+        }
+    }
+}
+
+impl RoundReport {
+    fn new(round: &Round) -> Self {
+        Self {
+            arrangement: round.arrangement,
+            seconds: round.seconds,
+            steal: round.steal,
+            noisy: round.steal > NOISY,
+            work_per_second: round.work_per_second,
+            missed: round.streams.iter().map(Stream::missed).collect(),
+            frames: round
+                .streams
+                .iter()
+                .map(|stream| stream.frames.len())
+                .collect(),
+        }
+    }
+}
+
+/// The smallest value that at least the share `q` of all does not exceed.
+pub fn quantile(sorted: &[u64], q: f64) -> Option<u64> {
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted
+        .get(rank.saturating_sub(1).min(sorted.len().checked_sub(1)?))
+        .copied()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// Nanoseconds as milliseconds.
+pub fn ms(ns: Option<u64>) -> String {
+    ns.map_or_else(|| "-".to_owned(), |ns| format!("{:.2} ms", ns as f64 / 1e6))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "kernel {}, {} CPUs, {} hog threads and a bursty one; rounds of {} s in turn, of which \
+             the first {} s are settling and not counted",
+            self.kernel, self.cpus, self.hog_threads, self.round_seconds, self.settling_seconds
+        )?;
+        writeln!(
+            f,
+            "\n{:<14}{:<9}{:>7}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}",
+            "", "stream", "frames", "missed", "", "p50", "p99", "p99.9", "max"
+        )?;
+        for arrangement in &self.arrangements {
+            for (index, stream) in arrangement.streams.iter().enumerate() {
+                let head = if index == 0 {
+                    arrangement.arrangement.to_string()
+                } else {
+                    String::new()
+                };
+                writeln!(
+                    f,
+                    "{head:<14}{:<9}{:>7}{:>8}{:>8.2}%{:>12}{:>12}{:>12}{:>12}",
+                    stream.name,
+                    stream.frames,
+                    stream.missed,
+                    stream.miss_share * 100.0,
+                    ms(stream.p50_ns),
+                    ms(stream.p99_ns),
+                    ms(stream.p999_ns),
+                    ms(stream.max_ns)
+                )?;
+            }
+            let late: Vec<String> = arrangement
+                .streams
+                .iter()
+                .filter(|stream| stream.late_releases > 0)
+                .map(|stream| {
+                    format!(
+                        ", {} {} frames sent late (without them {} missed)",
+                        stream.late_releases, stream.name, stream.missed_sent_in_time
+                    )
+                })
+                .collect();
+            writeln!(
+                f,
+                "{:<14}background work {:.0} /s, steal {:.1} %{}{}",
+                "",
+                arrangement.work_per_second,
+                arrangement.steal * 100.0,
+                match arrangement.noisy_rounds {
+                    0 => String::new(),
+                    n => format!(" ({n} of {} rounds above 5 %)", arrangement.rounds),
+                },
+                late.concat()
+            )?;
+        }
+        if let Some(ratio) = self.work_ratio {
+            writeln!(
+                f,
+                "\nbackground work engaged / disengaged: {:.1} %",
+                ratio * 100.0
+            )?;
+        }
+        let AgentReport {
+            rss_bytes,
+            cpu_share,
+            exec_to_set,
+            source,
+        } = &self.agent;
+        writeln!(
+            f,
+            "agent: {:.1} MiB resident, {:.2} % of one core, source {source}",
+            *rss_bytes as f64 / f64::from(1 << 20),
+            cpu_share * 100.0
+        )?;
+        if let Some(WaitQuantiles {
+            count,
+            p50_ns,
+            p99_ns,
+        }) = exec_to_set
+        {
+            writeln!(
+                f,
+                "exec to last thread set: p50 {}, p99 {} over {count}",
+                ms(*p50_ns),
+                ms(*p99_ns)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(arrangement: Arrangement, work: f64, responses: &[Option<u64>]) -> Round {
+        let frames = responses.iter().enumerate().map(|(index, response)| Frame {
+            release_ns: index as u64,
+            response_ns: *response,
+            flags: if response.is_none() { DROPPED } else { 0 },
+        });
+        Round {
+            arrangement,
+            seconds: 1.0,
+            steal: 0.01,
+            work_per_second: work,
+            streams: vec![Stream {
+                name: "mic".into(),
+                deadline_ns: 10,
+                frames: frames.collect(),
+            }],
+        }
+    }
+
+    fn report() -> Report {
+        let rounds = vec![
+            round(
+                Arrangement::Disengaged,
+                100.0,
+                &[Some(5), Some(15), None, Some(10)],
+            ),
+            round(
+                Arrangement::Engaged,
+                97.0,
+                &[Some(1), Some(2), Some(3), Some(4)],
+            ),
+        ];
+        let agent = AgentReport {
+            rss_bytes: 1 << 20,
+            cpu_share: 0.01,
+            exec_to_set: None,
+            source: "Bpf".into(),
+        };
+        let times = (Duration::from_secs(2), Duration::from_millis(400));
+        Report::new("6.1".into(), 6, times, &rounds, agent)
+    }
+
+    #[test]
+    fn late_and_unanswered_frames_are_misses_and_one_on_the_deadline_is_not() {
+        let report = report();
+        let stream = &report.arrangements[0].streams[0];
+        assert_eq!((stream.frames, stream.missed, stream.unanswered), (4, 2, 1));
+        assert_eq!(stream.max_ns, Some(15));
+        assert_eq!(report.arrangements[1].streams[0].missed, 0);
+        assert_eq!(report.work_ratio, Some(0.97));
+    }
+
+    #[test]
+    fn the_table_names_every_figure() {
+        let text = report().to_string();
+        for wanted in [
+            "disengaged",
+            "engaged",
+            "mic",
+            "50.00%",
+            "97.0 %",
+            "1.0 MiB",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_of_the_nearest_rank() {
+        let values: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile(&values, 0.5), Some(50));
+        assert_eq!(quantile(&values, 0.99), Some(99));
+        assert_eq!(quantile(&values, 0.999), Some(100));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}

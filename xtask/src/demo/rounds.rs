@@ -1,0 +1,232 @@
+//! The same load under different arrangements, in rounds that take turns, so that what a shared
+//! machine does to one arrangement it does to the others as well.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use downbeat_api::{Mode, Request};
+use downbeat_tests::clock::now_ns;
+use downbeat_tests::processes::Stat;
+
+use super::by_hand::ByHand;
+use super::report::{AgentReport, Arrangement, Report, Round, Stream, WaitQuantiles};
+use super::scene::{CAMERA, MIC, Scene};
+use crate::signals::Signals;
+
+/// Length of a round.
+const ROUND: Duration = Duration::from_millis(2500);
+/// The start of a round in which what the last arrangement left is worked off; not counted.
+const SETTLING: Duration = Duration::from_millis(400);
+/// Before the first round: hogs, card and agent come to their stride.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Switching and reading, per round, at most; the load must not end before the last round.
+const SLACK_SECONDS: u64 = 1;
+
+/// Which arrangement when.
+#[derive(Debug)]
+pub struct Plan {
+    rounds: Vec<Arrangement>,
+}
+
+impl Plan {
+    /// Rounds that fill `seconds`, as many of each arrangement, at least one.
+    pub fn new(seconds: u64, with_fifo: bool) -> Self {
+        let turn: &[Arrangement] = if with_fifo {
+            &[
+                Arrangement::Disengaged,
+                Arrangement::Engaged,
+                Arrangement::FifoByHand,
+            ]
+        } else {
+            &[Arrangement::Disengaged, Arrangement::Engaged]
+        };
+        let rounds = usize::try_from(seconds * 1000 / ROUND.as_millis() as u64).unwrap_or(0);
+        let turns = (rounds / turn.len()).max(1);
+        Self {
+            rounds: turn.repeat(turns),
+        }
+    }
+
+    /// No load may end before; switches can be slow on a full machine.
+    pub fn longest_seconds(&self) -> u64 {
+        self.rounds.len() as u64 * (ROUND.as_secs() + 1 + SLACK_SECONDS) + 30
+    }
+}
+
+/// A round as it was.
+struct Window {
+    arrangement: Arrangement,
+    from_ns: u64,
+    to_ns: u64,
+    steal: f64,
+}
+
+/// Runs the plan and reads what came of it.
+pub fn run(scene: &Scene, plan: &Plan, signals: &Signals) -> Result<Report> {
+    signals.sleep(WARM_UP)?;
+    let agent = scene.agent().id()?.tid;
+    let (begin, agent_before) = (now_ns(), Stat::of(agent)?);
+    let mut windows = Vec::new();
+    for &arrangement in &plan.rounds {
+        windows.push(round(scene, arrangement, signals)?);
+    }
+    let (end, agent_after) = (now_ns(), Stat::of(agent)?);
+    scene.client()?.request(&Request::Resume)?;
+    let snapshot = scene.agent().snapshot()?;
+
+    let ticks = ticks_per_second()?;
+    let cpu = (agent_after.cpu_ticks - agent_before.cpu_ticks) as f64 / ticks;
+    let agent = AgentReport {
+        rss_bytes: agent_after.rss_pages * page_size()?,
+        cpu_share: cpu / ((end - begin) as f64 / 1e9),
+        exec_to_set: snapshot.actions.exec_to_set.map(|w| WaitQuantiles {
+            count: w.count,
+            p50_ns: w.p50_ns,
+            p99_ns: w.p99_ns,
+        }),
+        source: format!("{:?}", snapshot.source),
+    };
+    let rounds = read(scene, &windows)?;
+    Ok(Report::new(
+        snapshot.kernel,
+        scene.hog_threads,
+        (ROUND, SETTLING),
+        rounds,
+        agent,
+    ))
+}
+
+fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<Window> {
+    let mut client = scene.client()?;
+    let request = match arrangement {
+        Arrangement::Engaged => Request::Resume,
+        Arrangement::Disengaged | Arrangement::FifoByHand => Request::Pause,
+    };
+    client.request(&request)?;
+    let by_hand = match arrangement {
+        Arrangement::FifoByHand => Some(ByHand::set(scene)?),
+        Arrangement::Disengaged | Arrangement::Engaged => None,
+    };
+    signals.sleep(SETTLING)?;
+    let (from_ns, before) = (now_ns(), CpuTime::read()?);
+    signals.sleep(ROUND - SETTLING)?;
+    let (to_ns, after) = (now_ns(), CpuTime::read()?);
+    // The arrangement was what it is counted as until the end.
+    let mode = client.snapshot()?.mode;
+    let wanted = if arrangement == Arrangement::Engaged {
+        Mode::Engaged
+    } else {
+        Mode::Paused
+    };
+    ensure!(
+        mode == wanted,
+        "the agent is {mode:?} in a round that is {arrangement}"
+    );
+    drop(by_hand);
+    Ok(Window {
+        arrangement,
+        from_ns,
+        to_ns,
+        steal: after.steal_since(&before),
+    })
+}
+
+fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
+    let streams = [(MIC, scene.frames(MIC)?), (CAMERA, scene.frames(CAMERA)?)];
+    let work = scene.work()?;
+    let rounds = windows.iter().map(|window| {
+        let Window {
+            arrangement,
+            from_ns,
+            to_ns,
+            steal,
+        } = *window;
+        let seconds = (to_ns - from_ns) as f64 / 1e9;
+        let done: f64 = work
+            .iter()
+            .map(|record| record.between(from_ns, to_ns))
+            .sum();
+        Round {
+            arrangement,
+            seconds,
+            steal,
+            work_per_second: done / seconds,
+            streams: streams
+                .iter()
+                .map(|(name, record)| Stream {
+                    name: (*name).to_owned(),
+                    deadline_ns: record.deadline_ns,
+                    frames: record.between(from_ns, to_ns).copied().collect(),
+                })
+                .collect(),
+        }
+    });
+    Ok(rounds.collect())
+}
+
+/// The first line of `/proc/stat`, in clock ticks.
+struct CpuTime {
+    total: u64,
+    steal: u64,
+}
+
+impl CpuTime {
+    fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        // user nice system idle iowait irq softirq steal; guest time is part of user time.
+        let line = text.lines().next().unwrap_or_default();
+        let fields: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .filter_map(|f| f.parse().ok())
+            .collect();
+        ensure!(
+            fields.len() == 8,
+            "/proc/stat: `{line}` is not what Linux writes"
+        );
+        Ok(Self {
+            total: fields.iter().sum(),
+            steal: fields[7],
+        })
+    }
+
+    fn steal_since(&self, before: &Self) -> f64 {
+        let total = self.total.saturating_sub(before.total).max(1);
+        self.steal.saturating_sub(before.steal) as f64 / total as f64
+    }
+}
+
+fn ticks_per_second() -> Result<f64> {
+    use nix::unistd::{SysconfVar, sysconf};
+    let ticks = sysconf(SysconfVar::CLK_TCK).context("sysconf")?;
+    Ok(ticks.context("sysconf: no clock ticks")? as f64)
+}
+
+fn page_size() -> Result<u64> {
+    use nix::unistd::{SysconfVar, sysconf};
+    let size = sysconf(SysconfVar::PAGE_SIZE).context("sysconf")?;
+    Ok(u64::try_from(size.context("sysconf: no page size")?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twenty_seconds_are_four_rounds_of_each() {
+        let count = |plan: &Plan, what| plan.rounds.iter().filter(|&&a| a == what).count();
+        let plan = Plan::new(20, false);
+        assert_eq!(plan.rounds.len(), 8);
+        assert_eq!(count(&plan, Arrangement::Engaged), 4);
+        let plan = Plan::new(60, true);
+        assert_eq!(plan.rounds.len(), 24);
+        assert_eq!(count(&plan, Arrangement::FifoByHand), 8);
+        assert_eq!(
+            Plan::new(1, true).rounds.len(),
+            3,
+            "one of each, however short"
+        );
+    }
+}

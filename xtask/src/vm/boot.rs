@@ -1,0 +1,65 @@
+//! One boot under software emulation.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use downbeat_tests::agent::die_with_this_thread;
+use downbeat_tests::processes::wait_until;
+use nix::sys::signal::Signal;
+
+use crate::workspace;
+
+/// Boots `kernel` with the file system in `image`, which is removed afterwards, and returns what
+/// came over the console until the guest switched itself off or the time was over.
+pub fn run(kernel: &Path, image: &Path, limit: Duration) -> Result<String> {
+    let log = workspace::target()
+        .join("vm")
+        .join(format!("console.{}.log", std::process::id()));
+    let out = fs::File::create(&log).with_context(|| format!("{}: making it", log.display()))?;
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1G",
+        ])
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 loglevel=4 panic=-1 psi=1"])
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out);
+    die_with_this_thread(&mut command, Signal::SIGKILL);
+    let mut guest = command.spawn().context("qemu-system-x86_64: starting it")?;
+    let ended = wait_until(limit, || matches!(guest.try_wait(), Ok(Some(_))));
+    if !ended {
+        guest.kill().context("qemu: killing it")?;
+        guest.wait()?;
+    }
+    let mut console = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    if !ended {
+        console += &format!("\n(killed: it did not end within {limit:?})");
+    }
+    for file in [&log, image] {
+        fs::remove_file(file).with_context(|| format!("{}: removing it", file.display()))?;
+    }
+    Ok(console)
+}
