@@ -48,6 +48,7 @@ pub fn run(socket: &Path, theme: Theme) -> io::Result<()> {
     conn::ask(socket, asked, events_in.clone());
     conn::keys(events_in);
     app.redraw(&mut terminal)?;
+    let mut stopped = false;
     loop {
         match app.turn(&mut terminal, NAP)? {
             Turn::Next => continue,
@@ -56,7 +57,10 @@ pub fn run(socket: &Path, theme: Theme) -> io::Result<()> {
                 give_back();
                 signal_hook::low_level::emulate_default_handler(SIGTSTP)?;
                 take()?;
+                stopped = true;
             }
+            // The signal that woke us from our own stop: the terminal is taken already.
+            Turn::Reopen if stopped => stopped = false,
             Turn::Reopen => {
                 // Whoever had the terminal meanwhile left modes of their own.
                 disable_raw_mode()?;

@@ -65,7 +65,7 @@ impl Theme {
     pub fn style(self, ink: Ink) -> Style {
         let plain = Style::new();
         let (modifiers, fg, bg) = match ink {
-            Ink::Plain => return plain,
+            Ink::Plain | Ink::Background => return plain,
             Ink::Faint => (Modifier::DIM, None, None),
             Ink::Strong => (Modifier::BOLD, None, None),
             Ink::Label => (Modifier::empty(), Some(Color::Cyan), None),
@@ -85,7 +85,6 @@ impl Theme {
             Ink::BadgeLost => (Modifier::REVERSED, Some(Color::Black), Some(Color::Red)),
             Ink::Realtime => (Modifier::BOLD, Some(Color::Magenta), None),
             Ink::Interactive => (Modifier::empty(), Some(Color::Cyan), None),
-            Ink::Background => (Modifier::empty(), Some(Color::Blue), None),
             Ink::Key => (Modifier::REVERSED, Some(Color::Black), Some(Color::Cyan)),
         };
         match (self.colours, fg, bg) {

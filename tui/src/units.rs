@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+use downbeat_api::Misses;
+
 /// What stands where a value is not known.
 pub const UNKNOWN: &str = "–";
 
@@ -92,18 +94,24 @@ pub fn span(seconds: f64) -> String {
 
 /// `12 of 3000 (0.4 %)`, or [`UNKNOWN`].
 #[must_use]
+pub fn misses(misses: Option<Misses>) -> String {
+    match misses {
+        None => UNKNOWN.into(),
+        Some(m) if m.frames == 0 => "0 of 0".into(),
+        Some(m) => format!("{} of {} ({})", m.missed, m.frames, miss_share(m)),
+    }
+}
+
+/// `0.4 %`, or [`UNKNOWN`] before the first frame.
+#[must_use]
 #[expect(
     clippy::cast_precision_loss,
     reason = "one digit after the point is shown"
 )]
-pub fn misses(misses: Option<downbeat_api::Misses>) -> String {
-    match misses {
-        None => UNKNOWN.into(),
-        Some(m) if m.frames == 0 => "0 of 0".into(),
-        Some(m) => {
-            let share = m.missed as f64 / m.frames as f64;
-            format!("{} of {} ({} %)", m.missed, m.frames, percent(share))
-        }
+pub fn miss_share(misses: Misses) -> String {
+    match misses.frames {
+        0 => UNKNOWN.into(),
+        frames => format!("{} %", percent(misses.missed as f64 / frames as f64)),
     }
 }
 
@@ -178,7 +186,7 @@ mod tests {
     #[test]
     fn unknown_misses_are_not_zero() {
         assert_eq!(misses(None), "–");
-        let some = downbeat_api::Misses {
+        let some = Misses {
             frames: 3_000,
             missed: 12,
         };

@@ -27,6 +27,8 @@ pub struct Column {
 pub struct Cell {
     /// Text.
     pub text: String,
+    /// What stands for the text where that is too wide.
+    pub short: Option<String>,
     /// Its ink.
     pub ink: Ink,
 }
@@ -43,6 +45,7 @@ impl Cell {
     pub fn new(ink: Ink, text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
+            short: None,
             ink,
         }
     }
@@ -146,7 +149,11 @@ pub fn row(
         }
         let cell = &cells[index];
         let ink = over.unwrap_or(cell.ink);
-        spans.push(paper.span(ink, text::fit(&cell.text, width, columns[index].align)));
+        let shown = match &cell.short {
+            Some(short) if text::width(&cell.text) > width => short,
+            _ => &cell.text,
+        };
+        spans.push(paper.span(ink, text::fit(shown, width, columns[index].align)));
         used += width;
     }
     let Some(over) = over else {

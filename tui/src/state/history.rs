@@ -86,12 +86,31 @@ impl ClassHistory {
         }
     }
 
-    /// The newest `n` seconds, oldest first, with nothing where there was no snapshot yet.
-    pub fn latest(&self, n: usize) -> impl Iterator<Item = Second> + '_ {
-        let missing = n.saturating_sub(self.seconds.len());
-        let skip = self.seconds.len().saturating_sub(n);
-        std::iter::repeat_n(Second::default(), missing)
-            .chain(self.seconds.iter().skip(skip).copied())
+    /// All [`SECONDS`], oldest first, `each` of them folded into one (the last may hold fewer),
+    /// with nothing where there was no snapshot yet.
+    #[must_use]
+    pub fn folded(&self, each: usize) -> Vec<Second> {
+        let missing = SECONDS.saturating_sub(self.seconds.len());
+        let none = std::iter::repeat_n(Second::default(), missing);
+        let all: Vec<Second> = none.chain(self.seconds.iter().copied()).collect();
+        // Grouped from the newest on, so that the newest column is whole.
+        let mut folded: Vec<Second> = all.rchunks(each.max(1)).map(Second::fold).collect();
+        folded.reverse();
+        folded
+    }
+}
+
+impl Second {
+    /// Worst wait and all misses of some seconds.
+    fn fold(seconds: &[Self]) -> Self {
+        let missed = seconds.iter().filter_map(|s| s.missed);
+        Self {
+            p99_ns: seconds.iter().filter_map(|s| s.p99_ns).max(),
+            missed: seconds
+                .iter()
+                .any(|s| s.missed.is_some())
+                .then(|| missed.sum()),
+        }
     }
 }
 
@@ -164,7 +183,26 @@ mod tests {
         }
         history.add(&[class(7, 0, 0)], Duration::from_secs(1_000_000));
         assert_eq!(history.classes[0].seconds.len(), SECONDS);
-        assert_eq!(history.classes[0].latest(2).next(), Some(Second::default()));
-        assert_eq!(history.classes[0].latest(400).count(), 400);
+        assert_eq!(history.classes[0].folded(1).len(), SECONDS);
+    }
+
+    #[test]
+    fn seconds_fold_into_columns_of_their_worst_wait_and_all_misses() {
+        let mut history = History::default();
+        for (s, p99, missed) in [(0, 9, 0), (1, 5, 1), (2, 7, 3), (3, 6, 4)] {
+            history.add(&[class(p99, s * 100, missed)], Duration::from_secs(s));
+        }
+        let folded = history.classes[0].folded(3);
+        assert_eq!(folded.len(), SECONDS.div_ceil(3));
+        let newest = Second {
+            p99_ns: Some(7),
+            missed: Some(4),
+        };
+        let before = Second {
+            p99_ns: Some(9),
+            missed: Some(0),
+        };
+        assert_eq!(folded[folded.len() - 2..], [before, newest]);
+        assert_eq!(folded[0], Second::default());
     }
 }

@@ -5,7 +5,7 @@ use ratatui::text::{Line, Span};
 
 use crate::report::{Paper, classes};
 use crate::state::State;
-use crate::state::history::{ClassHistory, SECONDS};
+use crate::state::history::{SECONDS, Second};
 use crate::theme::{Ink, Theme};
 use crate::{text, units};
 
@@ -24,39 +24,35 @@ const CEILING: f64 = 1e6;
 /// All lines of the page.
 pub fn lines(state: &State, snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     let mut lines = classes::lines(snapshot, paper, usize::MAX);
-    let columns = paper.width.saturating_sub(LABEL + VALUE).min(SECONDS);
-    if columns < 8 || snapshot.classes.is_empty() {
+    let room = paper.width.saturating_sub(LABEL + VALUE);
+    if room < 8 || snapshot.classes.is_empty() {
         return lines;
     }
+    let each = SECONDS.div_ceil(room);
     let histories = &state.history.classes;
-    let waits = || {
-        histories
-            .iter()
-            .flat_map(|h| h.latest(columns))
-            .filter_map(|s| s.p99_ns)
-    };
+    let waits = histories
+        .iter()
+        .flat_map(|h| &h.seconds)
+        .filter_map(|s| s.p99_ns);
     #[expect(clippy::cast_precision_loss, reason = "a chart has few steps")]
-    let ceiling = waits().max().unwrap_or(0) as f64;
-    let ceiling = ceiling.max(CEILING);
+    let ceiling = (waits.max().unwrap_or(0) as f64).max(CEILING);
     // As high as the screen allows with all classes in sight.
     let room = usize::from(state.size.1).saturating_sub(lines.len() + 4);
     let rows = (room / snapshot.classes.len())
         .saturating_sub(3)
         .clamp(1, 4);
     lines.push(Line::default());
-    #[expect(clippy::cast_precision_loss, reason = "a few hundred seconds")]
-    let over = units::span(columns as f64);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "at least CEILING"
     )]
     let scale = units::nanos(ceiling as u64);
-    lines.extend(paper.paragraph(
-        Ink::Faint,
-        &format!("Last {over}, one column a second; waits from 1 µs to {scale}, logarithmic"),
-        0,
-    ));
+    let over = format!(
+        "Last {} min, {each} s a column; waits from 1 µs to {scale}, logarithmic",
+        SECONDS / 60
+    );
+    lines.extend(paper.paragraph(Ink::Faint, &over, 0));
     for class in &snapshot.classes {
         let Some(history) = histories.iter().find(|h| h.name == class.name) else {
             continue;
@@ -67,28 +63,18 @@ pub fn lines(state: &State, snapshot: &Snapshot, paper: Paper) -> Vec<Line<'stat
         lines.push(Line::from(
             paper.span(ink, text::cut(&summary, paper.width).into_owned()),
         ));
-        lines.extend(wait_chart(history, paper, columns, rows, ceiling));
-        lines.extend(miss_chart(history, paper, columns));
+        let seconds = history.folded(each);
+        lines.extend(wait_chart(&seconds, paper, rows, ceiling));
+        lines.extend(miss_chart(&seconds, paper));
     }
     lines
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a chart has few steps")]
-fn wait_chart(
-    history: &ClassHistory,
-    paper: Paper,
-    columns: usize,
-    rows: usize,
-    ceiling: f64,
-) -> Vec<Line<'static>> {
-    let heights: Vec<Option<f64>> = history
-        .latest(columns)
-        .map(|s| {
-            s.p99_ns
-                .map(|ns| ((ns as f64).max(GROUND) / GROUND).ln() / (ceiling / GROUND).ln())
-        })
-        .collect();
-    let peak = history.latest(columns).filter_map(|s| s.p99_ns).max();
+fn wait_chart(seconds: &[Second], paper: Paper, rows: usize, ceiling: f64) -> Vec<Line<'static>> {
+    let height = |ns: u64| ((ns as f64).max(GROUND) / GROUND).ln() / (ceiling / GROUND).ln();
+    let heights: Vec<_> = seconds.iter().map(|s| s.p99_ns.map(height)).collect();
+    let peak = seconds.iter().filter_map(|s| s.p99_ns).max();
     let value = peak.map_or_else(
         || units::UNKNOWN.into(),
         |p| format!("peak {}", units::nanos(p)),
@@ -97,13 +83,12 @@ fn wait_chart(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a chart has few steps")]
-fn miss_chart(history: &ClassHistory, paper: Paper, columns: usize) -> Vec<Line<'static>> {
-    let missed = || history.latest(columns).map(|s| s.missed);
-    let peak = missed().flatten().max();
-    let heights: Vec<Option<f64>> = missed()
-        .map(|m| m.map(|m| m as f64 / peak.unwrap_or(0).max(1) as f64))
-        .collect();
-    let sum: u64 = missed().flatten().sum();
+fn miss_chart(seconds: &[Second], paper: Paper) -> Vec<Line<'static>> {
+    let missed = || seconds.iter().filter_map(|s| s.missed);
+    let peak = missed().max();
+    let height = |m: u64| m as f64 / peak.unwrap_or(0).max(1) as f64;
+    let heights: Vec<_> = seconds.iter().map(|s| s.missed.map(height)).collect();
+    let sum: u64 = missed().sum();
     let value = peak.map_or_else(|| units::UNKNOWN.into(), |_| format!("{sum} in all"));
     chart(paper, "misses", &heights, 1, Ink::Bad, &value)
 }

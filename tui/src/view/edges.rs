@@ -149,10 +149,10 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
         Overlay::Help | Overlay::Explain { .. } => {
             key("Esc", "Close");
             key("↑↓", "Scroll");
-            key("q", "Close");
         }
         Overlay::None => {
             key("F1", "Help");
+            key("q", "Quit");
             key("p", if engaged { "Pause" } else { "Engage" });
             for (n, page) in Page::ALL.into_iter().enumerate() {
                 let ink = if page == state.page {
@@ -176,7 +176,6 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
                 key("F6", "Sort");
                 key("Enter", "Explain");
             }
-            key("q", "Quit");
         }
     }
     let mut spans = Vec::new();

@@ -74,7 +74,7 @@ pub fn small() -> Snapshot {
             process(812, "whisper-server", Some("voice"), "fifo 20", 0.221, 3),
             process(915, "camera-feed", Some("camera"), "fifo 10", 0.244, 2),
             process(2_001, "ffmpeg", Some("batch"), "idle", 0.992, 8),
-            process(2_044, "stress", Some("batch"), "idle", 0.318, 1),
+            process(2_044, "stress", Some("batch"), "idle", 0.322, 1),
             process(1, "init", None, "other", 0.0, 1),
             process(77, "sshd", None, "other", 0.001, 1),
             process(4_194_303, "bash", None, "other", 0.012, 1),
