@@ -14,8 +14,11 @@ use downbeat_tests::prometheus::{JOB, Prometheus, free_address, program};
 use downbeat_tests::skip::root_or_skip;
 use serde_json::Value;
 
-/// Panels that may be empty, why, and when.
-const HOST_DEPENDENT: &[(&str, &str, fn(&Snapshot) -> bool)] = &[
+/// A panel that may be empty, why, and whether the host is such a one.
+type Excuse = (&'static str, &'static str, fn(&Snapshot) -> bool);
+
+/// Panels that show what not every host has.
+const HOST_DEPENDENT: &[Excuse] = &[
     ("GPU utilisation", "needs a GPU", no_gpu),
     ("GPU memory", "needs a GPU", no_gpu),
     (
