@@ -1,2 +1,114 @@
-//! Placeholder.
-fn main() {}
+//! `downbeat-pool`: the worker pool's unprivileged data plane.
+//!
+//! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
+//! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
+//! Inference Protocol ([`oip`]).
+
+mod backoff;
+mod config;
+mod control;
+mod member;
+mod notify;
+mod oip;
+mod output;
+mod paths;
+mod process;
+mod program;
+mod run;
+mod supervise;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::Parser;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+/// downbeat's worker pool: runs the workers of pool.d and serves them on loopback.
+///
+/// SIGHUP reads pool.d again and gives workers that failed another chance.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Folder of the workers' declarations (*.toml).
+    #[arg(long, value_name = "DIR", default_value = "/etc/downbeat/pool.d")]
+    pool_dir: PathBuf,
+    /// Run directory; the pool's sockets lie in its folder `pool`.
+    #[arg(long, value_name = "DIR", default_value = downbeat_api::DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// Address of the REST server (Open Inference Protocol), or `off`.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8600")]
+    rest: Listen,
+    /// Address of the gRPC server (Open Inference Protocol), or `off`.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8601")]
+    grpc: Listen,
+    /// Program of the built-in workers; by default the downbeat-worker beside this program, else
+    /// that in PATH.
+    #[arg(long, value_name = "PATH")]
+    worker_bin: Option<PathBuf>,
+}
+
+/// `ADDR` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|address| Self(Some(address)))
+            .map_err(|_| {
+                "give an address with a port, like 127.0.0.1:8600 or [::1]:8600, or `off`".into()
+            })
+    }
+}
+
+// One thread for everything: the workers must be started by the main thread (see `process`), and
+// nothing here computes.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let settings = run::Settings {
+        pool_dir: arguments.pool_dir,
+        run_dir: arguments.run_dir,
+        worker_bin: arguments.worker_bin,
+    };
+    let serve = async |view| oip::serve(view, arguments.rest.0, arguments.grpc.0).await;
+    match run::run(settings, serve).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            error!("{reason:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_or_off() {
+        assert_eq!("off".parse(), Ok(Listen(None)));
+        assert_eq!(
+            "127.0.0.1:1".parse(),
+            Ok(Listen(Some(([127, 0, 0, 1], 1).into())))
+        );
+        let error = "localhost".parse::<Listen>().unwrap_err();
+        assert!(error.contains("127.0.0.1:8600"), "{error}");
+    }
+}

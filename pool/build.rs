@@ -1,0 +1,12 @@
+//! Compiles the Open Inference Protocol's messages, without protoc.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto/open_inference.proto");
+    let messages = protox::compile(["proto/open_inference.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .compile_fds(messages)?;
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Finding the program of a worker before it is started, so that a missing one is named.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::config::{Program, WorkerConfig};
+
+/// The built-in workers' program.
+pub const WORKER_PROGRAM: &str = "downbeat-worker";
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The file.
+    pub program: PathBuf,
+    /// Its arguments, without its own name.
+    pub arguments: Vec<OsString>,
+}
+
+/// The command line of a worker that serves `socket`.
+///
+/// # Errors
+/// Names the program or folder that is missing or cannot be run, and the remedy.
+pub fn command_line(
+    config: &WorkerConfig,
+    worker_bin: Option<&Path>,
+    socket: &Path,
+) -> Result<CommandLine, String> {
+    let folder = config.dir.as_deref().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        return Err(format!(
+            "`dir`: {} is not a folder; create it or change `dir` of [worker.{}]",
+            folder.display(),
+            config.name
+        ));
+    }
+    match &config.program {
+        Program::Denoise => Ok(CommandLine {
+            program: built_in(worker_bin)?,
+            arguments: vec![
+                "denoise".into(),
+                "--listen".into(),
+                socket.into(),
+                "--name".into(),
+                (&config.name).into(),
+            ],
+        }),
+        Program::Command(words) => {
+            let (program, arguments) = words
+                .split_first()
+                .ok_or_else(|| format!("[worker.{}]: `command` names no program", config.name))?;
+            let path = config
+                .env
+                .get("PATH")
+                .map(OsString::from)
+                .or_else(|| env::var_os("PATH"));
+            Ok(CommandLine {
+                program: external(program, folder, path.as_deref())?,
+                arguments: arguments.iter().map(OsString::from).collect(),
+            })
+        }
+    }
+}
+
+fn built_in(worker_bin: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(given) = worker_bin {
+        runnable(given)
+            .map_err(|reason| format!("{}: {reason}; correct --worker-bin", given.display()))?;
+        return Ok(given.into());
+    }
+    let beside = env::current_exe()
+        .ok()
+        .map(|own| own.with_file_name(WORKER_PROGRAM));
+    if let Some(beside) = &beside
+        && runnable(beside).is_ok()
+    {
+        return Ok(beside.clone());
+    }
+    in_path(OsStr::new(WORKER_PROGRAM), env::var_os("PATH").as_deref()).map_err(|_| {
+        format!(
+            "{WORKER_PROGRAM} is neither beside the pool's own program{} nor in PATH; install it \
+             there, or name it with --worker-bin (from source: `cargo build -p {WORKER_PROGRAM}`)",
+            beside
+                .map(|path| format!(" ({})", path.display()))
+                .unwrap_or_default()
+        )
+    })
+}
+
+/// A name without a slash is looked up in PATH, anything else is taken from `folder`.
+fn external(program: &str, folder: &Path, path: Option<&OsStr>) -> Result<PathBuf, String> {
+    if !program.contains('/') {
+        return in_path(OsStr::new(program), path);
+    }
+    let file = folder.join(program);
+    runnable(&file).map_err(|reason| format!("{}: {reason}; correct `command`", file.display()))?;
+    Ok(file)
+}
+
+fn in_path(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, String> {
+    let path = path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
+    env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(program))
+        .find(|file| runnable(file).is_ok())
+        .ok_or_else(|| {
+            format!(
+                "{0}: not found in PATH ({1}); install it, or write its whole path in `command`",
+                program.display(),
+                path.display()
+            )
+        })
+}
+
+fn runnable(file: &Path) -> Result<(), String> {
+    let metadata = file.metadata().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if !metadata.is_file() {
+        return Err("is not a program but a folder or a device".into());
+    }
+    access(file, AccessFlags::X_OK)
+        .map_err(|_| "may not be executed by the pool's user (`chmod +x`)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn config(words: &[&str], dir: Option<&Path>) -> WorkerConfig {
+        WorkerConfig {
+            name: "w".into(),
+            program: Program::Command(words.iter().map(ToString::to_string).collect()),
+            env: Default::default(),
+            dir: dir.map(Into::into),
+            deadline: None,
+            restart: Default::default(),
+        }
+    }
+
+    fn found(config: &WorkerConfig) -> Result<PathBuf, String> {
+        command_line(config, None, Path::new("/s")).map(|line| line.program)
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_the_remedy() {
+        let error = found(&config(&["no-such-program", "-x"], None)).unwrap_err();
+        assert!(
+            error.starts_with("no-such-program: not found in PATH ("),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("install it, or write its whole path in `command`"),
+            "{error}"
+        );
+        let error = found(&config(&["/no/such"], None)).unwrap_err();
+        assert_eq!(error, "/no/such: does not exist; correct `command`");
+        let error = found(&config(&["/tmp"], None)).unwrap_err();
+        assert!(error.starts_with("/tmp: is not a program"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_may_not_be_run_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tool");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        let worker = config(&["./tool"], Some(folder.path()));
+        assert!(found(&worker).unwrap_err().contains("chmod +x"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(found(&worker).unwrap().ends_with("tool"));
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_from_a_missing_program() {
+        let error = found(&config(&["sh"], Some(Path::new("/no/folder")))).unwrap_err();
+        assert!(
+            error.starts_with("`dir`: /no/folder is not a folder"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_workers_own_path_is_searched() {
+        let mut worker = config(&["sh"], None);
+        worker.env.insert("PATH".into(), "/no/folder".into());
+        assert!(found(&worker).unwrap_err().contains("(/no/folder)"));
+    }
+
+    #[test]
+    fn a_given_worker_program_must_exist() {
+        let mut worker = config(&[], None);
+        worker.program = Program::Denoise;
+        let error = command_line(&worker, Some(Path::new("/no/worker")), Path::new("/s"));
+        assert_eq!(
+            error.unwrap_err(),
+            "/no/worker: does not exist; correct --worker-bin"
+        );
+        let line = command_line(&worker, Some(Path::new("/bin/true")), Path::new("/s")).unwrap();
+        assert_eq!(line.arguments, ["denoise", "--listen", "/s", "--name", "w"]);
+    }
+}
