@@ -109,11 +109,13 @@ impl GpuReader {
                 published.ended,
             )
         };
+        let mut stale = false;
         if ended {
             if age >= self.times.retry_after {
                 self.start();
             }
         } else if age >= self.times.stale_after {
+            stale = true;
             if age >= self.times.drop_after {
                 view.devices.clear();
             }
@@ -122,27 +124,21 @@ impl GpuReader {
                 age.as_secs()
             ));
         }
-        self.log(view.note.as_deref(), ended);
+        self.log(view.note.as_deref(), stale);
         view
     }
 
-    /// Each reason once; the age in the stale note changes, so that one is logged as it begins.
-    fn log(&mut self, note: Option<&str>, ended: bool) {
-        let reason = note.map(|note| {
-            if ended {
-                note
-            } else {
-                "stale or partly failing"
-            }
-        });
+    /// Each reason once; a stale view's note counts its age, so that one is logged as it begins.
+    fn log(&mut self, note: Option<&str>, stale: bool) {
+        let reason = if stale { Some("stale") } else { note };
         if reason == self.logged.as_deref() {
             return;
         }
-        self.logged = reason.map(str::to_owned);
         match note {
             Some(note) => tracing::info!("GPU: {note}"),
             None => tracing::info!("GPU: the driver answers"),
         }
+        self.logged = reason.map(str::to_owned);
     }
 
     fn start(&self) {
