@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use object::build::elf::Builder;
+use object::build::elf::{Builder, SectionData};
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionKind};
 
@@ -25,6 +25,14 @@ pub(super) fn strip(object: &[u8]) -> anyhow::Result<Vec<u8>> {
         section.delete = is_debug(&section.name);
     }
     builder.delete_orphans();
+    // LLVM keeps the names of sections and symbols in one table; the builder wants two.
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = builder.sections.add();
+        names.name = b".shstrtab".as_slice().into();
+        names.sh_type = object::elf::SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
     let mut stripped = Vec::new();
     builder.write(&mut stripped).context("writing the object")?;
     Ok(stripped)
