@@ -75,12 +75,15 @@ const COLUMNS: [Column; 10] = [
     },
     Column {
         title: "MISSES",
-        min: 10,
+        min: 7,
         max: 26,
         align: Right,
         rank: 3,
     },
 ];
+
+/// From this width on misses are counted; below it only their share has room.
+const COUNTS_FROM: usize = 70;
 
 /// The table with its heading; classes beyond `rows` are counted in its last row, and those with
 /// members are shown first then.
@@ -92,7 +95,12 @@ pub fn lines(snapshot: &Snapshot, paper: Paper, rows: usize) -> Vec<Line<'static
     }
     let shown = shown(&snapshot.classes, rows);
     let cells: Vec<_> = shown.iter().map(|class| cells(class)).collect();
-    let mut lines = grid::table(&COLUMNS, &cells, paper);
+    let mut columns = COLUMNS;
+    if paper.width >= COUNTS_FROM {
+        // Counts of frames say more than modality or tier.
+        columns[COLUMNS.len() - 1].min = 18;
+    }
+    let mut lines = grid::table(&columns, &cells, paper);
     let hidden = snapshot.classes.len() - shown.len();
     if hidden > 0 && lines.len() <= rows {
         lines.push(Line::from(
@@ -139,10 +147,13 @@ fn cells(class: &Class) -> Vec<Cell> {
         Cell::new(ink, units::percent(class.cpu)),
         Cell::new(ink, units::nanos_or_unknown(recent.and_then(|r| r.p50_ns))),
         Cell::new(ink, units::nanos_or_unknown(recent.and_then(|r| r.p99_ns))),
-        Cell::new(
-            if missed { Ink::Warning } else { ink },
-            units::misses(class.misses),
-        ),
+        Cell {
+            short: class.misses.map(units::miss_share),
+            ..Cell::new(
+                if missed { Ink::Warning } else { ink },
+                units::misses(class.misses),
+            )
+        },
     ]
 }
 

@@ -293,14 +293,12 @@ pub fn cost_text(snapshot: &Snapshot) -> String {
             "bpf {}",
             mean(bpf).map_or_else(|| units::UNKNOWN.into(), |ns| format!("{ns:.0} ns"))
         ));
-    }
-    parts.push(units::bytes(cost.rss));
-    if let Some(bpf) = &cost.bpf {
         let lost = bpf.dropped_events + bpf.dropped_threads;
         if lost > 0 {
             parts.push(format!("{lost} lost"));
         }
     }
+    parts.push(units::bytes(cost.rss));
     parts.join(" · ")
 }
 

@@ -75,6 +75,7 @@ fn wait_chart(seconds: &[Second], paper: Paper, rows: usize, ceiling: f64) -> Ve
     let height = |ns: u64| ((ns as f64).max(GROUND) / GROUND).ln() / (ceiling / GROUND).ln();
     let heights: Vec<_> = seconds.iter().map(|s| s.p99_ns.map(height)).collect();
     let peak = seconds.iter().filter_map(|s| s.p99_ns).max();
+    let rows = if peak.is_some() { rows } else { 1 };
     let value = peak.map_or_else(
         || units::UNKNOWN.into(),
         |p| format!("peak {}", units::nanos(p)),
