@@ -91,11 +91,12 @@ impl Place {
         // The pool runs as a user of its own and must be able to reach its program.
         let open = fs::Permissions::from_mode(0o755);
         let folder = |below: &Path, mode| {
-            tempfile::Builder::new()
-                .prefix(prefix)
-                .permissions(fs::Permissions::from_mode(mode))
-                .tempdir_in(below)
-                .with_context(|| format!("{}: making a folder there", below.display()))
+            let made = tempfile::Builder::new().prefix(prefix).tempdir_in(below);
+            let made =
+                made.with_context(|| format!("{}: making a folder there", below.display()))?;
+            // Whatever the umask.
+            fs::set_permissions(made.path(), fs::Permissions::from_mode(mode))?;
+            anyhow::Ok(made)
         };
         let temporary = std::env::temp_dir();
         // Records in memory: a store into a mapped file on disk may wait for its write-back.

@@ -9,7 +9,7 @@ use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{Attributes, FIFO, IDLE, OTHER, Scheduling};
 use nix::sys::signal::Signal;
 
-/// Levers of every kind, on threads that only this place's programs have.
+/// Levers of every kind (an `oom` above 0, which needs no CAP_SYS_RESOURCE), on threads that only this place's programs have.
 const POLICY: &str = r#"
 schema = 1
 
@@ -20,7 +20,7 @@ deadline = "10ms"
 sched = { policy = "fifo", priority = 7 }
 cpus = "0"
 io = { class = "best-effort", level = 1 }
-memory = { oom = -321 }
+memory = { oom = 321 }
 
 [[rule]]
 name = "crowd"
@@ -44,7 +44,7 @@ fn managed(found: &Attributes) -> bool {
         && found.scheduling.priority == 7
         && found.affinity == "0"
         && found.ioprio == BEST_EFFORT_1
-        && found.oom == -321
+        && found.oom == 321
 }
 
 /// What a thread of this test's own children has before anyone touches it.
@@ -136,7 +136,7 @@ fn a_rule_can_single_out_threads_by_their_name() -> Result<()> {
     );
     place.policy(
         "50-test.toml",
-        &policy.replace("memory = { oom = -321 }", ""),
+        &policy.replace("memory = { oom = 321 }", ""),
     )?;
     let _agent = place.start(&[])?;
     let crowd = place.load(&CROWD)?;

@@ -232,11 +232,13 @@ fn a_killed_pool_takes_its_workers_with_it_and_comes_back() -> Result<()> {
     let place = place(&format!("{MIC}{hog}"))?;
     let agent = place.start(&[])?;
     ready(&agent, "mic")?;
-    let old: Vec<ThreadId> = running(&place)
-        .into_iter()
-        .filter(|(_, name)| name != "downbeatd" && name != "downbeat-pool")
-        .map(|(id, _)| id)
-        .collect();
+    let mut old: Vec<ThreadId> = Vec::new();
+    wait_until(PATIENCE, || {
+        let all = running(&place).into_iter();
+        let workers = all.filter(|(_, name)| name != "downbeatd" && name != "downbeat-pool");
+        old = workers.map(|(id, _)| id).collect();
+        old.len() == 2
+    });
     ensure!(old.len() == 2, "{old:?}");
     let pool = process(&place, "downbeat-pool")?;
     signal(pool, Signal::SIGKILL);

@@ -170,10 +170,13 @@ fn a_reader_that_closes_the_pipe_is_no_panic() -> Result<()> {
     }
     let place = place()?;
     let _agent = place.start(&[])?;
-    let script = format!("{} --once 2>&1 >/dev/full | head -c 1; exit 0", tui(&place));
+    let script = format!(
+        "{} status --once 2>&1 >/dev/full | head -c 1; exit 0",
+        tui(&place)
+    );
     let full = output_within(Command::new("sh").arg("-c").arg(&script), PATIENCE)?;
     ensure!(!said(&full).contains("panicked"), "{}", said(&full));
-    let script = format!("{} --once | head -c 1 >/dev/null", tui(&place));
+    let script = format!("{} status --once | head -c 1 >/dev/null", tui(&place));
     let closed = output_within(Command::new("sh").arg("-c").arg(&script), PATIENCE)?;
     ensure!(!said(&closed).contains("panicked"), "{}", said(&closed));
     Ok(())
@@ -187,7 +190,12 @@ fn once_prints_the_screen_as_text() -> Result<()> {
     let place = place()?;
     let _agent = place.start(&[])?;
     let run_dir = place.run_dir();
-    let output = place.downbeat(&["--once".as_ref(), "--run-dir".as_ref(), run_dir.as_os_str()])?;
+    let output = place.downbeat(&[
+        "status".as_ref(),
+        "--once".as_ref(),
+        "--run-dir".as_ref(),
+        run_dir.as_os_str(),
+    ])?;
     let text = said(&output);
     ensure!(
         output.status.success() && text.contains("voice"),
@@ -213,7 +221,8 @@ fn status_as_json_is_the_snapshot() -> Result<()> {
         run_dir.as_os_str(),
     ];
     let output = place.downbeat(&args)?;
-    let snapshot: Snapshot = serde_json::from_slice(&output.stdout).context(said(&output))?;
+    let snapshot: Snapshot =
+        serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
     ensure!(
         snapshot.schema == downbeat_api::SCHEMA,
         "{}",
@@ -227,7 +236,9 @@ fn status_as_json_is_the_snapshot() -> Result<()> {
 fn doctor_tells_the_host_facts_with_remedies() -> Result<()> {
     let place = Place::new()?;
     let output = place.downbeat(&["doctor", "--json"])?;
-    let facts: HostFacts = serde_json::from_slice(&output.stdout).context(said(&output))?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
+    let facts: HostFacts = serde_json::from_value(told["host"].clone())?;
     ensure!(
         !facts.findings.is_empty() && !facts.kernel.is_empty(),
         "{facts:?}"

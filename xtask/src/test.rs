@@ -84,6 +84,8 @@ fn tests() -> Result<Outcome> {
     command
         .args(["test", "--no-fail-fast"])
         .env(BIN_DIR, workspace::test_programs());
+    // An error says what it needs to; a backtrace would bury it.
+    command.env("RUST_LIB_BACKTRACE", "0");
     let (status, output) = steps::logged("tests", &mut command)?;
     let mut outcome = read_tests(&output);
     if !status.success() && outcome.counts.failed == 0 {

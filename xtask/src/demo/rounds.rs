@@ -92,7 +92,7 @@ pub fn run(scene: &Scene, plan: &Plan, signals: &Signals) -> Result<Report> {
         snapshot.kernel,
         scene.hog_threads,
         (ROUND, SETTLING),
-        rounds,
+        &rounds,
         agent,
     ))
 }

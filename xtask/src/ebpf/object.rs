@@ -26,7 +26,11 @@ pub(super) fn strip(object: &[u8]) -> anyhow::Result<Vec<u8>> {
     }
     builder.delete_orphans();
     // LLVM keeps the names of sections and symbols in one table; the builder wants two.
-    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+    if !builder
+        .sections
+        .iter()
+        .any(|section| matches!(section.data, SectionData::SectionString))
+    {
         let names = builder.sections.add();
         names.name = b".shstrtab".as_slice().into();
         names.sh_type = object::elf::SHT_STRTAB;

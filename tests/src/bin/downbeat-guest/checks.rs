@@ -89,7 +89,9 @@ fn untouched() -> Result<impl Fn(&Attributes) -> bool> {
 fn doctor() -> Result<()> {
     let place = Place::new()?;
     let output = place.downbeat(&["doctor", "--json"])?;
-    let facts: HostFacts = serde_json::from_slice(&output.stdout).context(said(&output))?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
+    let facts: HostFacts = serde_json::from_value(told["host"].clone())?;
     let running = nix::sys::utsname::uname()?;
     ensure!(facts.kernel.as_str() == running.release(), "{facts:?}");
     ensure!(
