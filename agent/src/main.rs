@@ -55,11 +55,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let kernel = Kernel::new(&roots);
     own_priority::raise(&host, &kernel);
     let probes = load_probes(cli, &roots);
-    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, kernel)?) };
+    let actuator = if cli.observe_only {
+        None
+    } else {
+        Some(actuator(cli, &roots, kernel)?)
+    };
 
     // The engine's thread is this one: the pool is told to stop when the thread that started it
     // ends, so that thread must live as long as the agent.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let _inside = runtime.enter();
     let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME))?;
     let metrics = listen(cli.listen, &mut notices);
@@ -80,15 +86,24 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let (engine, snapshots) = Engine::start(parts);
     let (command_sender, commands) = mpsc::channel(16);
-    let sources = socket::Sources { snapshots: snapshots.clone(), host, commands: command_sender };
+    let sources = socket::Sources {
+        snapshots: snapshots.clone(),
+        host,
+        commands: command_sender,
+    };
     let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
     thread::Builder::new()
         .name("serve".into())
         .spawn(move || serve(socket, sources, metrics, snapshots, status))
         .context("starting the thread that serves clients")?;
     notify_ready();
-    tracing::info!("watching; socket {}", cli.run_dir.join(SOCKET_NAME).display());
-    runtime.block_on(engine.run(commands)).context("the agent's loop")?;
+    tracing::info!(
+        "watching; socket {}",
+        cli.run_dir.join(SOCKET_NAME).display()
+    );
+    runtime
+        .block_on(engine.run(commands))
+        .context("the agent's loop")?;
 
     let _ = fs::remove_file(cli.run_dir.join(SOCKET_NAME));
     drop(lock);
@@ -105,7 +120,10 @@ fn serve(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     status: Option<(std::path::PathBuf, watch::Sender<Option<PoolStatus>>)>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("no clients can be served: {error}"),
     };
@@ -132,9 +150,16 @@ fn serve(
 }
 
 fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).with_context(|| {
-        format!("{}: making the run directory; name another with --run-dir", run_dir.display())
-    })
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(run_dir)
+        .with_context(|| {
+            format!(
+                "{}: making the run directory; name another with --run-dir",
+                run_dir.display()
+            )
+        })
 }
 
 fn read_policy(cli: &Cli) -> anyhow::Result<PolicySet> {
@@ -142,9 +167,7 @@ fn read_policy(cli: &Cli) -> anyhow::Result<PolicySet> {
     let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
     load(&dirs).map_err(|problems| {
         let problems = problems.join("\n  ");
-        anyhow::anyhow!(
-            "the policy is refused (try `downbeat check` on the file):\n  {problems}"
-        )
+        anyhow::anyhow!("the policy is refused (try `downbeat check` on the file):\n  {problems}")
     })
 }
 
@@ -166,7 +189,8 @@ fn put_back_predecessors_changes(
 /// An agent that changes nothing leaves also this to the user.
 fn tell_of_predecessors_changes(run_dir: &Path, notices: &mut Notices) {
     if run_dir.join(JOURNAL_NAME).exists() {
-        let text = "an earlier agent was killed and left changes, which --observe-only leaves alone";
+        let text =
+            "an earlier agent was killed and left changes, which --observe-only leaves alone";
         let remedy = Some("stop this agent and run `downbeat restore`");
         notices.set("predecessor", vec![notice(Severity::Warning, text, remedy)]);
     }
@@ -176,7 +200,10 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
     if cli.no_bpf {
         return Err("switched off with --no-bpf".to_owned());
     }
-    let options = ProbeOptions { log: cli.bpf_log, ..ProbeOptions::default() };
+    let options = ProbeOptions {
+        log: cli.bpf_log,
+        ..ProbeOptions::default()
+    };
     KernelProbes::load(roots, &options).map_err(|error| {
         let reason = error.to_string();
         tracing::warn!("no kernel programs, /proc alone: {reason}");
@@ -186,13 +213,18 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
 
 fn actuator(cli: &Cli, roots: &Roots, kernel: Kernel) -> anyhow::Result<Actuator<Kernel>> {
     let journal = Journal::create(&cli.run_dir, roots).with_context(|| {
-        format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
+        format!(
+            "{}: making the journal; without it nothing is changed",
+            cli.run_dir.display()
+        )
     })?;
     Ok(Actuator::new(kernel, journal))
 }
 
 fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListener> {
-    let Address::At(address) = address else { return None };
+    let Address::At(address) = address else {
+        return None;
+    };
     let open = |address: SocketAddr| {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -230,7 +262,9 @@ fn host_name() -> String {
 
 /// Tells systemd (`Type=notify`) that the first scan is done; nothing happens elsewhere.
 fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let sent = std::os::unix::net::UnixDatagram::unbound()
         .and_then(|socket| socket.send_to(b"READY=1", &path));
     if let Err(error) = sent {

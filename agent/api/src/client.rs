@@ -39,7 +39,9 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The agent said something that this client does not know.
-    #[error("{path}: an answer that this client does not understand ({reason}). Client and agent differ in version")]
+    #[error(
+        "{path}: an answer that this client does not understand ({reason}). Client and agent differ in version"
+    )]
     Garbled {
         /// The socket.
         path: PathBuf,
@@ -67,9 +69,15 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Denied { path: path.into() },
-            _ => ClientError::NoAgent { path: path.into(), source },
+            _ => ClientError::NoAgent {
+                path: path.into(),
+                source,
+            },
         })?;
-        let client = Self { path: path.into(), stream: BufReader::new(stream) };
+        let client = Self {
+            path: path.into(),
+            stream: BufReader::new(stream),
+        };
         client
             .stream
             .get_ref()
@@ -111,12 +119,18 @@ impl Client {
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.garbled(e.to_string()))?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(|source| self.broken(source))
+        self.stream
+            .get_mut()
+            .write_all(&line)
+            .map_err(|source| self.broken(source))
     }
 
     fn receive(&mut self) -> Result<Response, ClientError> {
         let mut line = String::new();
-        let read = self.stream.read_line(&mut line).map_err(|source| self.broken(source))?;
+        let read = self
+            .stream
+            .read_line(&mut line)
+            .map_err(|source| self.broken(source))?;
         if read == 0 {
             return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -128,11 +142,17 @@ impl Client {
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
-        ClientError::Broken { path: self.path.clone(), source }
+        ClientError::Broken {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn garbled(&self, reason: String) -> ClientError {
-        ClientError::Garbled { path: self.path.clone(), reason }
+        ClientError::Garbled {
+            path: self.path.clone(),
+            reason,
+        }
     }
 }
 

@@ -188,8 +188,14 @@ impl<C: Control> Actuator<C> {
     /// main thread's id and start time. What it had from us it has under its new id; the process's
     /// own values (the OOM score) stay.
     pub fn succeed(&mut self, old_tid: u32, pid: u32) {
-        let Ok(start_time) = self.control.start_time(pid) else { return };
-        let thread = ThreadId { pid, tid: pid, start_time };
+        let Ok(start_time) = self.control.start_time(pid) else {
+            return;
+        };
+        let thread = ThreadId {
+            pid,
+            tid: pid,
+            start_time,
+        };
         let (old_main, heir) = (self.threads.remove(&pid), self.threads.remove(&old_tid));
         let mut levers = Levers::new();
         for (id, of_thread) in [old_main, heir].into_iter().flatten() {

@@ -169,7 +169,9 @@ pub fn sched_getaffinity(tid: u32) -> io::Result<Vec<u32>> {
         )
     };
     // The kernel says how many bytes its own masks have; the rest is zero.
-    let known = u32::try_from(check(result)? * 8).unwrap_or(0).min(MAX_CPUS as u32);
+    let known = u32::try_from(check(result)? * 8)
+        .unwrap_or(0)
+        .min(MAX_CPUS as u32);
     let is_set = |cpu: &u32| mask[*cpu as usize / 64] >> (cpu % 64) & 1 == 1;
     Ok((0..known).filter(is_set).collect())
 }

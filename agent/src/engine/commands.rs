@@ -1,13 +1,13 @@
 //! What clients ask of the engine, and reloads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use downbeat_api::{Mode, Request, Response, Severity};
 use downbeat_policy::PolicySet;
 
 use super::notices::notice;
 use super::{Engine, Policy};
-use crate::observe::kernel::Limit;
+use crate::observe::kernel::{KernelProbes, Limit};
 use crate::observe::policy_files::read_folders;
 use crate::serve::socket::Command;
 
@@ -18,9 +18,9 @@ impl Engine {
             Request::Resume => self.resume(),
             Request::Explain { pid } => self.explain(pid),
             // The socket answers these itself.
-            Request::Snapshot | Request::Watch | Request::Host => {
-                Response::Error { message: "not a question for the engine".into() }
-            }
+            Request::Snapshot | Request::Watch | Request::Host => Response::Error {
+                message: "not a question for the engine".into(),
+            },
         };
         // A client that left needs no answer.
         let _ = command.answer.send(response);
@@ -29,12 +29,16 @@ impl Engine {
     fn pause(&mut self) -> Response {
         match self.mode {
             Mode::ObserveOnly => observe_only(),
-            Mode::Paused => Response::Done { message: "paused already".into() },
+            Mode::Paused => Response::Done {
+                message: "paused already".into(),
+            },
             Mode::Engaged => {
                 let restored = self.disengage();
                 self.mode = Mode::Paused;
                 self.publish();
-                Response::Done { message: format!("paused: {restored} values put back") }
+                Response::Done {
+                    message: format!("paused: {restored} values put back"),
+                }
             }
         }
     }
@@ -42,12 +46,16 @@ impl Engine {
     fn resume(&mut self) -> Response {
         match self.mode {
             Mode::ObserveOnly => observe_only(),
-            Mode::Engaged => Response::Done { message: "engaged already".into() },
+            Mode::Engaged => Response::Done {
+                message: "engaged already".into(),
+            },
             Mode::Paused => {
                 self.mode = Mode::Engaged;
                 let applied = self.consider_all();
                 self.publish();
-                Response::Done { message: format!("engaged: {applied} values set") }
+                Response::Done {
+                    message: format!("engaged: {applied} values set"),
+                }
             }
         }
     }
@@ -70,7 +78,8 @@ impl Engine {
                     let remedy = "mend the file and send SIGHUP; the policy in force stays";
                     notice(Severity::Error, problem, Some(remedy))
                 };
-                self.notices.set("reload", problems.iter().map(say).collect());
+                self.notices
+                    .set("reload", problems.iter().map(say).collect());
             }
         }
         if let Some(pool) = &self.pool {
@@ -81,7 +90,7 @@ impl Engine {
 
     /// What the kernel programs cannot do here although they run.
     pub(super) fn note_limits(&mut self) {
-        let limits = self.probes.iter().flat_map(|probes| probes.limits());
+        let limits = self.probes.iter().flat_map(KernelProbes::limits);
         let say = |limit: &Limit| {
             let text = format!("{}: {}", limit.feature, limit.reason);
             notice(Severity::Warning, text, None)
@@ -93,8 +102,15 @@ impl Engine {
     pub(super) fn note_policy(&mut self) {
         let mut said = Vec::new();
         if self.policy.set.rules.is_empty() {
-            let folders: Vec<String> =
-                self.policy_dirs.iter().map(|folder| folder.display().to_string()).collect();
+            let name = |folder: &PathBuf| {
+                let missing = if folder.exists() {
+                    ""
+                } else {
+                    " (which does not exist)"
+                };
+                format!("{}{missing}", folder.display())
+            };
+            let folders: Vec<String> = self.policy_dirs.iter().map(name).collect();
             said.push(notice(
                 Severity::Warning,
                 format!("no rules in {}: nothing is managed", folders.join(" or ")),
@@ -102,11 +118,17 @@ impl Engine {
             ));
         }
         said.extend(
-            self.policy.fallbacks().map(|text| notice(Severity::Warning, text, None)),
+            self.policy
+                .fallbacks()
+                .map(|text| notice(Severity::Warning, text, None)),
         );
         said.extend(self.policy.unmeasured().map(|class| {
             let text = format!("class {class} is one too many: its waits are not measured");
-            notice(Severity::Warning, text, Some("use fewer classes, and restart downbeatd"))
+            notice(
+                Severity::Warning,
+                text,
+                Some("use fewer classes, and restart downbeatd"),
+            )
         }));
         self.notices.set("policy", said);
     }

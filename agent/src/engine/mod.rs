@@ -112,14 +112,28 @@ impl Engine {
     /// Looks at the whole host, acts on what it finds, and publishes the first snapshot.
     #[must_use]
     pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let Parts { roots, host, host_name, policy, policy_dirs, probes, .. } = parts;
+        let Parts {
+            roots,
+            host,
+            host_name,
+            policy,
+            policy_dirs,
+            probes,
+            ..
+        } = parts;
         let mut slots = Slots::new(CLASS_SLOTS);
         let policy = Policy::new(policy, &host, &mut slots);
         let source = match &probes {
             Ok(_) => Source::Bpf,
-            Err(reason) => Source::Procfs { reason: reason.clone() },
+            Err(reason) => Source::Procfs {
+                reason: reason.clone(),
+            },
         };
-        let mode = if parts.actuator.is_some() { Mode::Engaged } else { Mode::ObserveOnly };
+        let mode = if parts.actuator.is_some() {
+            Mode::Engaged
+        } else {
+            Mode::ObserveOnly
+        };
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot::empty(&host, &source, mode)));
         let now = Instant::now();
         let mut engine = Self {
@@ -206,7 +220,9 @@ impl Engine {
 
     /// Reads what the kernel programs sent and acts on it.
     fn on_kernel_events(&mut self) {
-        let Some(probes) = &mut self.probes else { return };
+        let Some(probes) = &mut self.probes else {
+            return;
+        };
         let mut events = std::mem::take(&mut self.events);
         probes.drain(&mut events);
         for event in events.drain(..) {

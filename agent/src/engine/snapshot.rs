@@ -51,7 +51,11 @@ impl Engine {
         let classes = self.classes(latest.classes.iter().map(|class| class.wait.clone()));
         let gpu = latest.gpu.clone();
         let processes = self.processes(&gpu);
-        let mut next = Snapshot { classes, processes, ..(*latest).clone() };
+        let mut next = Snapshot {
+            classes,
+            processes,
+            ..(*latest).clone()
+        };
         next.mode = self.mode;
         next.notices = self.notices.all();
         next.actions = self.actions();
@@ -66,7 +70,11 @@ impl Engine {
         let waits = self.waits();
         let before = Arc::clone(&self.snapshots.borrow());
         let cpu_before = before.cost.cpu_seconds;
-        let cpu = if interval > 0.0 { (own.cpu_seconds - cpu_before) / interval } else { 0.0 };
+        let cpu = if interval > 0.0 {
+            (own.cpu_seconds - cpu_before) / interval
+        } else {
+            0.0
+        };
         let now = self.started.elapsed();
         let bpf = self.probes.as_mut().map(|probes| probes.cost(now));
         let system = self.latest_system.clone();
@@ -85,7 +93,12 @@ impl Engine {
             gpu,
             pool: self.pool_status(),
             actions: self.actions(),
-            cost: Cost { cpu_seconds: own.cpu_seconds, cpu, rss: own.rss, bpf },
+            cost: Cost {
+                cpu_seconds: own.cpu_seconds,
+                cpu,
+                rss: own.rss,
+                bpf,
+            },
             ..empty(&self.host, &self.source, self.mode)
         };
         self.snapshots.send_replace(Arc::new(snapshot));
@@ -93,7 +106,9 @@ impl Engine {
 
     /// Per class, the waits of the interval and since start.
     fn waits(&mut self) -> Vec<Option<Wait>> {
-        let Some(probes) = &self.probes else { return vec![None; self.policy.targets.len()] };
+        let Some(probes) = &self.probes else {
+            return vec![None; self.policy.targets.len()];
+        };
         let mut waits = Vec::with_capacity(self.policy.slots.len());
         for slot in &self.policy.slots {
             waits.push(slot.and_then(|slot| wait_of(probes, slot, &mut self.waits_before)));
@@ -133,7 +148,13 @@ impl Engine {
         let mut misses: HashMap<usize, Misses> = HashMap::new();
         let status = self.pool_status.borrow();
         for worker in status.iter().flat_map(|status| &status.workers) {
-            let Worker { pid: Some(pid), frames: Some(frames), missed, .. } = worker else {
+            let Worker {
+                pid: Some(pid),
+                frames: Some(frames),
+                missed,
+                ..
+            } = worker
+            else {
                 continue;
             };
             let process = self.world.get(*pid);
@@ -160,7 +181,9 @@ impl Engine {
             .collect();
         processes.sort_by(|a, b| {
             let by_class = b.class.is_some().cmp(&a.class.is_some());
-            by_class.then(b.cpu.total_cmp(&a.cpu)).then(a.pid.cmp(&b.pid))
+            by_class
+                .then(b.cpu.total_cmp(&a.cpu))
+                .then(a.pid.cmp(&b.pid))
         });
         processes
     }
@@ -173,7 +196,10 @@ impl Engine {
         let stat = process.stat.as_ref();
         let attention = self.actuator.as_ref().is_some_and(|actuator| {
             classified.is_some()
-                && process.threads.keys().any(|tid| actuator.wants_attention(*tid))
+                && process
+                    .threads
+                    .keys()
+                    .any(|tid| actuator.wants_attention(*tid))
         });
         let command = if facts.cmdline.is_empty() {
             format!("[{}]", facts.comm)
@@ -197,10 +223,17 @@ impl Engine {
             gpu_memory,
             sched: stat.map_or_else(String::new, |stat| {
                 let (policy, priority) = (stat.policy, stat.priority);
-                Sched { policy, priority, ..Sched::DEFAULT }.to_string()
+                Sched {
+                    policy,
+                    priority,
+                    ..Sched::DEFAULT
+                }
+                .to_string()
             }),
             nice: stat.map_or(0, |stat| stat.nice),
-            affinity: sched_getaffinity(process.pid).map(|cpus| cpu_ranges(&cpus)).unwrap_or_default(),
+            affinity: sched_getaffinity(process.pid)
+                .map(|cpus| cpu_ranges(&cpus))
+                .unwrap_or_default(),
             attention,
         }
     }
@@ -216,7 +249,10 @@ impl Engine {
         let exec_to_set = (self.exec_to_set.count() > 0).then(|| self.exec_to_set.summary());
         Actions {
             levers: self.ledger.levers(),
-            journalled: self.actuator.as_ref().map_or(0, crate::act::Actuator::journalled),
+            journalled: self
+                .actuator
+                .as_ref()
+                .map_or(0, crate::act::Actuator::journalled),
             exec_to_set,
             recent: self.ledger.recent(),
         }
@@ -232,5 +268,9 @@ fn wait_of(probes: &KernelProbes, slot: u32, before: &mut Vec<WaitHistogram>) ->
     }
     let previous = std::mem::replace(&mut before[index], total.clone());
     let recent = total.since(&previous).summary();
-    Some(Wait { recent, total: total.summary(), buckets: total.cumulative() })
+    Some(Wait {
+        recent,
+        total: total.summary(),
+        buckets: total.cumulative(),
+    })
 }

@@ -21,17 +21,28 @@ impl Engine {
     /// Acts on one event.
     pub(super) fn on_kernel_event(&mut self, event: KernelEvent) {
         match event {
-            KernelEvent::Exec { pid, old_tid, time_ns, .. } => {
+            KernelEvent::Exec {
+                pid,
+                old_tid,
+                time_ns,
+                ..
+            } => {
                 if old_tid != pid
                     && let Some(actuator) = &mut self.actuator
                 {
                     actuator.succeed(old_tid, pid);
                 }
                 if self.consider(pid) > 0 && self.mode == Mode::Engaged {
-                    self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
+                    self.exec_to_set
+                        .record(monotonic_ns().saturating_sub(time_ns));
                 }
             }
-            KernelEvent::Fork { parent_tid, pid, tid, .. } => {
+            KernelEvent::Fork {
+                parent_tid,
+                pid,
+                tid,
+                ..
+            } => {
                 self.on_fork(parent_tid, pid, tid);
             }
             KernelEvent::Exit { tid, .. } => {
@@ -46,8 +57,14 @@ impl Engine {
 
     /// A managed thread made a thread or a process, which starts with what its creator had.
     fn on_fork(&mut self, parent_tid: u32, pid: u32, tid: u32) {
-        let Some(child) = self.reader.thread(pid, tid) else { return };
-        let id = ThreadId { pid, tid, start_time: child.start_time };
+        let Some(child) = self.reader.thread(pid, tid) else {
+            return;
+        };
+        let id = ThreadId {
+            pid,
+            tid,
+            start_time: child.start_time,
+        };
         if let Some(actuator) = &mut self.actuator {
             actuator.inherit(id, parent_tid);
         }
@@ -59,13 +76,23 @@ impl Engine {
     }
 
     fn on_rename(&mut self, pid: u32, tid: u32, name: String) {
-        let known = self.world.get(pid).and_then(|process| process.threads.get(&tid));
+        let known = self
+            .world
+            .get(pid)
+            .and_then(|process| process.threads.get(&tid));
         let Some(known) = known else { return };
-        let sample = ThreadSample { tid, name, start_time: known.start_time };
+        let sample = ThreadSample {
+            tid,
+            name,
+            start_time: known.start_time,
+        };
         if self.policy.looks_at_threads {
             self.consider_thread(pid, &sample);
         } else {
-            let thread = Thread { name: sample.name, ..known.clone() };
+            let thread = Thread {
+                name: sample.name,
+                ..known.clone()
+            };
             self.world.insert_thread(pid, tid, thread);
         }
     }
@@ -78,11 +105,15 @@ impl Engine {
             return 0;
         };
         let policy = &self.policy;
-        let gone = self.world.insert(&sample, |facts, name| policy.classify(facts, name));
+        let gone = self
+            .world
+            .insert(&sample, |facts, name| policy.classify(facts, name));
         for tid in gone {
             self.forget_thread(tid);
         }
-        let Some(process) = self.world.get(pid) else { return 0 };
+        let Some(process) = self.world.get(pid) else {
+            return 0;
+        };
         let threads: Vec<(ThreadId, Option<Classified>)> = process
             .threads
             .iter()
@@ -121,10 +152,22 @@ impl Engine {
             return;
         };
         let classified = self.policy.classify(&process.facts, &sample.name);
-        let ThreadSample { tid, ref name, start_time } = *sample;
-        let thread = Thread { name: name.clone(), start_time, classified };
+        let ThreadSample {
+            tid,
+            ref name,
+            start_time,
+        } = *sample;
+        let thread = Thread {
+            name: name.clone(),
+            start_time,
+            classified,
+        };
         self.world.insert_thread(pid, tid, thread);
-        let id = ThreadId { pid, tid, start_time };
+        let id = ThreadId {
+            pid,
+            tid,
+            start_time,
+        };
         match classified {
             Some(classified) => {
                 self.measure(tid, classified);
@@ -164,10 +207,14 @@ impl Engine {
     /// Puts everything back; returns how many values.
     pub(super) fn disengage(&mut self) -> u64 {
         self.catch_up_with_threads();
-        let Some(actuator) = &mut self.actuator else { return 0 };
+        let Some(actuator) = &mut self.actuator else {
+            return 0;
+        };
         let done = actuator.undo_all();
         self.enter(&done);
-        done.iter().filter(|done| matches!(done.event, Event::Restored { .. })).count() as u64
+        done.iter()
+            .filter(|done| matches!(done.event, Event::Restored { .. }))
+            .count() as u64
     }
 
     /// Lists the threads of every managed process again: for what no event told.
@@ -181,18 +228,32 @@ impl Engine {
     /// main thread; those that ended are forgotten. Returns whether there were new ones.
     fn catch_up(&mut self, pid: u32) -> bool {
         let listed = self.reader.tids(pid);
-        let Some(process) = self.world.get(pid) else { return false };
-        let ended: Vec<u32> =
-            process.threads.keys().copied().filter(|tid| !listed.contains(tid)).collect();
-        let new: Vec<u32> =
-            listed.into_iter().filter(|tid| !process.threads.contains_key(tid)).collect();
+        let Some(process) = self.world.get(pid) else {
+            return false;
+        };
+        let ended: Vec<u32> = process
+            .threads
+            .keys()
+            .copied()
+            .filter(|tid| !listed.contains(tid))
+            .collect();
+        let new: Vec<u32> = listed
+            .into_iter()
+            .filter(|tid| !process.threads.contains_key(tid))
+            .collect();
         for tid in ended {
             self.world.remove_thread(tid);
             self.forget_thread(tid);
         }
         for tid in &new {
-            let Some(sample) = self.reader.thread(pid, *tid) else { continue };
-            let id = ThreadId { pid, tid: *tid, start_time: sample.start_time };
+            let Some(sample) = self.reader.thread(pid, *tid) else {
+                continue;
+            };
+            let id = ThreadId {
+                pid,
+                tid: *tid,
+                start_time: sample.start_time,
+            };
             if let Some(actuator) = &mut self.actuator {
                 actuator.inherit(id, pid);
             }
@@ -214,12 +275,17 @@ impl Engine {
         if self.mode != Mode::Engaged {
             return;
         }
-        let Some(actuator) = &mut self.actuator else { return };
+        let Some(actuator) = &mut self.actuator else {
+            return;
+        };
         let requests: Vec<Request<'_>> = threads
             .iter()
             .filter_map(|(thread, classified)| {
                 let target = self.policy.targets.get((*classified)?.class)?;
-                Some(Request { thread: *thread, wanted: &target.values })
+                Some(Request {
+                    thread: *thread,
+                    wanted: &target.values,
+                })
             })
             .collect();
         if requests.is_empty() {
@@ -233,20 +299,30 @@ impl Engine {
     pub(super) fn enter(&mut self, done: &[Done]) {
         let unix_time = unix_time();
         for of_process in done.chunk_by(|a, b| a.thread.pid == b.thread.pid) {
-            let Some(first) = of_process.first() else { continue };
+            let Some(first) = of_process.first() else {
+                continue;
+            };
             let process = self.world.get(first.thread.pid);
             let class = process
                 .and_then(Process::classified)
                 .and_then(|classified| self.policy.targets.get(classified.class))
                 .map_or("", |target| &target.class);
             let name = process.map_or("", |process| &process.facts.comm);
-            let subject = Subject { pid: first.thread.pid, name, class };
+            let subject = Subject {
+                pid: first.thread.pid,
+                name,
+                class,
+            };
             self.ledger.enter(subject, of_process, unix_time);
         }
     }
 
     fn applied(&self) -> u64 {
-        self.ledger.levers().iter().map(|counts| counts.applied).sum()
+        self.ledger
+            .levers()
+            .iter()
+            .map(|counts| counts.applied)
+            .sum()
     }
 }
 
@@ -265,5 +341,7 @@ pub(super) fn monotonic_ns() -> u64 {
 
 /// Seconds since 1970.
 pub(super) fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }

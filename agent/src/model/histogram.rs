@@ -118,7 +118,7 @@ impl WaitHistogram {
         let mut bounds = Vec::with_capacity((BUCKETS - COARSE_FIRST) / COARSE_STEP + 1);
         for (bucket, times) in self.buckets.iter().enumerate() {
             seen += times;
-            if bucket >= COARSE_FIRST && (bucket - COARSE_FIRST) % COARSE_STEP == 0 {
+            if bucket >= COARSE_FIRST && (bucket - COARSE_FIRST).is_multiple_of(COARSE_STEP) {
                 bounds.push((upper_bound(bucket), seen));
             }
         }

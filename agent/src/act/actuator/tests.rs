@@ -355,11 +355,17 @@ fn a_thread_that_execs_takes_its_values_along_to_the_main_threads_id() {
     bench.kernel.0.borrow_mut().start_times.remove(&101);
     bench.kernel.change_behind_its_back(100, fifo(20));
     bench.actuator.succeed(101, 100);
-    assert!(bench.actuator.verify().is_empty(), "nobody else changed anything");
+    assert!(
+        bench.actuator.verify().is_empty(),
+        "nobody else changed anything"
+    );
     assert_eq!(bench.journalled(), 2);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(2)));
-    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
+    assert_eq!(
+        bench.kernel.value(100, Lever::OomScoreAdj),
+        Value::OomScoreAdj(0)
+    );
     assert_eq!(bench.journalled(), 0);
 }
 
