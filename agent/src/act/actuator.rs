@@ -9,84 +9,19 @@ use std::io;
 
 use super::control::{Control, is_gone};
 use super::journal::{Change, Changes, Journal, ThreadId};
+use super::outcome::{Done, Event, LeverEntry, Request, Standing};
 use super::value::{Lever, Sched, Value};
 
-/// Where one lever of one thread stands.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
-    /// Set by us; the change says what goes back.
-    Ours(Change),
-    /// It had the wanted value already.
-    AlreadySo,
-    /// The thread is real-time by its own wish; this is what it has.
-    RealtimeByOwnWish(Value),
-    /// Someone else changed it after us to this value: theirs from then on.
-    HandedOff(Value),
-    /// The kernel, or the journal, refused.
-    Refused(String),
-}
-
-/// One lever of one thread: what was asked for and what came of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LeverEntry {
-    /// Asked for; absent for a value that was only inherited.
-    pub wanted: Option<Value>,
-    /// What came of it.
-    pub standing: Standing,
-}
-
-/// What one request asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// The thread.
-    pub thread: ThreadId,
-    /// At most one value per lever; a lever that is not named is put back if it was ours.
-    pub wanted: &'a [Value],
-}
-
-/// Something that [`Actuator`] did, for counting and for showing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Done {
-    /// Where.
-    pub thread: ThreadId,
-    /// What.
-    pub lever: Lever,
-    /// How it went.
-    pub event: Event,
-}
-
-/// How it went.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A value was set.
-    Applied {
-        /// Before.
-        old: Value,
-        /// Now.
-        new: Value,
-    },
-    /// It was refused.
-    Failed {
-        /// What was wanted.
-        wanted: Value,
-        /// The kernel's words.
-        reason: String,
-    },
-    /// The old value went back.
-    Restored {
-        /// Back to this.
-        old: Value,
-    },
-    /// Someone else changed it after us.
-    HandedOff {
-        /// What we had set.
-        ours: Value,
-        /// What it is now.
-        theirs: Value,
-    },
-}
-
 type Levers = HashMap<Lever, LeverEntry>;
+
+/// A value that is about to be set.
+#[derive(Debug)]
+struct Write {
+    thread: ThreadId,
+    change: Change,
+    /// What was ours there before, under another policy.
+    before: Option<Change>,
+}
 
 /// The state of everything that was changed.
 #[derive(Debug)]
@@ -100,11 +35,7 @@ impl<C: Control> Actuator<C> {
     /// An actuator that has changed nothing yet.
     #[must_use]
     pub fn new(control: C, journal: Journal) -> Self {
-        Self {
-            control,
-            journal,
-            threads: HashMap::new(),
-        }
+        Self { control, journal, threads: HashMap::new() }
     }
 
     /// Brings threads to what is wanted: reads, journals, sets, in this order, with one write to
@@ -115,18 +46,18 @@ impl<C: Control> Actuator<C> {
         for request in requests {
             self.plan(request, now, &mut writes, &mut done);
         }
-        for (thread, change) in &writes {
+        for Write { thread, change, .. } in &writes {
             self.journal.set(*thread, change);
         }
         if let Err(error) = self.journal.commit() {
             let reason = format!("the journal cannot be written, so nothing was set: {error}");
-            for (thread, change) in writes {
-                self.refuse(thread, change.ours, reason.clone(), &mut done);
+            for write in writes {
+                self.fail(write, reason.clone(), &mut done);
             }
             return done;
         }
-        for (thread, change) in writes {
-            self.write(thread, change, &mut done);
+        for write in writes {
+            self.write(write, &mut done);
         }
         self.tidy_journal();
         done
@@ -135,11 +66,7 @@ impl<C: Control> Actuator<C> {
     /// Notes that `child` may have started with values that its creator `parent` had from us, so
     /// that they go back to the creator's old ones. Does nothing for a child that is known.
     pub fn inherit(&mut self, child: ThreadId, parent: u32) {
-        if self
-            .threads
-            .get(&child.tid)
-            .is_some_and(|(id, _)| *id == child)
-        {
+        if self.threads.get(&child.tid).is_some_and(|(id, _)| *id == child) {
             return;
         }
         let Some((_, levers)) = self.threads.get(&parent) else {
@@ -162,19 +89,9 @@ impl<C: Control> Actuator<C> {
             if !is_inherited(&current, &change.ours) || current.agrees_with(&change.old) {
                 continue;
             }
-            let change = Change {
-                old: change.old,
-                ours: current,
-                since: change.since,
-            };
+            let change = Change { old: change.old, ours: current, since: change.since };
             self.journal.set(child, &change);
-            inherited.insert(
-                lever,
-                LeverEntry {
-                    wanted: None,
-                    standing: Standing::Ours(change),
-                },
-            );
+            inherited.insert(lever, LeverEntry { wanted: None, standing: Standing::Ours(change) });
         }
         if !inherited.is_empty() {
             self.threads.insert(child.tid, (child, inherited));
@@ -191,11 +108,7 @@ impl<C: Control> Actuator<C> {
         let Ok(start_time) = self.control.start_time(pid) else {
             return;
         };
-        let thread = ThreadId {
-            pid,
-            tid: pid,
-            start_time,
-        };
+        let thread = ThreadId { pid, tid: pid, start_time };
         let (old_main, heir) = (self.threads.remove(&pid), self.threads.remove(&old_tid));
         let mut levers = Levers::new();
         for (id, of_thread) in [old_main, heir].into_iter().flatten() {
@@ -225,12 +138,15 @@ impl<C: Control> Actuator<C> {
         let mut done = Vec::new();
         if let Some((thread, levers)) = self.threads.remove(&tid) {
             for lever in Lever::ALL {
-                if let Some(LeverEntry {
-                    standing: Standing::Ours(change),
-                    ..
-                }) = levers.get(&lever)
+                let Some(entry) = levers.get(&lever) else { continue };
+                let Standing::Ours(change) = &entry.standing else { continue };
+                self.put_back(thread, change, &mut done);
+                // A child that lost what it had from its creator is as if it had never had it:
+                // nothing was set there, so nothing is told.
+                if entry.wanted.is_none()
+                    && matches!(done.last(), Some(Done { event: Event::Restored { .. }, .. }))
                 {
-                    self.put_back(thread, change, &mut done);
+                    done.pop();
                 }
             }
         }
@@ -279,15 +195,8 @@ impl<C: Control> Actuator<C> {
                     continue;
                 }
                 self.journal.forget(*thread, *lever);
-                let event = Event::HandedOff {
-                    ours: change.ours.clone(),
-                    theirs: theirs.clone(),
-                };
-                done.push(Done {
-                    thread: *thread,
-                    lever: *lever,
-                    event,
-                });
+                let event = Event::HandedOff { ours: change.ours.clone(), theirs: theirs.clone() };
+                done.push(Done { thread: *thread, lever: *lever, event });
                 entry.standing = Standing::HandedOff(theirs);
             }
         }
@@ -304,10 +213,7 @@ impl<C: Control> Actuator<C> {
         let Some((_, levers)) = self.threads.get(&tid) else {
             return Vec::new();
         };
-        Lever::ALL
-            .into_iter()
-            .filter_map(|lever| Some((lever, levers.get(&lever)?)))
-            .collect()
+        Lever::ALL.into_iter().filter_map(|lever| Some((lever, levers.get(&lever)?))).collect()
     }
 
     /// Whether a lever of the thread was refused or handed off.
@@ -331,26 +237,18 @@ impl<C: Control> Actuator<C> {
     /// # Errors
     /// As `unlink(2)`.
     pub fn finish(self) -> io::Result<()> {
-        if self.threads.is_empty() {
-            self.journal.remove()
-        } else {
-            Ok(())
-        }
+        if self.threads.is_empty() { self.journal.remove() } else { Ok(()) }
     }
 
     fn plan(
         &mut self,
         request: &Request<'_>,
         now: u64,
-        writes: &mut Vec<(ThreadId, Change)>,
+        writes: &mut Vec<Write>,
         done: &mut Vec<Done>,
     ) {
         let thread = request.thread;
-        if self
-            .threads
-            .get(&thread.tid)
-            .is_some_and(|(known, _)| *known != thread)
-        {
+        if self.threads.get(&thread.tid).is_some_and(|(known, _)| *known != thread) {
             self.forget(thread.tid);
         }
         self.put_back_unwanted(request, done);
@@ -360,18 +258,12 @@ impl<C: Control> Actuator<C> {
             if lever == Lever::OomScoreAdj && thread.tid != thread.pid {
                 continue;
             }
-            let known = self
-                .threads
-                .get(&thread.tid)
-                .and_then(|(_, levers)| levers.get(&lever));
+            let known = self.threads.get(&thread.tid).and_then(|(_, levers)| levers.get(&lever));
             if known.is_some_and(|entry| is_settled(entry, wanted)) {
                 continue;
             }
             let before = match known {
-                Some(LeverEntry {
-                    standing: Standing::Ours(change),
-                    ..
-                }) => Some(change.clone()),
+                Some(LeverEntry { standing: Standing::Ours(change), .. }) => Some(change.clone()),
                 _ => None,
             };
             let current = match self.control.read(lever, thread.tid) {
@@ -385,39 +277,21 @@ impl<C: Control> Actuator<C> {
             let standing = match before {
                 Some(change) if !current.agrees_with(&change.ours) => {
                     self.journal.forget(thread, lever);
-                    let event = Event::HandedOff {
-                        ours: change.ours,
-                        theirs: current.clone(),
-                    };
-                    done.push(Done {
-                        thread,
-                        lever,
-                        event,
-                    });
+                    let event = Event::HandedOff { ours: change.ours, theirs: current.clone() };
+                    done.push(Done { thread, lever, event });
                     Standing::HandedOff(current)
                 }
                 Some(change) if current.agrees_with(wanted) => Standing::Ours(change),
                 None if current.agrees_with(wanted) => Standing::AlreadySo,
                 None if is_realtime(&current) => Standing::RealtimeByOwnWish(current),
                 before => {
-                    let old = before.map_or(current, |change| change.old);
-                    let change = Change {
-                        old,
-                        ours: wanted.clone(),
-                        since: now,
-                    };
-                    writes.push((thread, change.clone()));
+                    let old = before.as_ref().map_or(current, |change| change.old.clone());
+                    let change = Change { old, ours: wanted.clone(), since: now };
+                    writes.push(Write { thread, change: change.clone(), before });
                     Standing::Ours(change)
                 }
             };
-            self.note(
-                thread,
-                lever,
-                LeverEntry {
-                    wanted: Some(wanted.clone()),
-                    standing,
-                },
-            );
+            self.note(thread, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
         }
     }
 
@@ -432,10 +306,7 @@ impl<C: Control> Actuator<C> {
             .filter(|lever| request.wanted.iter().all(|value| value.lever() != *lever))
             .collect();
         for lever in unwanted {
-            if let Some(LeverEntry {
-                standing: Standing::Ours(change),
-                ..
-            }) = levers.remove(&lever)
+            if let Some(LeverEntry { standing: Standing::Ours(change), .. }) = levers.remove(&lever)
             {
                 self.put_back(thread, &change, done);
             }
@@ -443,29 +314,31 @@ impl<C: Control> Actuator<C> {
         self.threads.insert(thread.tid, (thread, levers));
     }
 
-    fn write(&mut self, thread: ThreadId, change: Change, done: &mut Vec<Done>) {
-        let lever = change.ours.lever();
+    fn write(&mut self, write: Write, done: &mut Vec<Done>) {
+        let Write { thread, change, .. } = &write;
+        let (thread, lever) = (*thread, change.ours.lever());
         match self.control.write(thread.tid, &change.ours) {
             Ok(()) => {
-                let event = Event::Applied {
-                    old: change.old,
-                    new: change.ours,
-                };
-                done.push(Done {
-                    thread,
-                    lever,
-                    event,
-                });
+                let event = Event::Applied { old: change.old.clone(), new: change.ours.clone() };
+                done.push(Done { thread, lever, event });
             }
+            Err(error) if is_gone(&error) => self.forget(thread.tid),
             Err(error) => {
                 self.journal.forget(thread, lever);
-                if is_gone(&error) {
-                    self.threads.remove(&thread.tid);
-                } else {
-                    let reason = words(&error, lever);
-                    self.refuse(thread, change.ours, reason, done);
-                }
+                self.fail(write, words(&error, lever), done);
             }
+        }
+    }
+
+    /// A value that could not be set. What was set there before is still there, and ours.
+    fn fail(&mut self, write: Write, reason: String, done: &mut Vec<Done>) {
+        let Write { thread, change, before } = write;
+        let lever = change.ours.lever();
+        self.refuse(thread, change.ours, reason, done);
+        if let Some(before) = before {
+            self.journal.set(thread, &before);
+            let wanted = Some(before.ours.clone());
+            self.note(thread, lever, LeverEntry { wanted, standing: Standing::Ours(before) });
         }
     }
 
@@ -473,48 +346,28 @@ impl<C: Control> Actuator<C> {
         let lever = change.ours.lever();
         self.journal.forget(thread, lever);
         if let Some(event) = put_back(&self.control, thread, change) {
-            done.push(Done {
-                thread,
-                lever,
-                event,
-            });
+            done.push(Done { thread, lever, event });
         }
     }
 
     fn refuse(&mut self, thread: ThreadId, wanted: Value, reason: String, done: &mut Vec<Done>) {
         let lever = wanted.lever();
         let standing = Standing::Refused(reason.clone());
-        self.note(
-            thread,
-            lever,
-            LeverEntry {
-                wanted: Some(wanted.clone()),
-                standing,
-            },
-        );
-        done.push(Done {
-            thread,
-            lever,
-            event: Event::Failed { wanted, reason },
-        });
+        self.note(thread, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
+        done.push(Done { thread, lever, event: Event::Failed { wanted, reason } });
     }
 
     fn note(&mut self, thread: ThreadId, lever: Lever, entry: LeverEntry) {
-        let (_, levers) = self
-            .threads
-            .entry(thread.tid)
-            .or_insert_with(|| (thread, Levers::new()));
+        let (_, levers) = self.threads.entry(thread.tid).or_insert_with(|| (thread, Levers::new()));
         levers.insert(lever, entry);
     }
 
     fn ours(&self) -> impl Iterator<Item = (ThreadId, Lever, &Change)> {
         self.threads.values().flat_map(|(thread, levers)| {
-            levers
-                .iter()
-                .filter_map(|(lever, entry)| match &entry.standing {
-                    Standing::Ours(change) => Some((*thread, *lever, change)),
-                    _ => None,
-                })
+            levers.iter().filter_map(|(lever, entry)| match &entry.standing {
+                Standing::Ours(change) => Some((*thread, *lever, change)),
+                _ => None,
+            })
         })
     }
 
@@ -522,10 +375,8 @@ impl<C: Control> Actuator<C> {
         // Both keep what they could not write for the next attempt.
         let _ = self.journal.commit();
         if self.journal.wants_compaction() {
-            let changes: Changes = self
-                .ours()
-                .map(|(t, lever, change)| ((t, lever), change.clone()))
-                .collect();
+            let changes: Changes =
+                self.ours().map(|(t, lever, change)| ((t, lever), change.clone())).collect();
             let _ = self.journal.compact(&changes);
         }
     }
@@ -544,20 +395,14 @@ pub(super) fn put_back<C: Control>(
     let lever = change.ours.lever();
     let current = control.read(lever, thread.tid).ok()?;
     if !current.agrees_with(&change.ours) {
-        return Some(Event::HandedOff {
-            ours: change.ours.clone(),
-            theirs: current,
-        });
+        return Some(Event::HandedOff { ours: change.ours.clone(), theirs: current });
     }
     match control.write(thread.tid, &change.old) {
-        Ok(()) => Some(Event::Restored {
-            old: change.old.clone(),
-        }),
+        Ok(()) => Some(Event::Restored { old: change.old.clone() }),
         Err(error) if is_gone(&error) => None,
-        Err(error) => Some(Event::Failed {
-            wanted: change.old.clone(),
-            reason: words(&error, lever),
-        }),
+        Err(error) => {
+            Some(Event::Failed { wanted: change.old.clone(), reason: words(&error, lever) })
+        }
     }
 }
 

@@ -51,10 +51,7 @@ impl Kernel {
     pub fn new(roots: &Roots) -> Self {
         // The calling thread has the default unless somebody chose a slice for the agent itself.
         let default_slice = sched_getattr(0).map_or(0, |attr| attr.sched_runtime);
-        Self {
-            proc: roots.proc.clone(),
-            default_slice,
-        }
+        Self { proc: roots.proc.clone(), default_slice }
     }
 
     fn file(&self, tid: u32, name: &str) -> PathBuf {
@@ -129,10 +126,7 @@ fn sched_getattr(tid: u32) -> io::Result<libc::sched_attr> {
 
 fn sched_setattr(tid: u32, sched: &Sched) -> io::Result<()> {
     // Only what the policy uses may be given: the kernel refuses a priority for OTHER.
-    let fair = matches!(
-        sched.policy.cast_signed(),
-        libc::SCHED_OTHER | libc::SCHED_BATCH
-    );
+    let fair = matches!(sched.policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH);
     let deadline = sched.policy.cast_signed() == libc::SCHED_DEADLINE;
     // SAFETY: sched_attr is plain integers, for which zero is a valid value.
     let mut attr: libc::sched_attr = unsafe { std::mem::zeroed() };
@@ -161,17 +155,10 @@ pub fn sched_getaffinity(tid: u32) -> io::Result<Vec<u32>> {
     let mut mask = [0_u64; MASK_WORDS];
     // SAFETY: the kernel writes at most the given number of bytes to `mask`.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_sched_getaffinity,
-            tid,
-            size_of_val(&mask),
-            mask.as_mut_ptr(),
-        )
+        libc::syscall(libc::SYS_sched_getaffinity, tid, size_of_val(&mask), mask.as_mut_ptr())
     };
     // The kernel says how many bytes its own masks have; the rest is zero.
-    let known = u32::try_from(check(result)? * 8)
-        .unwrap_or(0)
-        .min(MAX_CPUS as u32);
+    let known = u32::try_from(check(result)? * 8).unwrap_or(0).min(MAX_CPUS as u32);
     let is_set = |cpu: &u32| mask[*cpu as usize / 64] >> (cpu % 64) & 1 == 1;
     Ok((0..known).filter(is_set).collect())
 }
@@ -186,12 +173,7 @@ fn sched_setaffinity(tid: u32, cpus: &[u32]) -> io::Result<()> {
     }
     // SAFETY: the kernel reads the given number of bytes from `mask`.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_sched_setaffinity,
-            tid,
-            size_of_val(&mask),
-            mask.as_ptr(),
-        )
+        libc::syscall(libc::SYS_sched_setaffinity, tid, size_of_val(&mask), mask.as_ptr())
     };
     check(result).map(drop)
 }
@@ -211,12 +193,7 @@ fn ioprio_set(tid: u32, priority: u16) -> io::Result<()> {
     let priority = if priority >> 13 == 0 { 0 } else { priority };
     // SAFETY: takes no pointers.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_ioprio_set,
-            IOPRIO_WHO_PROCESS,
-            tid,
-            i32::from(priority),
-        )
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, i32::from(priority))
     };
     check(result).map(drop)
 }
@@ -250,10 +227,7 @@ mod tests {
     #[test]
     fn a_nice_value_set_is_the_nice_value_read() {
         on_a_thread(|kernel, tid| {
-            let nicer = Value::Sched(Sched {
-                nice: 7,
-                ..Sched::DEFAULT
-            });
+            let nicer = Value::Sched(Sched { nice: 7, ..Sched::DEFAULT });
             kernel.write(tid, &nicer).unwrap();
             assert!(kernel.read(Lever::Sched, tid).unwrap().agrees_with(&nicer));
         });
@@ -295,9 +269,7 @@ mod tests {
     #[test]
     fn a_cpu_beyond_every_kernel_is_refused() {
         on_a_thread(|kernel, tid| {
-            let error = kernel
-                .write(tid, &Value::Affinity(vec![100_000]))
-                .unwrap_err();
+            let error = kernel.write(tid, &Value::Affinity(vec![100_000])).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         });
     }

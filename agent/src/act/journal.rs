@@ -88,22 +88,12 @@ impl Journal {
         let path = run_dir.join(FILE_NAME);
         let boot_id = boot_id(roots)?;
         let file = write_anew(&path, &boot_id, &Changes::new())?;
-        Ok(Self {
-            path,
-            boot_id,
-            file,
-            dead: 0,
-            live: 0,
-            buffer: Vec::new(),
-        })
+        Ok(Self { path, boot_id, file, dead: 0, live: 0, buffer: Vec::new() })
     }
 
     /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
     pub fn set(&mut self, thread: ThreadId, change: &Change) {
-        self.push(&Record::Set {
-            thread,
-            change: change.clone(),
-        });
+        self.push(&Record::Set { thread, change: change.clone() });
         self.live += 1;
     }
 
@@ -193,10 +183,7 @@ pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
             continue;
         };
         match record {
-            Record::Boot {
-                schema: SCHEMA,
-                boot_id,
-            } if boot_id == this_boot => {}
+            Record::Boot { schema: SCHEMA, boot_id } if boot_id == this_boot => {}
             Record::Boot { .. } => return Ok(Found::Stale),
             // Without its first line the file may be of any boot.
             _ if number == 0 => return Ok(Found::Stale),
@@ -214,26 +201,16 @@ pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
 /// Writes a journal under a temporary name and moves it into place, so that a kill in between
 /// leaves the old one whole.
 fn write_anew(path: &Path, boot_id: &str, changes: &Changes) -> io::Result<File> {
-    let mut text = serde_json::to_vec(&Record::Boot {
-        schema: SCHEMA,
-        boot_id: boot_id.into(),
-    })?;
+    let mut text = serde_json::to_vec(&Record::Boot { schema: SCHEMA, boot_id: boot_id.into() })?;
     text.push(b'\n');
     for ((thread, _), change) in changes {
-        let record = Record::Set {
-            thread: *thread,
-            change: change.clone(),
-        };
+        let record = Record::Set { thread: *thread, change: change.clone() };
         serde_json::to_writer(&mut text, &record)?;
         text.push(b'\n');
     }
     let new_path = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new_path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new_path)?;
     file.write_all(&text)?;
     fs::rename(&new_path, path)?;
     Ok(file)
@@ -251,19 +228,11 @@ mod tests {
     use super::*;
 
     fn thread(tid: u32) -> ThreadId {
-        ThreadId {
-            pid: 10,
-            tid,
-            start_time: 99,
-        }
+        ThreadId { pid: 10, tid, start_time: 99 }
     }
 
     fn change(ours: i16) -> Change {
-        Change {
-            old: Value::OomScoreAdj(0),
-            ours: Value::OomScoreAdj(ours),
-            since: 100,
-        }
+        Change { old: Value::OomScoreAdj(0), ours: Value::OomScoreAdj(ours), since: 100 }
     }
 
     fn roots(boot: &str) -> (tempfile::TempDir, Roots) {
@@ -271,10 +240,7 @@ mod tests {
         let random = dir.path().join("sys/kernel/random");
         fs::create_dir_all(&random).unwrap();
         fs::write(random.join("boot_id"), format!("{boot}\n")).unwrap();
-        let roots = Roots {
-            proc: dir.path().into(),
-            ..Roots::default()
-        };
+        let roots = Roots { proc: dir.path().into(), ..Roots::default() };
         (dir, roots)
     }
 
@@ -319,10 +285,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         drop(Journal::create(run.path(), &before).unwrap());
         assert_eq!(read(run.path(), &after).unwrap(), Found::Stale);
-        assert_eq!(
-            read(run.path(), &before).unwrap(),
-            Found::Changes(Changes::new())
-        );
+        assert_eq!(read(run.path(), &before).unwrap(), Found::Changes(Changes::new()));
     }
 
     #[test]

@@ -47,10 +47,7 @@ impl RunLock {
     /// [`LockError`].
     pub fn acquire(run_dir: &Path) -> Result<Self, LockError> {
         let path = run_dir.join(FILE_NAME);
-        let unusable = |source| LockError::Unusable {
-            path: path.clone(),
-            source,
-        };
+        let unusable = |source| LockError::Unusable { path: path.clone(), source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -67,10 +64,7 @@ impl RunLock {
                 let mut text = String::new();
                 let _ = file.read_to_string(&mut text);
                 let pid = text.trim().parse().unwrap_or(0);
-                Err(LockError::Held {
-                    pid,
-                    path: path.clone(),
-                })
+                Err(LockError::Held { pid, path: path.clone() })
             }
             Err((_, error)) => Err(unusable(error.into())),
         }

@@ -6,10 +6,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::actuator::{Event, is_inherited, put_back};
+use super::actuator::{is_inherited, put_back};
 use super::control::{Control, Kernel};
 use super::journal::{self, Change, Changes, Found, ThreadId};
 use super::lock::{LockError, RunLock};
+use super::outcome::Event;
 use super::value::Lever;
 use crate::observe::process::ProcessReader;
 use crate::roots::Roots;
@@ -74,10 +75,7 @@ pub fn restore(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreEr
 /// [`RestoreError::Unreadable`].
 pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreError> {
     let path = run_dir.join(journal::FILE_NAME);
-    let unreadable = |source| RestoreError::Unreadable {
-        path: path.clone(),
-        source,
-    };
+    let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
     let report = match journal::read(run_dir, roots).map_err(unreadable)? {
         Found::Nothing => return Ok(RestoreReport::default()),
         Found::Stale => RestoreReport::default(),
@@ -94,11 +92,7 @@ fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Re
     let mut report = RestoreReport::default();
     // Children first, while their creators still tell which values are ours.
     for (thread, change) in inherited(changes, control, roots) {
-        report.count(
-            thread,
-            change.ours.lever(),
-            put_back(control, thread, &change),
-        );
+        report.count(thread, change.ours.lever(), put_back(control, thread, &change));
     }
     for ((thread, lever), change) in changes {
         report.count(*thread, *lever, put_back(control, *thread, change));
@@ -125,10 +119,7 @@ fn inherited<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(
             continue;
         };
         for thread in reader.thread_ids(pid) {
-            for change in heirlooms
-                .iter()
-                .filter(|change| thread.start_time >= change.since)
-            {
+            for change in heirlooms.iter().filter(|change| thread.start_time >= change.since) {
                 let lever = change.ours.lever();
                 if changes.contains_key(&(thread, lever)) {
                     continue;
@@ -138,10 +129,7 @@ fn inherited<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(
                 };
                 let ours = is_inherited(&current, &change.ours);
                 if ours && !current.agrees_with(&change.old) {
-                    let change = Change {
-                        ours: current,
-                        ..(*change).clone()
-                    };
+                    let change = Change { ours: current, ..(*change).clone() };
                     found.push((thread, change));
                 }
             }
@@ -174,8 +162,7 @@ impl RestoreReport {
             Some(Event::Restored { .. } | Event::Applied { .. }) => self.restored += 1,
             Some(Event::HandedOff { .. }) => self.handed_off += 1,
             Some(Event::Failed { reason, .. }) => {
-                self.failed
-                    .push(format!("thread {} {}: {reason}", thread.tid, lever.name()));
+                self.failed.push(format!("thread {} {}: {reason}", thread.tid, lever.name()));
             }
         }
     }
@@ -183,16 +170,8 @@ impl RestoreReport {
 
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            restored,
-            handed_off,
-            gone,
-            failed,
-        } = self;
-        write!(
-            f,
-            "{restored} put back, {handed_off} left to whoever changed them since, "
-        )?;
+        let Self { restored, handed_off, gone, failed } = self;
+        write!(f, "{restored} put back, {handed_off} left to whoever changed them since, ")?;
         write!(f, "{gone} whose thread is gone, {} failed", failed.len())?;
         failed.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }

@@ -84,15 +84,8 @@ const EXT: u32 = 7;
 
 impl Sched {
     /// `SCHED_OTHER`, nice 0, the kernel's slice.
-    pub const DEFAULT: Self = Self {
-        policy: OTHER,
-        flags: 0,
-        nice: 0,
-        priority: 0,
-        runtime: 0,
-        deadline: 0,
-        period: 0,
-    };
+    pub const DEFAULT: Self =
+        Self { policy: OTHER, flags: 0, nice: 0, priority: 0, runtime: 0, deadline: 0, period: 0 };
 
     /// FIFO, RR or DEADLINE.
     #[must_use]
@@ -147,12 +140,7 @@ impl fmt::Display for Sched {
             RR => write!(f, "rr {}", self.priority)?,
             BATCH => write!(f, "batch")?,
             IDLE => write!(f, "idle")?,
-            DEADLINE => write!(
-                f,
-                "deadline {}/{} us",
-                self.runtime / 1_000,
-                self.period / 1_000
-            )?,
+            DEADLINE => write!(f, "deadline {}/{} us", self.runtime / 1_000, self.period / 1_000)?,
             EXT => write!(f, "ext")?,
             unknown => write!(f, "policy {unknown}")?,
         }
@@ -235,68 +223,31 @@ mod tests {
 
     #[test]
     fn a_fifo_thread_is_compared_by_priority_and_not_by_what_it_was_before() {
-        let fifo = Sched {
-            policy: FIFO,
-            priority: 20,
-            ..Sched::DEFAULT
-        };
-        let was_nice = Sched {
-            nice: 7,
-            runtime: 3_000_000,
-            ..fifo
-        };
+        let fifo = Sched { policy: FIFO, priority: 20, ..Sched::DEFAULT };
+        let was_nice = Sched { nice: 7, runtime: 3_000_000, ..fifo };
         assert!(fifo.agrees_with(&was_nice));
-        assert!(!fifo.agrees_with(&Sched {
-            priority: 21,
-            ..fifo
-        }));
-        assert!(!fifo.agrees_with(&Sched {
-            flags: RESET_ON_FORK,
-            ..fifo
-        }));
+        assert!(!fifo.agrees_with(&Sched { priority: 21, ..fifo }));
+        assert!(!fifo.agrees_with(&Sched { flags: RESET_ON_FORK, ..fifo }));
     }
 
     #[test]
     fn an_ordinary_thread_is_compared_by_nice_and_slice() {
-        let nice = Sched {
-            nice: -5,
-            ..Sched::DEFAULT
-        };
+        let nice = Sched { nice: -5, ..Sched::DEFAULT };
         assert!(!nice.agrees_with(&Sched::DEFAULT));
-        assert!(!nice.agrees_with(&Sched {
-            runtime: 1_000_000,
-            ..nice
-        }));
-        assert!(nice.agrees_with(&Sched {
-            priority: 3,
-            period: 9,
-            ..nice
-        }));
+        assert!(!nice.agrees_with(&Sched { runtime: 1_000_000, ..nice }));
+        assert!(nice.agrees_with(&Sched { priority: 3, period: 9, ..nice }));
     }
 
     #[test]
     fn values_read_as_people_write_them() {
         let words = |value: Value| value.to_string();
+        assert_eq!(words(Value::Sched(Sched { nice: 5, ..Sched::DEFAULT })), "other nice 5");
         assert_eq!(
-            words(Value::Sched(Sched {
-                nice: 5,
-                ..Sched::DEFAULT
-            })),
-            "other nice 5"
-        );
-        assert_eq!(
-            words(Value::Sched(Sched {
-                policy: FIFO,
-                priority: 20,
-                ..Sched::DEFAULT
-            })),
+            words(Value::Sched(Sched { policy: FIFO, priority: 20, ..Sched::DEFAULT })),
             "fifo 20"
         );
         assert_eq!(
-            words(Value::Sched(Sched {
-                runtime: 500_000,
-                ..Sched::DEFAULT
-            })),
+            words(Value::Sched(Sched { runtime: 500_000, ..Sched::DEFAULT })),
             "other slice 500 us"
         );
         assert_eq!(words(Value::Affinity(vec![0, 1, 2, 6])), "0-2,6");

@@ -18,9 +18,9 @@ impl Engine {
             Request::Resume => self.resume(),
             Request::Explain { pid } => self.explain(pid),
             // The socket answers these itself.
-            Request::Snapshot | Request::Watch | Request::Host => Response::Error {
-                message: "not a question for the engine".into(),
-            },
+            Request::Snapshot | Request::Watch | Request::Host => {
+                Response::Error { message: "not a question for the engine".into() }
+            }
         };
         // A client that left needs no answer.
         let _ = command.answer.send(response);
@@ -29,16 +29,12 @@ impl Engine {
     fn pause(&mut self) -> Response {
         match self.mode {
             Mode::ObserveOnly => observe_only(),
-            Mode::Paused => Response::Done {
-                message: "paused already".into(),
-            },
+            Mode::Paused => Response::Done { message: "paused already".into() },
             Mode::Engaged => {
                 let restored = self.disengage();
                 self.mode = Mode::Paused;
                 self.publish();
-                Response::Done {
-                    message: format!("paused: {restored} values put back"),
-                }
+                Response::Done { message: format!("paused: {} put back", values(restored)) }
             }
         }
     }
@@ -46,16 +42,12 @@ impl Engine {
     fn resume(&mut self) -> Response {
         match self.mode {
             Mode::ObserveOnly => observe_only(),
-            Mode::Engaged => Response::Done {
-                message: "engaged already".into(),
-            },
+            Mode::Engaged => Response::Done { message: "engaged already".into() },
             Mode::Paused => {
                 self.mode = Mode::Engaged;
                 let applied = self.consider_all();
                 self.publish();
-                Response::Done {
-                    message: format!("engaged: {applied} values set"),
-                }
+                Response::Done { message: format!("engaged: {} set", values(applied)) }
             }
         }
     }
@@ -78,8 +70,7 @@ impl Engine {
                     let remedy = "mend the file and send SIGHUP; the policy in force stays";
                     notice(Severity::Error, problem, Some(remedy))
                 };
-                self.notices
-                    .set("reload", problems.iter().map(say).collect());
+                self.notices.set("reload", problems.iter().map(say).collect());
             }
         }
         if let Some(pool) = &self.pool {
@@ -103,11 +94,7 @@ impl Engine {
         let mut said = Vec::new();
         if self.policy.set.rules.is_empty() {
             let name = |folder: &PathBuf| {
-                let missing = if folder.exists() {
-                    ""
-                } else {
-                    " (which does not exist)"
-                };
+                let missing = if folder.exists() { "" } else { " (which does not exist)" };
                 format!("{}{missing}", folder.display())
             };
             let folders: Vec<String> = self.policy_dirs.iter().map(name).collect();
@@ -117,18 +104,10 @@ impl Engine {
                 Some("copy a policy there (policies/ in the sources), and send SIGHUP"),
             ));
         }
-        said.extend(
-            self.policy
-                .fallbacks()
-                .map(|text| notice(Severity::Warning, text, None)),
-        );
+        said.extend(self.policy.fallbacks().map(|text| notice(Severity::Warning, text, None)));
         said.extend(self.policy.unmeasured().map(|class| {
             let text = format!("class {class} is one too many: its waits are not measured");
-            notice(
-                Severity::Warning,
-                text,
-                Some("use fewer classes, and restart downbeatd"),
-            )
+            notice(Severity::Warning, text, Some("use fewer classes, and restart downbeatd"))
         }));
         self.notices.set("policy", said);
     }
@@ -143,6 +122,10 @@ pub fn load(folders: &[&Path]) -> Result<PolicySet, Vec<String>> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     PolicySet::parse(&sources.sources)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+fn values(count: u64) -> String {
+    if count == 1 { "1 value".to_owned() } else { format!("{count} values") }
 }
 
 fn observe_only() -> Response {

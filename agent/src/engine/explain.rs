@@ -12,10 +12,7 @@ impl Engine {
             let message = format!("no process or managed thread {pid}");
             return Response::Error { message };
         };
-        let threads = process
-            .threads
-            .keys()
-            .map(|tid| self.explain_thread(process, *tid));
+        let threads = process.threads.keys().map(|tid| self.explain_thread(process, *tid));
         Response::Explain(Box::new(Explanation {
             pid: process.pid,
             name: process.facts.comm.clone(),
@@ -29,10 +26,7 @@ impl Engine {
         let classified = thread.and_then(|thread| thread.classified);
         let class = classified.and_then(|c| self.policy.set.classes.get(c.class));
         let rule = classified.and_then(|c| self.policy.set.rules.get(c.rule));
-        let levers = self
-            .actuator
-            .iter()
-            .flat_map(|actuator| actuator.levers(tid));
+        let levers = self.actuator.iter().flat_map(|actuator| actuator.levers(tid));
         ThreadExplanation {
             tid,
             name: thread.map_or_else(String::new, |thread| thread.name.clone()),

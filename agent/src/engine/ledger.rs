@@ -56,11 +56,7 @@ impl Ledger {
             }
         }
         for (text, failed, threads) in lines {
-            let text = if threads == 1 {
-                text
-            } else {
-                format!("{text} (on {threads} threads)")
-            };
+            let text = if threads == 1 { text } else { format!("{text} (on {threads} threads)") };
             let Subject { pid, name, class } = subject;
             if failed {
                 tracing::warn!(pid, name, class, "{text}");
@@ -86,23 +82,13 @@ impl Ledger {
         Lever::ALL
             .into_iter()
             .zip(self.counts)
-            .map(
-                |(
-                    lever,
-                    Counts {
-                        applied,
-                        failed,
-                        restored,
-                        handed_off,
-                    },
-                )| LeverCount {
-                    lever: lever.name().to_owned(),
-                    applied,
-                    failed,
-                    restored,
-                    handed_off,
-                },
-            )
+            .map(|(lever, Counts { applied, failed, restored, handed_off })| LeverCount {
+                lever: lever.name().to_owned(),
+                applied,
+                failed,
+                restored,
+                handed_off,
+            })
             .collect()
     }
 
@@ -131,27 +117,12 @@ mod tests {
     use crate::act::{ThreadId, Value};
 
     fn applied(tid: u32) -> Done {
-        let event = Event::Applied {
-            old: Value::OomScoreAdj(0),
-            new: Value::OomScoreAdj(300),
-        };
-        let thread = ThreadId {
-            pid: 1,
-            tid,
-            start_time: 0,
-        };
-        Done {
-            thread,
-            lever: Lever::OomScoreAdj,
-            event,
-        }
+        let event = Event::Applied { old: Value::OomScoreAdj(0), new: Value::OomScoreAdj(300) };
+        let thread = ThreadId { pid: 1, tid, start_time: 0 };
+        Done { thread, lever: Lever::OomScoreAdj, event }
     }
 
-    const SUBJECT: Subject<'static> = Subject {
-        pid: 1,
-        name: "it",
-        class: "voice",
-    };
+    const SUBJECT: Subject<'static> = Subject { pid: 1, name: "it", class: "voice" };
 
     #[test]
     fn equal_actions_on_several_threads_are_one_line_and_counted_each() {
@@ -160,11 +131,7 @@ mod tests {
         let recent = ledger.recent();
         assert_eq!(recent.len(), 1);
         assert_eq!(recent[0].text, "oom_score_adj 0 → 300 (on 2 threads)");
-        let oom = ledger
-            .levers()
-            .into_iter()
-            .find(|c| c.lever == "oom_score_adj")
-            .unwrap();
+        let oom = ledger.levers().into_iter().find(|c| c.lever == "oom_score_adj").unwrap();
         assert_eq!(oom.applied, 2);
     }
 

@@ -112,28 +112,14 @@ impl Engine {
     /// Looks at the whole host, acts on what it finds, and publishes the first snapshot.
     #[must_use]
     pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let Parts {
-            roots,
-            host,
-            host_name,
-            policy,
-            policy_dirs,
-            probes,
-            ..
-        } = parts;
+        let Parts { roots, host, host_name, policy, policy_dirs, probes, .. } = parts;
         let mut slots = Slots::new(CLASS_SLOTS);
         let policy = Policy::new(policy, &host, &mut slots);
         let source = match &probes {
             Ok(_) => Source::Bpf,
-            Err(reason) => Source::Procfs {
-                reason: reason.clone(),
-            },
+            Err(reason) => Source::Procfs { reason: reason.clone() },
         };
-        let mode = if parts.actuator.is_some() {
-            Mode::Engaged
-        } else {
-            Mode::ObserveOnly
-        };
+        let mode = if parts.actuator.is_some() { Mode::Engaged } else { Mode::ObserveOnly };
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot::empty(&host, &source, mode)));
         let now = Instant::now();
         let mut engine = Self {

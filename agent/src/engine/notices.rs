@@ -32,11 +32,7 @@ impl Notices {
 /// A notice with its remedy.
 #[must_use]
 pub fn notice(severity: Severity, text: impl Into<String>, remedy: Option<&str>) -> Notice {
-    Notice {
-        severity,
-        text: text.into(),
-        remedy: remedy.map(ToOwned::to_owned),
-    }
+    Notice { severity, text: text.into(), remedy: remedy.map(ToOwned::to_owned) }
 }
 
 #[cfg(test)]
@@ -49,11 +45,7 @@ mod tests {
         notices.set("a", vec![notice(Severity::Info, "old", None)]);
         notices.set("a", vec![notice(Severity::Info, "new", None)]);
         notices.set("b", vec![notice(Severity::Error, "bad", Some("mend it"))]);
-        let texts: Vec<String> = notices
-            .all()
-            .into_iter()
-            .map(|notice| notice.text)
-            .collect();
+        let texts: Vec<String> = notices.all().into_iter().map(|notice| notice.text).collect();
         assert_eq!(texts, ["bad", "new"]);
         notices.set("b", Vec::new());
         assert_eq!(notices.all().len(), 1);

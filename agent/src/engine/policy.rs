@@ -18,10 +18,7 @@ impl Slots {
     /// No class has a slot yet; there are `capacity` of them.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        Self {
-            by_name: HashMap::new(),
-            capacity,
-        }
+        Self { by_name: HashMap::new(), capacity }
     }
 
     /// The class's slot, now and after every reload; nothing when all are taken.
@@ -29,9 +26,7 @@ impl Slots {
         if let Some(slot) = self.by_name.get(name) {
             return Some(*slot);
         }
-        let slot = u32::try_from(self.by_name.len())
-            .ok()
-            .filter(|slot| *slot < self.capacity)?;
+        let slot = u32::try_from(self.by_name.len()).ok().filter(|slot| *slot < self.capacity)?;
         self.by_name.insert(name.to_owned(), slot);
         Some(slot)
     }
@@ -54,23 +49,10 @@ impl Policy {
     /// Works out what each class means on this host.
     #[must_use]
     pub fn new(set: PolicySet, host: &HostFacts, slots: &mut Slots) -> Self {
-        let targets = set
-            .classes
-            .iter()
-            .map(|class| decide::target(class, host))
-            .collect();
-        let slots = set
-            .classes
-            .iter()
-            .map(|class| slots.of(&class.name))
-            .collect();
+        let targets = set.classes.iter().map(|class| decide::target(class, host)).collect();
+        let slots = set.classes.iter().map(|class| slots.of(&class.name)).collect();
         let looks_at_threads = set.looks_at_threads();
-        Self {
-            set,
-            targets,
-            slots,
-            looks_at_threads,
-        }
+        Self { set, targets, slots, looks_at_threads }
     }
 
     /// The class of a thread.
@@ -81,18 +63,13 @@ impl Policy {
 
     /// What the host could not grant, per class that asked for it.
     pub fn fallbacks(&self) -> impl Iterator<Item = &str> {
-        self.targets
-            .iter()
-            .filter_map(|target| target.fallback.as_deref())
+        self.targets.iter().filter_map(|target| target.fallback.as_deref())
     }
 
     /// Classes that found no slot, by name.
     pub fn unmeasured(&self) -> impl Iterator<Item = &str> {
         let names = self.set.classes.iter().map(|class| class.name.as_str());
-        names
-            .zip(&self.slots)
-            .filter(|(_, slot)| slot.is_none())
-            .map(|(name, _)| name)
+        names.zip(&self.slots).filter(|(_, slot)| slot.is_none()).map(|(name, _)| name)
     }
 }
 

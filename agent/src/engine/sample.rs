@@ -36,12 +36,8 @@ impl Engine {
     fn fold_processes(&mut self, elapsed_ticks: f64) {
         let pids = self.reader.pids();
         let alive: HashSet<u32> = pids.iter().copied().collect();
-        let gone: Vec<u32> = self
-            .world
-            .processes()
-            .map(|p| p.pid)
-            .filter(|pid| !alive.contains(pid))
-            .collect();
+        let gone: Vec<u32> =
+            self.world.processes().map(|p| p.pid).filter(|pid| !alive.contains(pid)).collect();
         for pid in gone {
             self.forget_process(pid);
         }
@@ -67,11 +63,7 @@ impl Engine {
         if let Ok(stat) = self.reader.stat(pid)
             && let Some(actuator) = &mut self.actuator
         {
-            let child = ThreadId {
-                pid,
-                tid: pid,
-                start_time: stat.start_time,
-            };
+            let child = ThreadId { pid, tid: pid, start_time: stat.start_time };
             actuator.inherit(child, stat.ppid);
         }
         self.consider(pid);
@@ -93,8 +85,6 @@ impl Engine {
     }
 
     fn verify(&mut self) -> Vec<Done> {
-        self.actuator
-            .as_mut()
-            .map_or_else(Vec::new, crate::act::Actuator::verify)
+        self.actuator.as_mut().map_or_else(Vec::new, crate::act::Actuator::verify)
     }
 }

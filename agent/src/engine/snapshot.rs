@@ -51,11 +51,7 @@ impl Engine {
         let classes = self.classes(latest.classes.iter().map(|class| class.wait.clone()));
         let gpu = latest.gpu.clone();
         let processes = self.processes(&gpu);
-        let mut next = Snapshot {
-            classes,
-            processes,
-            ..(*latest).clone()
-        };
+        let mut next = Snapshot { classes, processes, ..(*latest).clone() };
         next.mode = self.mode;
         next.notices = self.notices.all();
         next.actions = self.actions();
@@ -70,11 +66,7 @@ impl Engine {
         let waits = self.waits();
         let before = Arc::clone(&self.snapshots.borrow());
         let cpu_before = before.cost.cpu_seconds;
-        let cpu = if interval > 0.0 {
-            (own.cpu_seconds - cpu_before) / interval
-        } else {
-            0.0
-        };
+        let cpu = if interval > 0.0 { (own.cpu_seconds - cpu_before) / interval } else { 0.0 };
         let now = self.started.elapsed();
         let bpf = self.probes.as_mut().map(|probes| probes.cost(now));
         let system = self.latest_system.clone();
@@ -93,12 +85,7 @@ impl Engine {
             gpu,
             pool: self.pool_status(),
             actions: self.actions(),
-            cost: Cost {
-                cpu_seconds: own.cpu_seconds,
-                cpu,
-                rss: own.rss,
-                bpf,
-            },
+            cost: Cost { cpu_seconds: own.cpu_seconds, cpu, rss: own.rss, bpf },
             ..empty(&self.host, &self.source, self.mode)
         };
         self.snapshots.send_replace(Arc::new(snapshot));
@@ -148,13 +135,7 @@ impl Engine {
         let mut misses: HashMap<usize, Misses> = HashMap::new();
         let status = self.pool_status.borrow();
         for worker in status.iter().flat_map(|status| &status.workers) {
-            let Worker {
-                pid: Some(pid),
-                frames: Some(frames),
-                missed,
-                ..
-            } = worker
-            else {
+            let Worker { pid: Some(pid), frames: Some(frames), missed, .. } = worker else {
                 continue;
             };
             let process = self.world.get(*pid);
@@ -181,9 +162,7 @@ impl Engine {
             .collect();
         processes.sort_by(|a, b| {
             let by_class = b.class.is_some().cmp(&a.class.is_some());
-            by_class
-                .then(b.cpu.total_cmp(&a.cpu))
-                .then(a.pid.cmp(&b.pid))
+            by_class.then(b.cpu.total_cmp(&a.cpu)).then(a.pid.cmp(&b.pid))
         });
         processes
     }
@@ -195,11 +174,7 @@ impl Engine {
         let facts = &process.facts;
         let stat = process.stat.as_ref();
         let attention = self.actuator.as_ref().is_some_and(|actuator| {
-            classified.is_some()
-                && process
-                    .threads
-                    .keys()
-                    .any(|tid| actuator.wants_attention(*tid))
+            classified.is_some() && process.threads.keys().any(|tid| actuator.wants_attention(*tid))
         });
         let command = if facts.cmdline.is_empty() {
             format!("[{}]", facts.comm)
@@ -223,12 +198,7 @@ impl Engine {
             gpu_memory,
             sched: stat.map_or_else(String::new, |stat| {
                 let (policy, priority) = (stat.policy, stat.priority);
-                Sched {
-                    policy,
-                    priority,
-                    ..Sched::DEFAULT
-                }
-                .to_string()
+                Sched { policy, priority, ..Sched::DEFAULT }.to_string()
             }),
             nice: stat.map_or(0, |stat| stat.nice),
             affinity: sched_getaffinity(process.pid)
@@ -249,10 +219,7 @@ impl Engine {
         let exec_to_set = (self.exec_to_set.count() > 0).then(|| self.exec_to_set.summary());
         Actions {
             levers: self.ledger.levers(),
-            journalled: self
-                .actuator
-                .as_ref()
-                .map_or(0, crate::act::Actuator::journalled),
+            journalled: self.actuator.as_ref().map_or(0, crate::act::Actuator::journalled),
             exec_to_set,
             recent: self.ledger.recent(),
         }
@@ -268,9 +235,5 @@ fn wait_of(probes: &KernelProbes, slot: u32, before: &mut Vec<WaitHistogram>) ->
     }
     let previous = std::mem::replace(&mut before[index], total.clone());
     let recent = total.since(&previous).summary();
-    Some(Wait {
-        recent,
-        total: total.summary(),
-        buckets: total.cumulative(),
-    })
+    Some(Wait { recent, total: total.summary(), buckets: total.cumulative() })
 }

@@ -21,28 +21,17 @@ impl Engine {
     /// Acts on one event.
     pub(super) fn on_kernel_event(&mut self, event: KernelEvent) {
         match event {
-            KernelEvent::Exec {
-                pid,
-                old_tid,
-                time_ns,
-                ..
-            } => {
+            KernelEvent::Exec { pid, old_tid, time_ns, .. } => {
                 if old_tid != pid
                     && let Some(actuator) = &mut self.actuator
                 {
                     actuator.succeed(old_tid, pid);
                 }
                 if self.consider(pid) > 0 && self.mode == Mode::Engaged {
-                    self.exec_to_set
-                        .record(monotonic_ns().saturating_sub(time_ns));
+                    self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
                 }
             }
-            KernelEvent::Fork {
-                parent_tid,
-                pid,
-                tid,
-                ..
-            } => {
+            KernelEvent::Fork { parent_tid, pid, tid, .. } => {
                 self.on_fork(parent_tid, pid, tid);
             }
             KernelEvent::Exit { tid, .. } => {
@@ -60,11 +49,7 @@ impl Engine {
         let Some(child) = self.reader.thread(pid, tid) else {
             return;
         };
-        let id = ThreadId {
-            pid,
-            tid,
-            start_time: child.start_time,
-        };
+        let id = ThreadId { pid, tid, start_time: child.start_time };
         if let Some(actuator) = &mut self.actuator {
             actuator.inherit(id, parent_tid);
         }
@@ -76,23 +61,13 @@ impl Engine {
     }
 
     fn on_rename(&mut self, pid: u32, tid: u32, name: String) {
-        let known = self
-            .world
-            .get(pid)
-            .and_then(|process| process.threads.get(&tid));
+        let known = self.world.get(pid).and_then(|process| process.threads.get(&tid));
         let Some(known) = known else { return };
-        let sample = ThreadSample {
-            tid,
-            name,
-            start_time: known.start_time,
-        };
+        let sample = ThreadSample { tid, name, start_time: known.start_time };
         if self.policy.looks_at_threads {
             self.consider_thread(pid, &sample);
         } else {
-            let thread = Thread {
-                name: sample.name,
-                ..known.clone()
-            };
+            let thread = Thread { name: sample.name, ..known.clone() };
             self.world.insert_thread(pid, tid, thread);
         }
     }
@@ -105,9 +80,7 @@ impl Engine {
             return 0;
         };
         let policy = &self.policy;
-        let gone = self
-            .world
-            .insert(&sample, |facts, name| policy.classify(facts, name));
+        let gone = self.world.insert(&sample, |facts, name| policy.classify(facts, name));
         for tid in gone {
             self.forget_thread(tid);
         }
@@ -152,22 +125,10 @@ impl Engine {
             return;
         };
         let classified = self.policy.classify(&process.facts, &sample.name);
-        let ThreadSample {
-            tid,
-            ref name,
-            start_time,
-        } = *sample;
-        let thread = Thread {
-            name: name.clone(),
-            start_time,
-            classified,
-        };
+        let ThreadSample { tid, ref name, start_time } = *sample;
+        let thread = Thread { name: name.clone(), start_time, classified };
         self.world.insert_thread(pid, tid, thread);
-        let id = ThreadId {
-            pid,
-            tid,
-            start_time,
-        };
+        let id = ThreadId { pid, tid, start_time };
         match classified {
             Some(classified) => {
                 self.measure(tid, classified);
@@ -212,9 +173,7 @@ impl Engine {
         };
         let done = actuator.undo_all();
         self.enter(&done);
-        done.iter()
-            .filter(|done| matches!(done.event, Event::Restored { .. }))
-            .count() as u64
+        done.iter().filter(|done| matches!(done.event, Event::Restored { .. })).count() as u64
     }
 
     /// Lists the threads of every managed process again: for what no event told.
@@ -231,16 +190,10 @@ impl Engine {
         let Some(process) = self.world.get(pid) else {
             return false;
         };
-        let ended: Vec<u32> = process
-            .threads
-            .keys()
-            .copied()
-            .filter(|tid| !listed.contains(tid))
-            .collect();
-        let new: Vec<u32> = listed
-            .into_iter()
-            .filter(|tid| !process.threads.contains_key(tid))
-            .collect();
+        let ended: Vec<u32> =
+            process.threads.keys().copied().filter(|tid| !listed.contains(tid)).collect();
+        let new: Vec<u32> =
+            listed.into_iter().filter(|tid| !process.threads.contains_key(tid)).collect();
         for tid in ended {
             self.world.remove_thread(tid);
             self.forget_thread(tid);
@@ -249,11 +202,7 @@ impl Engine {
             let Some(sample) = self.reader.thread(pid, *tid) else {
                 continue;
             };
-            let id = ThreadId {
-                pid,
-                tid: *tid,
-                start_time: sample.start_time,
-            };
+            let id = ThreadId { pid, tid: *tid, start_time: sample.start_time };
             if let Some(actuator) = &mut self.actuator {
                 actuator.inherit(id, pid);
             }
@@ -282,10 +231,7 @@ impl Engine {
             .iter()
             .filter_map(|(thread, classified)| {
                 let target = self.policy.targets.get((*classified)?.class)?;
-                Some(Request {
-                    thread: *thread,
-                    wanted: &target.values,
-                })
+                Some(Request { thread: *thread, wanted: &target.values })
             })
             .collect();
         if requests.is_empty() {
@@ -308,21 +254,13 @@ impl Engine {
                 .and_then(|classified| self.policy.targets.get(classified.class))
                 .map_or("", |target| &target.class);
             let name = process.map_or("", |process| &process.facts.comm);
-            let subject = Subject {
-                pid: first.thread.pid,
-                name,
-                class,
-            };
+            let subject = Subject { pid: first.thread.pid, name, class };
             self.ledger.enter(subject, of_process, unix_time);
         }
     }
 
     fn applied(&self) -> u64 {
-        self.ledger
-            .levers()
-            .iter()
-            .map(|counts| counts.applied)
-            .sum()
+        self.ledger.levers().iter().map(|counts| counts.applied).sum()
     }
 }
 
@@ -341,7 +279,5 @@ pub(super) fn monotonic_ns() -> u64 {
 
 /// Seconds since 1970.
 pub(super) fn unix_time() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

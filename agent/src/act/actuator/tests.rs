@@ -25,21 +25,11 @@ impl FakeKernel {
     fn thread(&self, tid: u32, start_time: u64, sched: Sched) -> ThreadId {
         let mut state = self.0.borrow_mut();
         state.start_times.insert(tid, start_time);
-        state
-            .values
-            .insert((tid, Lever::Sched), Value::Sched(sched));
-        state
-            .values
-            .insert((tid, Lever::Affinity), Value::Affinity(vec![0, 1]));
+        state.values.insert((tid, Lever::Sched), Value::Sched(sched));
+        state.values.insert((tid, Lever::Affinity), Value::Affinity(vec![0, 1]));
         state.values.insert((tid, Lever::Ioprio), Value::Ioprio(0));
-        state
-            .values
-            .insert((tid, Lever::OomScoreAdj), Value::OomScoreAdj(0));
-        ThreadId {
-            pid: 100,
-            tid,
-            start_time,
-        }
+        state.values.insert((tid, Lever::OomScoreAdj), Value::OomScoreAdj(0));
+        ThreadId { pid: 100, tid, start_time }
     }
 
     fn value(&self, tid: u32, lever: Lever) -> Value {
@@ -47,10 +37,7 @@ impl FakeKernel {
     }
 
     fn change_behind_its_back(&self, tid: u32, value: Value) {
-        self.0
-            .borrow_mut()
-            .values
-            .insert((tid, value.lever()), value);
+        self.0.borrow_mut().values.insert((tid, value.lever()), value);
     }
 
     fn refuse(&self, tid: u32, lever: Lever, errno: i32) {
@@ -65,12 +52,7 @@ impl FakeKernel {
 impl Control for FakeKernel {
     fn read(&self, lever: Lever, tid: u32) -> io::Result<Value> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        self.0
-            .borrow()
-            .values
-            .get(&(tid, lever))
-            .cloned()
-            .ok_or_else(gone)
+        self.0.borrow().values.get(&(tid, lever)).cloned().ok_or_else(gone)
     }
 
     fn write(&self, tid: u32, value: &Value) -> io::Result<()> {
@@ -88,12 +70,7 @@ impl Control for FakeKernel {
 
     fn start_time(&self, tid: u32) -> io::Result<u64> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        self.0
-            .borrow()
-            .start_times
-            .get(&tid)
-            .copied()
-            .ok_or_else(gone)
+        self.0.borrow().start_times.get(&tid).copied().ok_or_else(gone)
     }
 }
 
@@ -111,21 +88,12 @@ impl Bench {
         let random = proc.path().join("sys/kernel/random");
         fs::create_dir_all(&random).unwrap();
         fs::write(random.join("boot_id"), "this").unwrap();
-        let roots = Roots {
-            proc: proc.path().into(),
-            ..Roots::default()
-        };
+        let roots = Roots { proc: proc.path().into(), ..Roots::default() };
         let run = tempfile::tempdir().unwrap();
         let kernel = FakeKernel::default();
         let journal = Journal::create(run.path(), &roots).unwrap();
         let actuator = Actuator::new(kernel.clone(), journal);
-        Self {
-            kernel,
-            actuator,
-            run,
-            roots,
-            _proc: proc,
-        }
+        Self { kernel, actuator, run, roots, _proc: proc }
     }
 
     fn apply(&mut self, thread: ThreadId, wanted: &[Value]) -> Vec<Done> {
@@ -146,26 +114,15 @@ const BEFORE: u64 = 500;
 
 fn fifo(priority: u32) -> Value {
     let policy = libc::SCHED_FIFO.cast_unsigned();
-    Value::Sched(Sched {
-        policy,
-        priority,
-        flags: super::super::RESET_ON_FORK,
-        ..Sched::DEFAULT
-    })
+    Value::Sched(Sched { policy, priority, flags: super::super::RESET_ON_FORK, ..Sched::DEFAULT })
 }
 
 fn idle() -> Value {
-    Value::Sched(Sched {
-        policy: libc::SCHED_IDLE.cast_unsigned(),
-        ..Sched::DEFAULT
-    })
+    Value::Sched(Sched { policy: libc::SCHED_IDLE.cast_unsigned(), ..Sched::DEFAULT })
 }
 
 fn nice(nice: i32) -> Sched {
-    Sched {
-        nice,
-        ..Sched::DEFAULT
-    }
+    Sched { nice, ..Sched::DEFAULT }
 }
 
 fn events(done: &[Done]) -> Vec<&Event> {
@@ -181,10 +138,7 @@ fn what_is_set_is_journalled_and_goes_back() {
     assert_eq!(bench.journalled(), 2);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
-    assert_eq!(
-        bench.kernel.value(7, Lever::Affinity),
-        Value::Affinity(vec![0, 1])
-    );
+    assert_eq!(bench.kernel.value(7, Lever::Affinity), Value::Affinity(vec![0, 1]));
     assert_eq!(bench.journalled(), 0);
 }
 
@@ -213,12 +167,7 @@ fn a_lever_that_is_not_wanted_any_more_goes_back() {
     let thread = bench.kernel.thread(7, BEFORE, nice(3));
     bench.apply(thread, &[fifo(20), Value::Affinity(vec![1])]);
     let done = bench.apply(thread, &[fifo(20)]);
-    assert_eq!(
-        events(&done),
-        [&Event::Restored {
-            old: Value::Affinity(vec![0, 1])
-        }]
-    );
+    assert_eq!(events(&done), [&Event::Restored { old: Value::Affinity(vec![0, 1]) }]);
     assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(20));
 }
 
@@ -227,13 +176,8 @@ fn a_value_that_someone_else_changed_is_theirs_from_then_on() {
     let mut bench = Bench::new();
     let thread = bench.kernel.thread(7, BEFORE, nice(0));
     bench.apply(thread, &[fifo(20)]);
-    bench
-        .kernel
-        .change_behind_its_back(7, Value::Sched(nice(11)));
-    assert!(matches!(
-        events(&bench.actuator.verify())[..],
-        [Event::HandedOff { .. }]
-    ));
+    bench.kernel.change_behind_its_back(7, Value::Sched(nice(11)));
+    assert!(matches!(events(&bench.actuator.verify())[..], [Event::HandedOff { .. }]));
     assert!(bench.actuator.verify().is_empty(), "it is told once");
     assert!(bench.apply(thread, &[fifo(20)]).is_empty());
     bench.actuator.undo_all();
@@ -246,22 +190,15 @@ fn a_change_between_two_looks_is_noticed_when_it_is_to_go_back() {
     let mut bench = Bench::new();
     let thread = bench.kernel.thread(7, BEFORE, nice(0));
     bench.apply(thread, &[fifo(20)]);
-    bench
-        .kernel
-        .change_behind_its_back(7, Value::Sched(nice(11)));
-    assert!(matches!(
-        events(&bench.actuator.undo(7))[..],
-        [Event::HandedOff { .. }]
-    ));
+    bench.kernel.change_behind_its_back(7, Value::Sched(nice(11)));
+    assert!(matches!(events(&bench.actuator.undo(7))[..], [Event::HandedOff { .. }]));
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
 }
 
 #[test]
 fn a_thread_that_is_real_time_by_its_own_wish_is_left_alone() {
     let mut bench = Bench::new();
-    let Value::Sched(own) = fifo(88) else {
-        unreachable!()
-    };
+    let Value::Sched(own) = fifo(88) else { unreachable!() };
     let thread = bench.kernel.thread(7, BEFORE, own);
     bench.apply(thread, &[idle(), Value::Ioprio(3 << 13)]);
     assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(88));
@@ -274,13 +211,8 @@ fn what_the_kernel_refuses_is_told_once_and_is_not_in_the_journal() {
     let thread = bench.kernel.thread(7, BEFORE, nice(0));
     bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
     let done = bench.apply(thread, &[fifo(20)]);
-    let [Event::Failed { reason, .. }] = events(&done)[..] else {
-        panic!("{done:?}")
-    };
-    assert!(
-        reason.contains("CAP_SYS_NICE") && reason.contains("RT_GROUP_SCHED"),
-        "{reason}"
-    );
+    let [Event::Failed { reason, .. }] = events(&done)[..] else { panic!("{done:?}") };
+    assert!(reason.contains("CAP_SYS_NICE") && reason.contains("RT_GROUP_SCHED"), "{reason}");
     assert!(bench.apply(thread, &[fifo(20)]).is_empty());
     assert!(bench.actuator.wants_attention(7));
     assert_eq!(bench.journalled(), 0);
@@ -318,9 +250,7 @@ fn a_thread_that_was_there_before_inherits_nothing() {
     let mut bench = Bench::new();
     let parent = bench.kernel.thread(7, BEFORE, nice(3));
     bench.apply(parent, &[idle()]);
-    let Value::Sched(own) = idle() else {
-        unreachable!()
-    };
+    let Value::Sched(own) = idle() else { unreachable!() };
     let older = bench.kernel.thread(8, BEFORE, own);
     bench.actuator.inherit(older, 7);
     bench.actuator.undo_all();
@@ -334,11 +264,7 @@ fn a_reused_thread_id_is_another_thread() {
     bench.apply(first, &[idle()]);
     let second = bench.kernel.thread(7, NOW + 5, nice(9));
     bench.actuator.undo(7);
-    assert_eq!(
-        bench.kernel.value(7, Lever::Sched),
-        Value::Sched(nice(9)),
-        "not ours to undo"
-    );
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(9)), "not ours to undo");
     bench.apply(second, &[idle()]);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(9)));
@@ -355,17 +281,11 @@ fn a_thread_that_execs_takes_its_values_along_to_the_main_threads_id() {
     bench.kernel.0.borrow_mut().start_times.remove(&101);
     bench.kernel.change_behind_its_back(100, fifo(20));
     bench.actuator.succeed(101, 100);
-    assert!(
-        bench.actuator.verify().is_empty(),
-        "nobody else changed anything"
-    );
+    assert!(bench.actuator.verify().is_empty(), "nobody else changed anything");
     assert_eq!(bench.journalled(), 2);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(2)));
-    assert_eq!(
-        bench.kernel.value(100, Lever::OomScoreAdj),
-        Value::OomScoreAdj(0)
-    );
+    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
     assert_eq!(bench.journalled(), 0);
 }
 
@@ -375,15 +295,9 @@ fn a_process_has_one_oom_score() {
     let main = bench.kernel.thread(100, BEFORE, nice(0));
     let other = bench.kernel.thread(101, BEFORE, nice(0));
     let wanted = [Value::OomScoreAdj(-500)];
-    let requests = [main, other].map(|thread| Request {
-        thread,
-        wanted: &wanted,
-    });
+    let requests = [main, other].map(|thread| Request { thread, wanted: &wanted });
     bench.actuator.apply(&requests, NOW);
-    assert_eq!(
-        bench.kernel.value(100, Lever::OomScoreAdj),
-        Value::OomScoreAdj(-500)
-    );
+    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(-500));
     assert_eq!(bench.kernel.writes(), 1);
 }
 
@@ -404,8 +318,32 @@ fn the_journal_ends_when_nothing_is_left_to_put_back() {
     bench.apply(thread, &[idle()]);
     bench.actuator.undo_all();
     bench.actuator.finish().unwrap();
-    assert_eq!(
-        journal::read(bench.run.path(), &bench.roots).unwrap(),
-        Found::Nothing
-    );
+    assert_eq!(journal::read(bench.run.path(), &bench.roots).unwrap(), Found::Nothing);
+}
+
+#[test]
+fn a_new_value_that_is_refused_leaves_the_earlier_one_ours() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[idle()]);
+    bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
+    let done = bench.apply(thread, &[fifo(20)]);
+    assert!(matches!(events(&done)[..], [Event::Failed { .. }]));
+    bench.actuator.verify();
+    assert_eq!(bench.journalled(), 1);
+    bench.kernel.0.borrow_mut().refused.clear();
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
+fn what_a_child_loses_again_is_not_told() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(parent, &[idle()]);
+    let child = bench.kernel.thread(8, NOW, nice(0));
+    bench.kernel.change_behind_its_back(8, idle());
+    bench.actuator.inherit(child, 7);
+    assert!(bench.actuator.undo(8).is_empty());
+    assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(0)));
 }
