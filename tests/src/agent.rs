@@ -17,20 +17,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use downbeat_api::{Client, SOCKET_NAME, Snapshot};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::processes::{Stat, ThreadId, sweep, tids, wait_until};
 use crate::threads::Attributes;
 
 /// Every program that a place holds.
-pub const PROGRAMS: [&str; 5] = [
-    "downbeatd",
-    "downbeat",
-    "downbeat-pool",
-    "downbeat-worker",
-    "downbeat-load",
-];
+pub const PROGRAMS: [&str; 5] =
+    ["downbeatd", "downbeat", "downbeat-pool", "downbeat-worker", "downbeat-load"];
 
 /// Names the folder that the programs are taken from.
 pub const BIN_DIR: &str = "DOWNBEAT_BIN_DIR";
@@ -48,11 +43,7 @@ pub fn bin_dir() -> Result<PathBuf> {
         None => {
             let exe = std::env::current_exe().context("the running program's own path")?;
             let dir = exe.parent().context("a program outside any folder")?;
-            if dir.ends_with("deps") {
-                dir.join("..")
-            } else {
-                dir.to_path_buf()
-            }
+            if dir.ends_with("deps") { dir.join("..") } else { dir.to_path_buf() }
         }
     };
     for program in PROGRAMS {
@@ -103,10 +94,7 @@ impl Place {
         let memory = Path::new("/dev/shm");
         let records = if memory.is_dir() { memory } else { &temporary };
         // Workers record there, whoever they run as.
-        let place = Self {
-            dir: folder(&temporary, 0o755)?,
-            records: folder(records, 0o1777)?,
-        };
+        let place = Self { dir: folder(&temporary, 0o755)?, records: folder(records, 0o1777)? };
         for folder in ["bin", "policy", "pool.d", "run"] {
             let path = place.path(folder);
             fs::create_dir(&path).with_context(|| format!("{}: making it", path.display()))?;
@@ -180,14 +168,7 @@ impl Place {
         command.arg("--policy-dir").arg(self.path("policy"));
         command.arg("--pool-dir").arg(self.path("pool.d"));
         command.arg("--run-dir").arg(self.run_dir());
-        command.args([
-            "--listen",
-            "127.0.0.1:0",
-            "--pool-rest",
-            "off",
-            "--pool-grpc",
-            "off",
-        ]);
+        command.args(["--listen", "127.0.0.1:0", "--pool-rest", "off", "--pool-grpc", "off"]);
         command
     }
 
@@ -216,11 +197,7 @@ impl Place {
     /// # Errors
     /// As [`Self::downbeat`].
     pub fn restore(&self) -> Result<Output> {
-        let args = [
-            "restore".into(),
-            "--run-dir".into(),
-            self.run_dir().into_os_string(),
-        ];
+        let args = ["restore".into(), "--run-dir".into(), self.run_dir().into_os_string()];
         self.downbeat::<OsString>(&args)
     }
 
@@ -261,9 +238,7 @@ impl Load {
     pub fn attributes(&self) -> Vec<Attributes> {
         let mut tids = tids(self.pid());
         tids.sort_unstable();
-        tids.into_iter()
-            .filter_map(|tid| Attributes::of(tid).ok())
-            .collect()
+        tids.into_iter().filter_map(|tid| Attributes::of(tid).ok()).collect()
     }
 
     /// Waits until it has `threads` threads and `wanted` holds for each; at the end of the
@@ -313,21 +288,12 @@ impl Agent {
             .append(true)
             .open(&log)
             .with_context(|| format!("{}: making it", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         // A group of its own: Ctrl-C at a terminal is the caller's to pass on.
         command.process_group(0);
         die_with_this_thread(&mut command, Signal::SIGTERM);
-        let child = command
-            .spawn()
-            .with_context(|| format!("{command:?}: starting it"))?;
-        let mut agent = Self {
-            child,
-            run_dir,
-            log,
-        };
+        let child = command.spawn().with_context(|| format!("{command:?}: starting it"))?;
+        let mut agent = Self { child, run_dir, log };
         let mut ended = None;
         let answered = wait_until(PATIENCE, || {
             ended = agent.child.try_wait().ok().flatten();
@@ -336,10 +302,7 @@ impl Agent {
         match ended {
             Some(status) => bail!("the agent ended with {status}:\n{}", agent.log()),
             None if !answered => {
-                bail!(
-                    "the agent did not answer within {PATIENCE:?}:\n{}",
-                    agent.log()
-                )
+                bail!("the agent did not answer within {PATIENCE:?}:\n{}", agent.log())
             }
             None => Ok(agent),
         }
@@ -357,10 +320,7 @@ impl Agent {
     /// When it is gone.
     pub fn id(&self) -> Result<ThreadId> {
         let stat = Stat::of(self.pid()).context("the agent is gone")?;
-        Ok(ThreadId {
-            tid: self.pid(),
-            start_time: stat.start_time,
-        })
+        Ok(ThreadId { tid: self.pid(), start_time: stat.start_time })
     }
 
     /// A connection to it.
@@ -396,10 +356,7 @@ impl Agent {
                 snapshot.processes.retain(|process| process.class.is_some());
                 snapshot
             });
-            format!(
-                "no snapshot held what was waited for; the last: {shown:#?}\n{}",
-                self.log()
-            )
+            format!("no snapshot held what was waited for; the last: {shown:#?}\n{}", self.log())
         })
     }
 
@@ -451,13 +408,15 @@ impl Drop for Agent {
     }
 }
 
-/// Has the kernel send `signal` to the command's process when the calling thread ends.
+/// Has the kernel send `signal` to the command's process when the calling thread ends, and lets
+/// it have signals that the caller blocks for itself: a signal mask is inherited.
 pub fn die_with_this_thread(command: &mut Command, signal: Signal) {
     let parent = nix::unistd::getpid();
-    // SAFETY: the closure runs between fork and exec and makes two system calls, both of which
+    // SAFETY: the closure runs between fork and exec and makes three system calls, all of which
     // are safe there.
     unsafe {
         command.pre_exec(move || {
+            SigSet::empty().thread_set_mask()?;
             nix::sys::prctl::set_pdeathsig(signal)?;
             // The parent may have died before the line above.
             if nix::unistd::getppid() == parent {
@@ -494,11 +453,7 @@ pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output> {
         thread::sleep(Duration::from_millis(10));
     };
     let joined = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
-    Ok(Output {
-        status,
-        stdout: joined(stdout),
-        stderr: joined(stderr),
-    })
+    Ok(Output { status, stdout: joined(stdout), stderr: joined(stderr) })
 }
 
 fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

@@ -21,12 +21,8 @@ pub fn thread_cpu_ns() -> u64 {
 pub fn sleep_until(at_ns: u64) {
     let at = TimeSpec::from(Duration::from_nanos(at_ns));
     // A signal may end the sleep early: the point in time is absolute, so it is slept again.
-    while clock_nanosleep(
-        ClockId::CLOCK_MONOTONIC,
-        ClockNanosleepFlags::TIMER_ABSTIME,
-        &at,
-    )
-    .is_err_and(|errno| errno == nix::errno::Errno::EINTR)
+    while clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &at)
+        .is_err_and(|errno| errno == nix::errno::Errno::EINTR)
     {}
 }
 

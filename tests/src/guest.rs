@@ -73,14 +73,8 @@ mod tests {
     fn every_line_reads_back_as_it_was_written() {
         for line in [
             Line::Ok("boots".into()),
-            Line::Fail {
-                name: "restores on SIGTERM".into(),
-                why: "nice: 0 != 5".into(),
-            },
-            Line::Skipped {
-                name: "uclamp".into(),
-                why: "not compiled in".into(),
-            },
+            Line::Fail { name: "restores on SIGTERM".into(), why: "nice: 0 != 5".into() },
+            Line::Skipped { name: "uclamp".into(), why: "not compiled in".into() },
             Line::Done,
         ] {
             assert_eq!(Line::parse(&line.to_string()), Some(line));
@@ -89,10 +83,7 @@ mod tests {
 
     #[test]
     fn a_kernel_message_on_the_same_line_does_not_hide_it() {
-        assert_eq!(
-            Line::parse("[    3.1] clocksource@downbeat done\r\n"),
-            Some(Line::Done)
-        );
+        assert_eq!(Line::parse("[    3.1] clocksource@downbeat done\r\n"), Some(Line::Done));
         assert_eq!(Line::parse("[    3.1] ok everything"), None);
     }
 }

@@ -89,10 +89,7 @@ fn numbers(dir: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Living processes whose executable lies in `dir`, deleted or not.
@@ -103,13 +100,8 @@ pub fn running_from(dir: &Path) -> Vec<(ThreadId, PathBuf)> {
         .filter_map(|pid| {
             let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
             let stat = Stat::of(pid).ok()?;
-            (exe.starts_with(dir) && stat.state != 'Z').then_some((
-                ThreadId {
-                    tid: pid,
-                    start_time: stat.start_time,
-                },
-                exe,
-            ))
+            (exe.starts_with(dir) && stat.state != 'Z')
+                .then_some((ThreadId { tid: pid, start_time: stat.start_time }, exe))
         })
         .collect()
 }
@@ -132,9 +124,7 @@ pub fn signal(id: ThreadId, signal: Signal) {
 /// to put in order itself, then everything left is killed. Returns what had to be killed.
 pub fn sweep(dir: &Path, chief: &str, patience: Duration) -> Vec<String> {
     let chiefs = || {
-        running_from(dir)
-            .into_iter()
-            .filter(|(_, exe)| exe.file_name().is_some_and(|n| n == chief))
+        running_from(dir).into_iter().filter(|(_, exe)| exe.file_name().is_some_and(|n| n == chief))
     };
     for (id, _) in chiefs() {
         signal(id, Signal::SIGTERM);
@@ -174,14 +164,8 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_is_one_name() {
         let text = "7 (a) (b c) S 1 7 7 0 -1 4194560 0 0 0 0 5 6 0 0 20 0 1 0 99 1000 42 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!(
-            (stat.name.as_str(), stat.state, stat.ppid),
-            ("a) (b c", 'S', 1)
-        );
-        assert_eq!(
-            (stat.cpu_ticks, stat.start_time, stat.rss_pages),
-            (11, 99, 42)
-        );
+        assert_eq!((stat.name.as_str(), stat.state, stat.ppid), ("a) (b c", 'S', 1));
+        assert_eq!((stat.cpu_ticks, stat.start_time, stat.rss_pages), (11, 99, 42));
     }
 
     #[test]

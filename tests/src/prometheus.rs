@@ -67,31 +67,16 @@ impl Prometheus {
         let mut command = Command::new(program("prometheus")?);
         command
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
         die_with_this_thread(&mut command, Signal::SIGKILL);
         let child = command.spawn().context("prometheus: starting it")?;
-        let server = Self {
-            child,
-            address,
-            folder,
-        };
-        let ready = || {
-            server
-                .get("/-/ready")
-                .is_ok_and(|(status, _)| status == 200)
-        };
-        ensure!(
-            wait_until(PATIENCE, ready),
-            "prometheus does not answer:\n{}",
-            server.log()
-        );
+        let server = Self { child, address, folder };
+        let ready = || server.get("/-/ready").is_ok_and(|(status, _)| status == 200);
+        ensure!(wait_until(PATIENCE, ready), "prometheus does not answer:\n{}", server.log());
         Ok(server)
     }
 
@@ -101,20 +86,15 @@ impl Prometheus {
     /// When they do not come in time, or Prometheus could not read what the agent sent.
     pub fn wait_for_scrapes(&self, count: u32) -> Result<()> {
         let enough = || {
-            self.query(&format!(
-                "sum_over_time(up{{job=\"{JOB}\"}}[5m]) >= {count}"
-            ))
-            .is_ok_and(|found| !found.is_empty())
+            self.query(&format!("sum_over_time(up{{job=\"{JOB}\"}}[5m]) >= {count}"))
+                .is_ok_and(|found| !found.is_empty())
         };
         let came = wait_until(PATIENCE, enough);
         let (_, targets) = self.get("/api/v1/targets")?;
         let targets: Value = serde_json::from_str(&targets).context("its targets")?;
         let target = &targets["data"]["activeTargets"][0];
         let error = target["lastError"].as_str().unwrap_or("no target");
-        ensure!(
-            came && error.is_empty(),
-            "scraping fails: {error:?} {target:#}"
-        );
+        ensure!(came && error.is_empty(), "scraping fails: {error:?} {target:#}");
         Ok(())
     }
 
@@ -133,12 +113,8 @@ impl Prometheus {
         series
             .iter()
             .map(|series| {
-                let value = series["value"][1]
-                    .as_str()
-                    .context("a series without a value")?;
-                value
-                    .parse()
-                    .with_context(|| format!("{query}: the value {value}"))
+                let value = series["value"][1].as_str().context("a series without a value")?;
+                value.parse().with_context(|| format!("{query}: the value {value}"))
             })
             .collect()
     }
@@ -153,11 +129,7 @@ impl Prometheus {
     fn get(&self, target: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(
-            stream,
-            "GET {target} HTTP/1.0\r\nHost: {}\r\n\r\n",
-            self.address
-        )?;
+        write!(stream, "GET {target} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;

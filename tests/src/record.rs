@@ -86,10 +86,7 @@ impl Words {
                 0,
             )
         }?;
-        Ok(Self {
-            base: base.cast(),
-            len,
-        })
+        Ok(Self { base: base.cast(), len })
     }
 
     fn word(&self, index: usize) -> Option<&AtomicU64> {
@@ -148,10 +145,7 @@ impl FrameWriter {
 }
 
 fn slot(sequence: u64) -> Option<usize> {
-    usize::try_from(sequence)
-        .ok()?
-        .checked_mul(SLOT)?
-        .checked_add(HEADER)
+    usize::try_from(sequence).ok()?.checked_mul(SLOT)?.checked_add(HEADER)
 }
 
 /// One frame as recorded.
@@ -169,8 +163,7 @@ impl Frame {
     /// The miss rule: later than the deadline, or not answered at all.
     #[must_use]
     pub fn missed(&self, deadline_ns: u64) -> bool {
-        self.response_ns
-            .is_none_or(|response| response > deadline_ns)
+        self.response_ns.is_none_or(|response| response > deadline_ns)
     }
 }
 
@@ -200,18 +193,13 @@ impl Frames {
             })
             .collect();
         frames.sort_by_key(|frame| frame.release_ns);
-        Ok(Self {
-            deadline_ns: words[1],
-            frames,
-        })
+        Ok(Self { deadline_ns: words[1], frames })
     }
 
     /// Frames released in `from_ns..to_ns` whose deadline also falls before `to_ns`.
     pub fn between(&self, from_ns: u64, to_ns: u64) -> impl Iterator<Item = &Frame> {
         let last = to_ns.saturating_sub(self.deadline_ns);
-        self.frames
-            .iter()
-            .filter(move |f| f.release_ns >= from_ns && f.release_ns < last)
+        self.frames.iter().filter(move |f| f.release_ns >= from_ns && f.release_ns < last)
     }
 }
 
@@ -280,11 +268,7 @@ impl Work {
             .chunks_exact(thread_words(samples))
             .map(|thread| {
                 let used = usize::try_from(thread[0]).unwrap_or(samples).min(samples);
-                thread[1..]
-                    .chunks_exact(2)
-                    .take(used)
-                    .map(|s| (s[0], s[1]))
-                    .collect()
+                thread[1..].chunks_exact(2).take(used).map(|s| (s[0], s[1])).collect()
             })
             .collect();
         Ok(Self { threads })
@@ -300,10 +284,7 @@ impl Work {
 
 fn units_at(samples: &[(u64, u64)], at: u64) -> f64 {
     let next = samples.partition_point(|&(time, _)| time <= at);
-    match (
-        next.checked_sub(1).and_then(|i| samples.get(i)),
-        samples.get(next),
-    ) {
+    match (next.checked_sub(1).and_then(|i| samples.get(i)), samples.get(next)) {
         (Some(&(t0, u0)), Some(&(t1, u1))) => {
             let share = (at - t0) as f64 / (t1 - t0) as f64;
             u0 as f64 + share * (u1 - u0) as f64
@@ -314,18 +295,13 @@ fn units_at(samples: &[(u64, u64)], at: u64) -> f64 {
 }
 
 fn read_words(path: &Path, magic: u64) -> Result<Vec<u64>, RecordError> {
-    let unreadable = |source| RecordError::Unreadable {
-        path: path.into(),
-        source,
-    };
+    let unreadable = |source| RecordError::Unreadable { path: path.into(), source };
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes))
         .map_err(unreadable)?;
-    let words: Vec<u64> = bytes
-        .chunks_exact(WORD)
-        .map_while(|w| w.try_into().ok().map(u64::from_ne_bytes))
-        .collect();
+    let words: Vec<u64> =
+        bytes.chunks_exact(WORD).map_while(|w| w.try_into().ok().map(u64::from_ne_bytes)).collect();
     if words.len() < HEADER || words[0] != magic {
         return Err(RecordError::Foreign { path: path.into() });
     }
@@ -356,15 +332,8 @@ mod tests {
 
     #[test]
     fn a_frame_counts_in_the_window_that_holds_its_deadline() {
-        let frame = |release_ns| Frame {
-            release_ns,
-            response_ns: Some(1),
-            flags: 0,
-        };
-        let frames = Frames {
-            deadline_ns: 10,
-            frames: vec![frame(5), frame(10), frame(25)],
-        };
+        let frame = |release_ns| Frame { release_ns, response_ns: Some(1), flags: 0 };
+        let frames = Frames { deadline_ns: 10, frames: vec![frame(5), frame(10), frame(25)] };
         let counted: Vec<_> = frames.between(10, 30).map(|f| f.release_ns).collect();
         assert_eq!(counted, [10]);
     }
@@ -389,9 +358,6 @@ mod tests {
         let path = dir.path().join("hog");
         WorkWriter::create(&path, 1, 1).unwrap();
         let error = Frames::read(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("hog") && error.contains("not a record"),
-            "{error}"
-        );
+        assert!(error.contains("hog") && error.contains("not a record"), "{error}");
     }
 }

@@ -50,12 +50,7 @@ impl Scheduling {
     /// A real-time FIFO priority whose children start as SCHED_OTHER.
     #[must_use]
     pub fn fifo(priority: u32) -> Self {
-        Self {
-            policy: FIFO,
-            priority,
-            nice: 0,
-            reset_on_fork: true,
-        }
+        Self { policy: FIFO, priority, nice: 0, reset_on_fork: true }
     }
 
     /// Reads `tid`'s (0: the calling thread's).
@@ -101,18 +96,9 @@ impl Scheduling {
         };
         // SAFETY: the kernel only reads `attr`, which names its own size.
         let done = unsafe {
-            libc::syscall(
-                libc::SYS_sched_setattr,
-                tid as libc::pid_t,
-                &raw const attr,
-                0,
-            )
+            libc::syscall(libc::SYS_sched_setattr, tid as libc::pid_t, &raw const attr, 0)
         };
-        if done == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -151,12 +137,7 @@ impl Attributes {
         }
         let oom = fs::read_to_string(format!("/proc/{tid}/oom_score_adj"))?;
         let oom = oom.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-        Ok(Self {
-            scheduling,
-            affinity,
-            ioprio,
-            oom,
-        })
+        Ok(Self { scheduling, affinity, ioprio, oom })
     }
 }
 
@@ -177,10 +158,7 @@ pub fn table() -> Table {
                 continue;
             }
             if let Ok(attributes) = Attributes::of(tid) {
-                let id = ThreadId {
-                    tid,
-                    start_time: stat.start_time,
-                };
+                let id = ThreadId { tid, start_time: stat.start_time };
                 table.insert(id, (stat.name, attributes));
             }
         }
@@ -214,21 +192,12 @@ mod tests {
         });
         let tid = told.recv().unwrap();
         let mine = |table: &Table| -> Table {
-            table
-                .iter()
-                .filter(|(id, _)| id.tid == tid)
-                .map(|(i, v)| (*i, v.clone()))
-                .collect()
+            table.iter().filter(|(id, _)| id.tid == tid).map(|(i, v)| (*i, v.clone())).collect()
         };
         let before = mine(&table());
         assert_eq!(before.len(), 1);
         assert_eq!(differences(&before, &mine(&table())), Vec::<String>::new());
-        let batch = Scheduling {
-            policy: BATCH,
-            priority: 0,
-            nice: 3,
-            reset_on_fork: false,
-        };
+        let batch = Scheduling { policy: BATCH, priority: 0, nice: 3, reset_on_fork: false };
         batch.apply(tid).unwrap();
         assert_eq!(Scheduling::of(tid).unwrap(), batch);
         let found = differences(&before, &mine(&table()));

@@ -20,6 +20,9 @@ pub struct Args {
     /// Seconds of the demo's rounds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Takes the release programs as they are
+    #[arg(long)]
+    no_build: bool,
     /// Writes the demo's measurements there, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -52,23 +55,24 @@ pub fn run(args: &Args) -> Result<()> {
             seconds: Some(args.seconds),
             json: args.json.clone(),
             with_fifo: true,
+            no_build: args.no_build,
             listen: "127.0.0.1:0".into(),
         })?;
     }
     if asked(Which::Exec) {
         println!("# exec");
-        exec::run()?;
+        exec::run(!args.no_build)?;
     }
     if asked(Which::Agent) {
         println!("# agent");
-        agent()?;
+        agent(!args.no_build)?;
     }
     Ok(())
 }
 
 /// The agent's cost, from 20 s of the demo.
-fn agent() -> Result<()> {
-    let signals = demo::prepare()?;
+fn agent(build: bool) -> Result<()> {
+    let signals = demo::prepare(build)?;
     let args = demo::Args {
         headless: true,
         seconds: Some(20),

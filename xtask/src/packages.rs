@@ -17,45 +17,24 @@ pub struct Tool {
 }
 
 /// Boots virtual machines.
-pub const QEMU: Tool = Tool {
-    program: "qemu-system-x86_64",
-    package: "qemu-system-x86",
-};
+pub const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 /// Packs their file system.
-pub const CPIO: Tool = Tool {
-    program: "cpio",
-    package: "cpio",
-};
+pub const CPIO: Tool = Tool { program: "cpio", package: "cpio" };
 /// A terminal without a person.
-pub const TMUX: Tool = Tool {
-    program: "tmux",
-    package: "tmux",
-};
+pub const TMUX: Tool = Tool { program: "tmux", package: "tmux" };
 /// Scrapes metrics and checks queries.
-pub const PROMETHEUS: Tool = Tool {
-    program: "prometheus",
-    package: "prometheus",
-};
+pub const PROMETHEUS: Tool = Tool { program: "prometheus", package: "prometheus" };
 /// A storm of wake-ups.
-pub const HACKBENCH: Tool = Tool {
-    program: "hackbench",
-    package: "rt-tests",
-};
+pub const HACKBENCH: Tool = Tool { program: "hackbench", package: "rt-tests" };
 /// The probe that downbeat's own are measured against.
-pub const RUNQLAT: Tool = Tool {
-    program: "runqlat",
-    package: "libbpf-tools",
-};
+pub const RUNQLAT: Tool = Tool { program: "runqlat", package: "libbpf-tools" };
 
 /// Where Debian asks whether a package may start its service.
 const POLICY_RC: &str = "/usr/sbin/policy-rc.d";
 
 /// Makes sure that all `tools` are there: installs what lacks when root, else names the command.
 pub fn need(tools: &[Tool]) -> Result<()> {
-    let lacking: Vec<&Tool> = tools
-        .iter()
-        .filter(|tool| find(tool.program).is_none())
-        .collect();
+    let lacking: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
     if lacking.is_empty() {
         return Ok(());
     }
@@ -73,11 +52,7 @@ pub fn need(tools: &[Tool]) -> Result<()> {
     install(&packages)?;
     match tools.iter().find(|tool| find(tool.program).is_none()) {
         None => Ok(()),
-        Some(tool) => bail!(
-            "{} is not in Debian's package {}",
-            tool.program,
-            tool.package
-        ),
+        Some(tool) => bail!("{} is not in Debian's package {}", tool.program, tool.package),
     }
 }
 
@@ -100,10 +75,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 
 fn apt_get(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .arg("-q")
-        .args(args);
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q").args(args);
     let output = command.output().context("apt-get: starting it")?;
     ensure!(
         output.status.success(),

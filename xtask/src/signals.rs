@@ -8,8 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Takes SIGINT, SIGTERM, SIGHUP and SIGQUIT from now on. Programs started later get them as
-/// usual: the standard library clears the mask of what it starts.
+/// Takes SIGINT, SIGTERM, SIGHUP and SIGQUIT from now on. A program started later inherits the
+/// mask: `die_with_this_thread` clears it.
 #[derive(Debug)]
 pub struct Signals {
     fd: SignalFd,
@@ -19,12 +19,7 @@ impl Signals {
     /// To be called before any thread is started: a thread inherits the mask.
     pub fn take() -> Result<Self> {
         let mut set = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-        ] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
             set.add(signal);
         }
         set.thread_block().context("sigprocmask")?;

@@ -24,11 +24,7 @@ pub struct Counts {
 impl Counts {
     /// A step that is one check.
     pub fn one(passed: bool) -> Self {
-        Self {
-            passed: usize::from(passed),
-            failed: usize::from(!passed),
-            skipped: 0,
-        }
+        Self { passed: usize::from(passed), failed: usize::from(!passed), skipped: 0 }
     }
 }
 
@@ -71,11 +67,7 @@ impl Steps {
             failures: format!("{error:#}"),
             skipped: Vec::new(),
         });
-        let Counts {
-            passed,
-            failed,
-            skipped,
-        } = outcome.counts;
+        let Counts { passed, failed, skipped } = outcome.counts;
         let word = if failed == 0 { "ok" } else { "FAILED" };
         let seconds = begin.elapsed().as_secs_f64();
         println!(
@@ -90,11 +82,7 @@ impl Steps {
 
     /// Prints what failed, what was skipped and, as the last line, the sum.
     pub fn finish(self) -> Result<()> {
-        let Counts {
-            passed,
-            failed,
-            skipped,
-        } = self.total;
+        let Counts { passed, failed, skipped } = self.total;
         if !self.skipped.is_empty() {
             println!("\nskipped:");
         }

@@ -26,51 +26,33 @@ pub fn run(args: &Args) -> Result<()> {
 /// The tests on every kernel that is supported, and a short demo.
 pub fn ci() -> Result<()> {
     let mut steps = Steps::default();
-    all(
-        &mut steps,
-        &Args::default(),
-        &vm::kernel::SERIES.map(|series| series.name),
-    );
+    all(&mut steps, &Args::default(), &vm::kernel::SERIES.map(|series| series.name));
     steps.run("demo", || {
         workspace::build_release()?;
         demo::short_run()?;
-        Ok(Outcome {
-            counts: Counts::one(true),
-            ..Outcome::default()
-        })
+        Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });
     steps.finish()
 }
 
 fn all(steps: &mut Steps, args: &Args, kernels: &[&str]) {
     steps.run("format", || {
-        steps::command(
-            "format",
-            workspace::cargo().args(["fmt", "--all", "--check"]),
-        )
+        steps::command("format", workspace::cargo().args(["fmt", "--all", "--check"]))
     });
     steps.run("clippy", || {
         let lint = ["clippy", "--all-targets", "--", "-D", "warnings"];
         steps::command("clippy", workspace::cargo().args(lint))
     });
-    steps.run("build", || {
-        steps::command("build", workspace::cargo().arg("build"))
-    });
+    steps.run("build", || steps::command("build", workspace::cargo().arg("build")));
     steps.run("tools", || {
         let needed: &[_] = if args.no_vm { &[] } else { &[QEMU, CPIO] };
         packages::need(&[needed, &[TMUX, PROMETHEUS]].concat())?;
-        Ok(Outcome {
-            counts: Counts::one(true),
-            ..Outcome::default()
-        })
+        Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });
     steps.run("tests", tests);
     steps.run("kernel programs", || {
         ebpf::check()?;
-        Ok(Outcome {
-            counts: Counts::one(true),
-            ..Outcome::default()
-        })
+        Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });
     if !args.no_vm {
         for kernel in kernels {
@@ -81,9 +63,7 @@ fn all(steps: &mut Steps, args: &Args, kernels: &[&str]) {
 
 fn tests() -> Result<Outcome> {
     let mut command = workspace::cargo();
-    command
-        .args(["test", "--no-fail-fast"])
-        .env(BIN_DIR, workspace::test_programs());
+    command.args(["test", "--no-fail-fast"]).env(BIN_DIR, workspace::test_programs());
     // An error says what it needs to; a backtrace would bury it.
     command.env("RUST_LIB_BACKTRACE", "0");
     let (status, output) = steps::logged("tests", &mut command)?;
@@ -123,13 +103,9 @@ fn read_tests(output: &str) -> Outcome {
 
 /// The number before `word` in `ok. 3 passed; 0 failed; …`.
 fn count_of(result: &str, word: &str) -> usize {
-    let words: Vec<&str> = result
-        .split([' ', ';'])
-        .filter(|part| !part.is_empty())
-        .collect();
+    let words: Vec<&str> = result.split([' ', ';']).filter(|part| !part.is_empty()).collect();
     let at = words.iter().position(|part| *part == word);
-    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok())
-        .unwrap_or(0)
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -159,20 +135,9 @@ test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
     #[test]
     fn results_add_up_and_a_skipped_test_is_not_a_passed_one() {
         let outcome = read_tests(OUTPUT);
-        assert_eq!(
-            outcome.counts,
-            Counts {
-                passed: 6,
-                failed: 1,
-                skipped: 2
-            }
-        );
+        assert_eq!(outcome.counts, Counts { passed: 6, failed: 1, skipped: 2 });
         assert_eq!(outcome.skipped, ["b: needs root"]);
         assert!(outcome.failures.contains("boom"), "{}", outcome.failures);
-        assert!(
-            !outcome.failures.contains("test result"),
-            "{}",
-            outcome.failures
-        );
+        assert!(!outcome.failures.contains("test result"), "{}", outcome.failures);
     }
 }

@@ -26,10 +26,7 @@ pub fn cargo() -> Command {
 
 /// Builds every default member for use.
 pub fn build_release() -> Result<()> {
-    let status = cargo()
-        .args(["build", "--release"])
-        .status()
-        .context("cargo: starting it")?;
+    let status = cargo().args(["build", "--release"]).status().context("cargo: starting it")?;
     ensure!(status.success(), "cargo build --release: {status}");
     Ok(())
 }

@@ -35,8 +35,8 @@ match = { exe = "{bin}/downbeat-load", cmdline = "* crowd *" }
 "#;
 
 /// Starts 200 programs one after the other and prints how long each was without its class.
-pub fn run() -> Result<()> {
-    let signals = demo::prepare()?;
+pub fn run(build: bool) -> Result<()> {
+    let signals = demo::prepare(build)?;
     let before = threads::table();
     let scene = Scene::start(180, "127.0.0.1:0", Some(POLICY), &signals)?;
     let measured = measure(&scene, &signals);
@@ -50,23 +50,11 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
     let before = exec_count(scene)?;
     // On a thread of its own, whose priority its children do not inherit.
     let observed = std::thread::scope(|scope| {
-        scope
-            .spawn(|| observe(scene, signals))
-            .join()
-            .map_err(|_| anyhow::anyhow!("panicked"))
+        scope.spawn(|| observe(scene, signals)).join().map_err(|_| anyhow::anyhow!("panicked"))
     })??;
     signals.sleep(Duration::from_millis(500))?;
-    let told = scene
-        .agent()
-        .snapshot()?
-        .actions
-        .exec_to_set
-        .context("no exec was seen")?;
-    ensure!(
-        told.count >= before + PROGRAMS as u64,
-        "the agent saw {} execs",
-        told.count - before
-    );
+    let told = scene.agent().snapshot()?.actions.exec_to_set.context("no exec was seen")?;
+    ensure!(told.count >= before + PROGRAMS as u64, "the agent saw {} execs", told.count - before);
     println!(
         "told by the agent: p50 {}, p99 {}, max {} over {}",
         ms(told.p50_ns),
@@ -74,10 +62,7 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
         ms(told.max_ns),
         told.count
     );
-    for (name, mut times) in [
-        ("main thread", observed.main),
-        ("last thread", observed.last),
-    ] {
+    for (name, mut times) in [("main thread", observed.main), ("last thread", observed.last)] {
         times.sort_unstable();
         println!(
             "seen from outside, exec to {name} set: p50 {}, p99 {}, max {} over {}",
@@ -91,12 +76,7 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
 }
 
 fn exec_count(scene: &Scene) -> Result<u64> {
-    Ok(scene
-        .agent()
-        .snapshot()?
-        .actions
-        .exec_to_set
-        .map_or(0, |summary| summary.count))
+    Ok(scene.agent().snapshot()?.actions.exec_to_set.map_or(0, |summary| summary.count))
 }
 
 #[derive(Default)]
@@ -106,16 +86,12 @@ struct Observed {
 }
 
 fn observe(scene: &Scene, signals: &Signals) -> Result<Observed> {
-    Scheduling::fifo(OBSERVER_PRIORITY)
-        .apply(0)
-        .context("becoming SCHED_FIFO")?;
+    Scheduling::fifo(OBSERVER_PRIORITY).apply(0).context("becoming SCHED_FIFO")?;
     let mut observed = Observed::default();
     let threads = (THREADS - 1).to_string();
     for _ in 0..PROGRAMS {
         // Returns when the exec has succeeded.
-        let program = scene
-            .place()
-            .load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
+        let program = scene.place().load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
         let exec = now_ns();
         let (mut main, mut last) = (GIVE_UP_NS, GIVE_UP_NS);
         while now_ns() - exec < GIVE_UP_NS {

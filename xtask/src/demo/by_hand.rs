@@ -22,10 +22,7 @@ impl ByHand {
     pub fn set(scene: &Scene) -> Result<Self> {
         let mut by_hand = Self::default();
         for (name, priority) in PRIORITIES {
-            let pid = scene
-                .worker(name)?
-                .pid
-                .context("a worker without a process")?;
+            let pid = scene.worker(name)?.pid.context("a worker without a process")?;
             for tid in tids(pid) {
                 match by_hand.set_one(tid, priority) {
                     // A thread that ended meanwhile needs nothing.

@@ -56,11 +56,7 @@ impl Janitor {
         for folder in remove {
             command.arg("--remove").arg(folder);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         // SAFETY: the closure runs between fork and exec and makes one system call, which is safe
         // there. In a session of its own, no terminal's signal reaches it.
         unsafe {

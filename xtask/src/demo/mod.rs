@@ -43,6 +43,9 @@ pub struct Args {
     /// Measures SCHED_FIFO set by hand as well, in rounds beside the others
     #[arg(long, requires = "headless")]
     pub with_fifo: bool,
+    /// Takes the release programs as they are
+    #[arg(long)]
+    pub no_build: bool,
     /// The agent's metrics address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub listen: String,
@@ -50,7 +53,7 @@ pub struct Args {
 
 /// Runs the demo, with a screen or without.
 pub fn run(args: &Args) -> Result<()> {
-    let signals = prepare()?;
+    let signals = prepare(!args.no_build)?;
     if args.headless {
         let report = measure(args, &signals)?;
         finish(&report, args.json.as_deref())
@@ -61,24 +64,22 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// A few seconds, to see that it works at all.
 pub fn short_run() -> Result<()> {
-    let signals = prepare()?;
-    let args = Args {
-        headless: true,
-        seconds: Some(10),
-        listen: "127.0.0.1:0".into(),
-        ..Args::default()
-    };
+    let signals = prepare(true)?;
+    let args =
+        Args { headless: true, seconds: Some(10), listen: "127.0.0.1:0".into(), ..Args::default() };
     finish(&measure(&args, &signals)?, None)
 }
 
-/// Checks what is needed, builds, and takes the signals.
-pub fn prepare() -> Result<Signals> {
+/// Checks what is needed, builds where asked to, and takes the signals.
+pub fn prepare(build: bool) -> Result<Signals> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the demo changes how other programs are scheduled and so must be root: \
          sudo -E env PATH=\"$PATH\" cargo xtask demo"
     );
-    workspace::build_release()?;
+    if build {
+        workspace::build_release()?;
+    }
     // What a dead agent leaves is ours to see and to end.
     nix::sys::prctl::set_child_subreaper(true).context("prctl")?;
     Signals::take()
@@ -129,10 +130,7 @@ fn show(args: &Args, signals: &Signals) -> Result<()> {
 fn screen(scene: &Scene, limit: Duration, signals: &Signals) -> Result<()> {
     let mut command = Command::new(scene.place().bin("downbeat"));
     command.arg("--run-dir").arg(scene.place().run_dir());
-    command
-        .stdin(Stdio::inherit())
-        .stdout(Stdio::inherit())
-        .stderr(Stdio::inherit());
+    command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     die_with_this_thread(&mut command, Signal::SIGTERM);
     let mut screen = command.spawn().context("downbeat: starting it")?;
     let end = Instant::now() + limit;
@@ -150,9 +148,7 @@ fn screen(scene: &Scene, limit: Duration, signals: &Signals) -> Result<()> {
     };
     // It puts the terminal in order itself; only one that hangs is killed.
     let _ = kill(Pid::from_raw(screen.id().cast_signed()), Signal::SIGTERM);
-    if !wait_until(Duration::from_secs(3), || {
-        matches!(screen.try_wait(), Ok(Some(_)))
-    }) {
+    if !wait_until(Duration::from_secs(3), || matches!(screen.try_wait(), Ok(Some(_)))) {
         screen.kill()?;
         screen.wait()?;
     }

@@ -190,21 +190,11 @@ impl Report {
         rounds: &[Round],
         agent: AgentReport,
     ) -> Self {
-        let all = [
-            Arrangement::Disengaged,
-            Arrangement::Engaged,
-            Arrangement::FifoByHand,
-        ];
-        let arrangements: Vec<ArrangementReport> = all
-            .iter()
-            .filter_map(|&which| ArrangementReport::new(which, rounds))
-            .collect();
-        let work = |which| {
-            arrangements
-                .iter()
-                .find(|a| a.arrangement == which)
-                .map(|a| a.work_per_second)
-        };
+        let all = [Arrangement::Disengaged, Arrangement::Engaged, Arrangement::FifoByHand];
+        let arrangements: Vec<ArrangementReport> =
+            all.iter().filter_map(|&which| ArrangementReport::new(which, rounds)).collect();
+        let work =
+            |which| arrangements.iter().find(|a| a.arrangement == which).map(|a| a.work_per_second);
         let work_ratio = work(Arrangement::Engaged)
             .zip(work(Arrangement::Disengaged))
             .filter(|&(_, without)| without > 0.0)
@@ -227,17 +217,12 @@ impl Report {
 
 impl ArrangementReport {
     fn new(arrangement: Arrangement, all: &[Round]) -> Option<Self> {
-        let rounds: Vec<&Round> = all
-            .iter()
-            .filter(|r| r.arrangement == arrangement)
-            .collect();
+        let rounds: Vec<&Round> = all.iter().filter(|r| r.arrangement == arrangement).collect();
         let first = rounds.first()?;
         let streams = (0..first.streams.len())
             .map(|index| {
-                let parts: Vec<&Stream> = rounds
-                    .iter()
-                    .filter_map(|round| round.streams.get(index))
-                    .collect();
+                let parts: Vec<&Stream> =
+                    rounds.iter().filter_map(|round| round.streams.get(index)).collect();
                 StreamReport::new(&parts)
             })
             .collect();
@@ -254,38 +239,20 @@ impl ArrangementReport {
 
 impl Stream {
     fn missed(&self) -> usize {
-        self.frames
-            .iter()
-            .filter(|frame| frame.missed(self.deadline_ns))
-            .count()
+        self.frames.iter().filter(|frame| frame.missed(self.deadline_ns)).count()
     }
 }
 
 impl StreamReport {
     fn new(rounds: &[&Stream]) -> Self {
         let deadline_ns = rounds.first().map_or(0, |stream| stream.deadline_ns);
-        let name = rounds
-            .first()
-            .map_or_else(String::new, |stream| stream.name.clone());
-        let frames: Vec<Frame> = rounds
-            .iter()
-            .flat_map(|s| s.frames.iter().copied())
-            .collect();
+        let name = rounds.first().map_or_else(String::new, |stream| stream.name.clone());
+        let frames: Vec<Frame> = rounds.iter().flat_map(|s| s.frames.iter().copied()).collect();
         let late = |frame: &&Frame| frame.flags & LATE_RELEASE != 0;
-        let missed = frames
-            .iter()
-            .filter(|frame| frame.missed(deadline_ns))
-            .count();
-        let missed_late = frames
-            .iter()
-            .filter(late)
-            .filter(|f| f.missed(deadline_ns))
-            .count();
+        let missed = frames.iter().filter(|frame| frame.missed(deadline_ns)).count();
+        let missed_late = frames.iter().filter(late).filter(|f| f.missed(deadline_ns)).count();
         let share = |missed, frames: usize| missed as f64 / frames.max(1) as f64;
-        let per_round = rounds
-            .iter()
-            .map(|s| share(s.missed(), s.frames.len()))
-            .collect();
+        let per_round = rounds.iter().map(|s| share(s.missed(), s.frames.len())).collect();
         let unanswered = |f: &&Frame| f.response_ns.is_none() || f.flags & DROPPED != 0;
         let mut responses: Vec<u64> = frames.iter().filter_map(|f| f.response_ns).collect();
         responses.sort_unstable();
@@ -316,11 +283,7 @@ impl RoundReport {
             noisy: round.steal > NOISY,
             work_per_second: round.work_per_second,
             missed: round.streams.iter().map(Stream::missed).collect(),
-            frames: round
-                .streams
-                .iter()
-                .map(|stream| stream.frames.len())
-                .collect(),
+            frames: round.streams.iter().map(|stream| stream.frames.len()).collect(),
         }
     }
 }
@@ -328,9 +291,7 @@ impl RoundReport {
 /// The smallest value that at least the share `q` of all does not exceed.
 pub fn quantile(sorted: &[u64], q: f64) -> Option<u64> {
     let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted
-        .get(rank.saturating_sub(1).min(sorted.len().checked_sub(1)?))
-        .copied()
+    sorted.get(rank.saturating_sub(1).min(sorted.len().checked_sub(1)?)).copied()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -363,11 +324,8 @@ impl fmt::Display for Report {
         )?;
         for arrangement in &self.arrangements {
             for (index, stream) in arrangement.streams.iter().enumerate() {
-                let head = if index == 0 {
-                    arrangement.arrangement.to_string()
-                } else {
-                    String::new()
-                };
+                let head =
+                    if index == 0 { arrangement.arrangement.to_string() } else { String::new() };
                 writeln!(
                     f,
                     "{head:<14}{:<9}{:>7}{:>8}{:>8.2}%{:>12}{:>12}{:>12}{:>12}",
@@ -406,30 +364,16 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(ratio) = self.work_ratio {
-            writeln!(
-                f,
-                "\nbackground work engaged / disengaged: {:.1} %",
-                ratio * 100.0
-            )?;
+            writeln!(f, "\nbackground work engaged / disengaged: {:.1} %", ratio * 100.0)?;
         }
-        let AgentReport {
-            rss_bytes,
-            cpu_share,
-            exec_to_set,
-            source,
-        } = &self.agent;
+        let AgentReport { rss_bytes, cpu_share, exec_to_set, source } = &self.agent;
         writeln!(
             f,
             "agent: {:.1} MiB resident, {:.2} % of one core, source {source}",
             *rss_bytes as f64 / f64::from(1 << 20),
             cpu_share * 100.0
         )?;
-        if let Some(WaitQuantiles {
-            count,
-            p50_ns,
-            p99_ns,
-        }) = exec_to_set
-        {
+        if let Some(WaitQuantiles { count, p50_ns, p99_ns }) = exec_to_set {
             writeln!(
                 f,
                 "exec to last thread set: p50 {}, p99 {} over {count}",
@@ -456,26 +400,14 @@ mod tests {
             seconds: 1.0,
             steal: 0.01,
             work_per_second: work,
-            streams: vec![Stream {
-                name: "mic".into(),
-                deadline_ns: 10,
-                frames: frames.collect(),
-            }],
+            streams: vec![Stream { name: "mic".into(), deadline_ns: 10, frames: frames.collect() }],
         }
     }
 
     fn report() -> Report {
         let rounds = vec![
-            round(
-                Arrangement::Disengaged,
-                100.0,
-                &[Some(5), Some(15), None, Some(10)],
-            ),
-            round(
-                Arrangement::Engaged,
-                97.0,
-                &[Some(1), Some(2), Some(3), Some(4)],
-            ),
+            round(Arrangement::Disengaged, 100.0, &[Some(5), Some(15), None, Some(10)]),
+            round(Arrangement::Engaged, 97.0, &[Some(1), Some(2), Some(3), Some(4)]),
         ];
         let agent = AgentReport {
             rss_bytes: 1 << 20,
@@ -500,14 +432,7 @@ mod tests {
     #[test]
     fn the_table_names_every_figure() {
         let text = report().to_string();
-        for wanted in [
-            "disengaged",
-            "engaged",
-            "mic",
-            "50.00%",
-            "97.0 %",
-            "1.0 MiB",
-        ] {
+        for wanted in ["disengaged", "engaged", "mic", "50.00%", "97.0 %", "1.0 MiB"] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }

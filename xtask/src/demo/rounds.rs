@@ -33,19 +33,13 @@ impl Plan {
     /// Rounds that fill `seconds`, as many of each arrangement, at least one.
     pub fn new(seconds: u64, with_fifo: bool) -> Self {
         let turn: &[Arrangement] = if with_fifo {
-            &[
-                Arrangement::Disengaged,
-                Arrangement::Engaged,
-                Arrangement::FifoByHand,
-            ]
+            &[Arrangement::Disengaged, Arrangement::Engaged, Arrangement::FifoByHand]
         } else {
             &[Arrangement::Disengaged, Arrangement::Engaged]
         };
         let rounds = usize::try_from(seconds * 1000 / ROUND.as_millis() as u64).unwrap_or(0);
         let turns = (rounds / turn.len()).max(1);
-        Self {
-            rounds: turn.repeat(turns),
-        }
+        Self { rounds: turn.repeat(turns) }
     }
 
     /// No load may end before; switches can be slow on a full machine.
@@ -88,13 +82,7 @@ pub fn run(scene: &Scene, plan: &Plan, signals: &Signals) -> Result<Report> {
         source: format!("{:?}", snapshot.source),
     };
     let rounds = read(scene, &windows)?;
-    Ok(Report::new(
-        snapshot.kernel,
-        scene.hog_threads,
-        (ROUND, SETTLING),
-        &rounds,
-        agent,
-    ))
+    Ok(Report::new(snapshot.kernel, scene.hog_threads, (ROUND, SETTLING), &rounds, agent))
 }
 
 fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<Window> {
@@ -114,39 +102,19 @@ fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<W
     let (to_ns, after) = (now_ns(), CpuTime::read()?);
     // The arrangement was what it is counted as until the end.
     let mode = client.snapshot()?.mode;
-    let wanted = if arrangement == Arrangement::Engaged {
-        Mode::Engaged
-    } else {
-        Mode::Paused
-    };
-    ensure!(
-        mode == wanted,
-        "the agent is {mode:?} in a round that is {arrangement}"
-    );
+    let wanted = if arrangement == Arrangement::Engaged { Mode::Engaged } else { Mode::Paused };
+    ensure!(mode == wanted, "the agent is {mode:?} in a round that is {arrangement}");
     drop(by_hand);
-    Ok(Window {
-        arrangement,
-        from_ns,
-        to_ns,
-        steal: after.steal_since(&before),
-    })
+    Ok(Window { arrangement, from_ns, to_ns, steal: after.steal_since(&before) })
 }
 
 fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
     let streams = [(MIC, scene.frames(MIC)?), (CAMERA, scene.frames(CAMERA)?)];
     let work = scene.work()?;
     let rounds = windows.iter().map(|window| {
-        let Window {
-            arrangement,
-            from_ns,
-            to_ns,
-            steal,
-        } = *window;
+        let Window { arrangement, from_ns, to_ns, steal } = *window;
         let seconds = (to_ns - from_ns) as f64 / 1e9;
-        let done: f64 = work
-            .iter()
-            .map(|record| record.between(from_ns, to_ns))
-            .sum();
+        let done: f64 = work.iter().map(|record| record.between(from_ns, to_ns)).sum();
         Round {
             arrangement,
             seconds,
@@ -176,20 +144,10 @@ impl CpuTime {
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
         // user nice system idle iowait irq softirq steal; guest time is part of user time.
         let line = text.lines().next().unwrap_or_default();
-        let fields: Vec<u64> = line
-            .split_whitespace()
-            .skip(1)
-            .take(8)
-            .filter_map(|f| f.parse().ok())
-            .collect();
-        ensure!(
-            fields.len() == 8,
-            "/proc/stat: `{line}` is not what Linux writes"
-        );
-        Ok(Self {
-            total: fields.iter().sum(),
-            steal: fields[7],
-        })
+        let fields: Vec<u64> =
+            line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
+        ensure!(fields.len() == 8, "/proc/stat: `{line}` is not what Linux writes");
+        Ok(Self { total: fields.iter().sum(), steal: fields[7] })
     }
 
     fn steal_since(&self, before: &Self) -> f64 {
@@ -223,10 +181,6 @@ mod tests {
         let plan = Plan::new(60, true);
         assert_eq!(plan.rounds.len(), 24);
         assert_eq!(count(&plan, Arrangement::FifoByHand), 8);
-        assert_eq!(
-            Plan::new(1, true).rounds.len(),
-            3,
-            "one of each, however short"
-        );
+        assert_eq!(Plan::new(1, true).rounds.len(), 3, "one of each, however short");
     }
 }

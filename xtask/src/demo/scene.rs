@@ -23,7 +23,7 @@ pub const MIC: &str = "mic";
 pub const CAMERA: &str = "camera";
 
 /// Channels of the sound card: about 2 ms of computing per frame of 10 ms.
-const CHANNELS: &str = "8";
+const CHANNELS: &str = "12";
 /// More hog threads than CPUs, as on a machine that is full.
 const HOGS_PER_CPU: usize = 3;
 const HOG_PROCESSES: usize = 3;
@@ -54,10 +54,8 @@ impl Scene {
     ) -> Result<Self> {
         let place = Place::from_programs(&workspace::release_programs(), "downbeat-demo.")?;
         let own_folders = [place.path("."), place.records().to_path_buf()];
-        let janitor = Janitor::start(
-            &place.path("bin"),
-            &own_folders.each_ref().map(PathBuf::as_path),
-        )?;
+        let janitor =
+            Janitor::start(&place.path("bin"), &own_folders.each_ref().map(PathBuf::as_path))?;
         copy_policies(&place)?;
         if let Some(text) = more_policy {
             place.policy("00-more.toml", text)?;
@@ -68,19 +66,10 @@ impl Scene {
         command.arg("--policy-dir").arg(place.path("policy"));
         command.arg("--pool-dir").arg(place.path("pool.d"));
         command.arg("--run-dir").arg(place.run_dir());
-        command.args([
-            "--listen",
-            listen,
-            "--pool-rest",
-            "off",
-            "--pool-grpc",
-            "off",
-        ]);
+        command.args(["--listen", listen, "--pool-rest", "off", "--pool-grpc", "off"]);
         let agent = Agent::start(command, place.run_dir(), place.path("agent.log"))?;
 
-        let cpus = std::thread::available_parallelism()
-            .context("counting CPUs")?
-            .get();
+        let cpus = std::thread::available_parallelism().context("counting CPUs")?.get();
         let mut scene = Self {
             loads: Vec::new(),
             agent,
@@ -91,18 +80,14 @@ impl Scene {
         };
         scene.wait_for_the_camera(signals)?;
         let mic = scene.worker(MIC)?;
-        let socket = mic
-            .socket
-            .context("the pool names no socket for its audio worker")?;
+        let socket = mic.socket.context("the pool names no socket for its audio worker")?;
         let seconds = seconds.to_string();
         scene.start_hogs(&seconds)?;
         let record = scene.record(MIC);
         let record = record.to_string_lossy();
         let card = ["audio", "--channels", CHANNELS, "--socket", &socket];
         let bounds = ["--seconds", &seconds, "--record", &record];
-        scene
-            .loads
-            .push(scene.place.load(&[&card[..], &bounds].concat())?);
+        scene.loads.push(scene.place.load(&[&card[..], &bounds].concat())?);
         Ok(scene)
     }
 
@@ -121,15 +106,7 @@ impl Scene {
     fn start_hog(&mut self, kind: &str, name: &str, threads: usize, seconds: &str) -> Result<()> {
         let record = self.record(name);
         let (shown, threads) = (record.to_string_lossy(), threads.to_string());
-        let args = [
-            kind,
-            "--threads",
-            &threads,
-            "--record",
-            &shown,
-            "--seconds",
-            seconds,
-        ];
+        let args = [kind, "--threads", &threads, "--record", &shown, "--seconds", seconds];
         self.loads.push(self.place.load(&args)?);
         self.hog_records.push(record);
         Ok(())
@@ -182,10 +159,7 @@ impl Scene {
 
     /// The hogs' work so far.
     pub fn work(&self) -> Result<Vec<Work>, RecordError> {
-        self.hog_records
-            .iter()
-            .map(|path| Work::read(path))
-            .collect()
+        self.hog_records.iter().map(|path| Work::read(path)).collect()
     }
 
     fn record(&self, name: &str) -> PathBuf {
@@ -194,14 +168,7 @@ impl Scene {
 
     /// Ends everything and looks for what is left: processes, changed threads, the folders.
     pub fn end(self, before: &Table) -> Vec<String> {
-        let Self {
-            loads,
-            agent,
-            place,
-            hog_records: _,
-            _janitor: janitor,
-            hog_threads: _,
-        } = self;
+        let Self { loads, agent, place, hog_records: _, _janitor: janitor, hog_threads: _ } = self;
         let folders = [place.path("bin"), place.records().to_path_buf()];
         let [programs, records] = &folders;
         drop(loads);
@@ -245,11 +212,7 @@ fn copy_policies(place: &Place) -> Result<()> {
     for entry in entries {
         let path = entry?.path();
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         place.policy(&name, &text)?;
     }
     Ok(())

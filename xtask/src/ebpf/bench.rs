@@ -2,8 +2,7 @@
 //! which measures run-queue waits of everything.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,20 +59,9 @@ impl EventCost {
 /// Without root, or where a tool is missing and cannot be installed.
 pub fn bench_probes(rounds: usize) -> anyhow::Result<ProbeBench> {
     ensure!(rounds > 0, "no rounds, no result");
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "loading kernel programs needs root: use sudo"
-    );
+    ensure!(nix::unistd::geteuid().is_root(), "loading kernel programs needs root: use sudo");
     packages::need(&[RUNQLAT, HACKBENCH])?;
-    let build = [
-        "build",
-        "--release",
-        "--quiet",
-        "--package",
-        "downbeatd",
-        "--example",
-        "probes",
-    ];
+    let build = ["build", "--release", "--quiet", "--package", "downbeatd", "--example", "probes"];
     run(workspace::cargo().args(build))?;
     let _statistics = enable_stats(Stats::RunTime).context("switching on BPF run statistics")?;
     let steal = Steal::now()?;
@@ -131,18 +119,14 @@ enum Tool {
     Runqlat,
 }
 
-/// A tool with its programs attached.
-struct Running {
-    child: Child,
-    /// Kept open, or the tool would fail to write.
-    _output: BufReader<ChildStdout>,
-}
+/// A tool, killed when it has been measured.
+struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It is a child of ours that has not been waited for; it may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // A child of ours that has not been waited for; it may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -158,91 +142,72 @@ fn start(tool: Tool) -> anyhow::Result<Running> {
         }
     };
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
+    // Downbeat's example ends with its input.
+    let child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("starting {name}"))?;
-    let output = child.stdout.take().context("its output is piped")?;
-    let mut running = Running {
-        child,
-        _output: BufReader::new(output),
-    };
-    // Each says one line when its programs are attached.
-    let mut line = String::new();
-    running
-        ._output
-        .read_line(&mut line)
-        .with_context(|| format!("hearing from {name}"))?;
-    ensure!(
-        !line.is_empty(),
-        "{name} ended before its programs were attached"
-    );
-    Ok(running)
+    Ok(Running(child))
 }
 
 /// The cost of a tool's programs during one `hackbench`.
 fn measure(tool: Tool) -> anyhow::Result<EventCost> {
-    let running = start(tool)?;
-    let ids = await_programs(running.child.id())?;
+    let mut running = start(tool)?;
+    let ids = await_programs(&mut running.0)?;
     let before = counts(&ids)?;
-    run(Command::new("hackbench")
-        .args(["-l", "3000", "-g", "2"])
-        .stdout(Stdio::null()))?;
+    run(Command::new("hackbench").args(["-l", "3000", "-g", "2"]).stdout(Stdio::null()))?;
     let after = counts(&ids)?;
     let mean = |event: usize| {
-        let (runs, ns) = (
-            after[event].0 - before[event].0,
-            after[event].1 - before[event].1,
-        );
-        ensure!(
-            runs > 1_000,
-            "only {runs} {} in a whole hackbench",
-            EVENTS[event]
-        );
+        let (runs, ns) = (after[event].0 - before[event].0, after[event].1 - before[event].1);
+        ensure!(runs > 1_000, "only {runs} {} in a whole hackbench", EVENTS[event]);
         Ok(ns as f64 / runs as f64)
     };
-    Ok(EventCost {
-        wakeup_ns: mean(0)?,
-        switch_ns: mean(1)?,
-    })
+    Ok(EventCost { wakeup_ns: mean(0)?, switch_ns: mean(1)? })
 }
 
-/// The programs that a process holds, once those for both events are there.
-fn await_programs(pid: u32) -> anyhow::Result<Vec<u32>> {
+/// The programs that a tool holds, once those for both events are attached.
+fn await_programs(tool: &mut Child) -> anyhow::Result<Vec<u32>> {
     let end = Instant::now() + START;
     loop {
-        let ids = programs_of(pid);
-        let names = names(&ids)?;
-        if EVENTS
-            .iter()
-            .all(|event| names.iter().any(|name| name.contains(event)))
-        {
-            // The last program may be loaded and not yet attached.
-            thread::sleep(Duration::from_millis(100));
-            return Ok(programs_of(pid));
+        let held = Held::by(tool.id());
+        let names = names(&held.programs)?;
+        let complete = EVENTS.iter().all(|event| names.iter().any(|name| name.contains(event)));
+        // A wakeup, the first wakeup of a new thread, and a switch.
+        if complete && held.links >= 3 {
+            return Ok(held.programs);
         }
-        if Instant::now() > end {
-            bail!("process {pid} has attached only {names:?} after {START:?}");
+        if let Some(status) = tool.try_wait()? {
+            bail!("a tool ended before its programs were attached: {status}");
         }
+        ensure!(Instant::now() < end, "only {names:?} are attached after {START:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Ids of the programs behind a process's descriptors.
-fn programs_of(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    let id = |text: String| {
-        let value = |key| text.lines().find_map(|line| line.strip_prefix(key));
-        // Links name their program, too; only the programs themselves have a type.
-        value("prog_type:")?;
-        value("prog_id:")?.trim().parse().ok()
-    };
-    texts.filter_map(id).collect()
+/// What a process's descriptors hold.
+struct Held {
+    /// Ids of programs.
+    programs: Vec<u32>,
+    /// Attachments.
+    links: usize,
+}
+
+impl Held {
+    fn by(pid: u32) -> Self {
+        let mut held = Self { programs: Vec::new(), links: 0 };
+        let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+        for text in entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()) {
+            let value = |key| text.lines().find_map(|line| line.strip_prefix(key));
+            if value("link_type:").is_some() {
+                held.links += 1;
+            } else if value("prog_type:").is_some() {
+                held.programs
+                    .extend(value("prog_id:").and_then(|id| id.trim().parse::<u32>().ok()));
+            }
+        }
+        held
+    }
 }
 
 fn names(ids: &[u32]) -> anyhow::Result<Vec<String>> {
@@ -282,20 +247,14 @@ struct Steal {
 impl Steal {
     fn now() -> anyhow::Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        let line = text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("cpu "));
+        let line = text.lines().next().and_then(|line| line.strip_prefix("cpu "));
         let ticks: Vec<u64> = line
             .context("/proc/stat: no line of all CPUs")?
             .split_whitespace()
             .flat_map(str::parse)
             .collect();
         // user nice system idle iowait irq softirq steal; guest time is in user already.
-        Ok(Self {
-            all: ticks.iter().take(8).sum(),
-            stolen: ticks.get(7).copied().unwrap_or(0),
-        })
+        Ok(Self { all: ticks.iter().take(8).sum(), stolen: ticks.get(7).copied().unwrap_or(0) })
     }
 
     fn since(&self, earlier: &Self) -> f64 {
@@ -307,9 +266,5 @@ impl Steal {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }

@@ -7,9 +7,7 @@ use anyhow::{Context, bail};
 /// Runs a command to its end; its output goes to the terminal.
 pub(super) fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .with_context(|| format!("starting {name}"))?;
+    let status = command.status().with_context(|| format!("starting {name}"))?;
     if !status.success() {
         bail!("{name} failed: {status}");
     }

@@ -52,25 +52,10 @@ fn install(tools: &Path, toolchain: &Toolchain) -> anyhow::Result<()> {
             file!()
         );
     }
-    println!(
-        "installing bpf-linker {VERSION} into {} (about a minute, once)",
-        tools.display()
-    );
+    println!("installing bpf-linker {VERSION} into {} (about a minute, once)", tools.display());
     run(workspace::cargo()
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            VERSION,
-            "--locked",
-            "--quiet",
-            "--force",
-        ])
-        .args([
-            "--no-default-features",
-            "--features",
-            &format!("llvm-{major},no-llvm-linking"),
-        ])
+        .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--quiet", "--force"])
+        .args(["--no-default-features", "--features", &format!("llvm-{major},no-llvm-linking")])
         .arg("--root")
         .arg(tools)
         .env("RUSTFLAGS", link_flags(&folder, &library))
@@ -80,11 +65,7 @@ fn install(tools: &Path, toolchain: &Toolchain) -> anyhow::Result<()> {
 }
 
 fn link_flags(folder: &Path, library: &Path) -> String {
-    format!(
-        "-Clink-arg={} -Clink-arg=-Wl,-rpath,{}",
-        library.display(),
-        folder.display()
-    )
+    format!("-Clink-arg={} -Clink-arg=-Wl,-rpath,{}", library.display(), folder.display())
 }
 
 /// Rust's own LLVM, `libLLVM.so.MAJOR.MINOR-…`, and its major version.
@@ -92,9 +73,7 @@ fn llvm(folder: &Path) -> anyhow::Result<(PathBuf, String)> {
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let version = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("libLLVM.so."));
+        let version = name.to_str().and_then(|name| name.strip_prefix("libLLVM.so."));
         if let Some(major) = version.and_then(|version| version.split('.').next()) {
             return Ok((entry.path(), major.to_owned()));
         }

@@ -53,10 +53,7 @@ pub fn build(options: Options) -> anyhow::Result<()> {
     write(&path, &stripped)?;
     write(&root.join(RECORD), built.record.as_bytes())?;
     println!("{OBJECT}: {} bytes", stripped.len());
-    for Program {
-        name, instructions, ..
-    } in object::programs(&stripped)?
-    {
+    for Program { name, instructions, .. } in object::programs(&stripped)? {
         println!("  {name}: {instructions} instructions");
     }
     Ok(())
@@ -70,12 +67,8 @@ pub fn build(options: Options) -> anyhow::Result<()> {
 pub fn check() -> anyhow::Result<()> {
     let root = workspace::root();
     let path = root.join(OBJECT);
-    let committed = fs::read(&path).with_context(|| {
-        format!(
-            "{}: run `cargo xtask build-ebpf` and commit",
-            path.display()
-        )
-    })?;
+    let committed = fs::read(&path)
+        .with_context(|| format!("{}: run `cargo xtask build-ebpf` and commit", path.display()))?;
     let built = compile(root)?;
     let record = fs::read_to_string(root.join(RECORD)).unwrap_or_default();
     if let Some(difference) = object::difference(&committed, &object::strip(&built.object)?)? {
@@ -83,11 +76,7 @@ pub fn check() -> anyhow::Result<()> {
             String::new()
         } else {
             let flat = |text: &str| text.lines().collect::<Vec<_>>().join(", ");
-            format!(
-                " (built with {}, committed with {})",
-                flat(&built.record),
-                flat(&record)
-            )
+            format!(" (built with {}, committed with {})", flat(&built.record), flat(&record))
         };
         bail!(
             "{OBJECT} is not what its source says: {difference}{toolchain}. Run `cargo xtask \
@@ -111,20 +100,10 @@ fn compile(root: &Path) -> anyhow::Result<Built> {
     let target = root.join("target/bpf");
     let mut cargo = toolchain.cargo();
     cargo
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "downbeat-ebpf",
-            "--profile",
-            "bpf",
-        ])
+        .args(["build", "--quiet", "--package", "downbeat-ebpf", "--profile", "bpf"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target)
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            flags(root, &linker)?.join("\x1f"),
-        )
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(root, &linker)?.join("\x1f"))
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     run(&mut cargo).context("compiling the kernel programs")?;
@@ -151,10 +130,7 @@ fn flags(root: &Path, linker: &Path) -> anyhow::Result<Vec<String>> {
     ];
     let registry = cargo_home()?.join("registry/src");
     for entry in fs::read_dir(&registry).into_iter().flatten().flatten() {
-        flags.push(format!(
-            "--remap-path-prefix={}=registry",
-            entry.path().display()
-        ));
+        flags.push(format!("--remap-path-prefix={}=registry", entry.path().display()));
     }
     Ok(flags)
 }

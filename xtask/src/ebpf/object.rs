@@ -26,11 +26,7 @@ pub(super) fn strip(object: &[u8]) -> anyhow::Result<Vec<u8>> {
     }
     builder.delete_orphans();
     // LLVM keeps the names of sections and symbols in one table; the builder wants two.
-    if !builder
-        .sections
-        .iter()
-        .any(|section| matches!(section.data, SectionData::SectionString))
-    {
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
         let names = builder.sections.add();
         names.name = b".shstrtab".as_slice().into();
         names.sh_type = object::elf::SHT_STRTAB;
@@ -46,15 +42,9 @@ pub(super) fn strip(object: &[u8]) -> anyhow::Result<Vec<u8>> {
 pub(super) fn programs(object: &[u8]) -> anyhow::Result<Vec<Program>> {
     let file = parse(object)?;
     let mut programs = Vec::new();
-    for section in file
-        .sections()
-        .filter(|section| section.kind() == SectionKind::Text)
-    {
+    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
         let name = section.name()?.to_owned();
-        programs.push(Program {
-            name,
-            instructions: section.data()?.len() / INSTRUCTION,
-        });
+        programs.push(Program { name, instructions: section.data()?.len() / INSTRUCTION });
     }
     Ok(programs)
 }
@@ -73,34 +63,21 @@ pub(super) fn difference(committed: &[u8], built: &[u8]) -> anyhow::Result<Optio
     let mut built = contents(built).context("the built object")?;
     for (name, old) in &committed {
         let Some(new) = built.remove(name) else {
-            return Ok(Some(format!(
-                "section {name} is not in the source any more"
-            )));
+            return Ok(Some(format!("section {name} is not in the source any more")));
         };
         if *old != new {
             return Ok(Some(format!("section {name} differs {}", place(old, &new))));
         }
     }
-    Ok(built
-        .keys()
-        .next()
-        .map(|name| format!("section {name} is new")))
+    Ok(built.keys().next().map(|name| format!("section {name} is new")))
 }
 
 fn place(old: &Content, new: &Content) -> String {
     if old.bytes.len() != new.bytes.len() {
         let instructions = |content: &Content| content.bytes.len() / INSTRUCTION;
-        return format!(
-            "({} instructions, from source {})",
-            instructions(old),
-            instructions(new)
-        );
+        return format!("({} instructions, from source {})", instructions(old), instructions(new));
     }
-    let differs = old
-        .bytes
-        .iter()
-        .zip(&new.bytes)
-        .position(|(old, new)| old != new);
+    let differs = old.bytes.iter().zip(&new.bytes).position(|(old, new)| old != new);
     match differs {
         Some(at) => format!("at instruction {}", at / INSTRUCTION),
         None => "in what it refers to".to_owned(),
@@ -132,10 +109,7 @@ fn contents(object: &[u8]) -> anyhow::Result<BTreeMap<String, Content>> {
             };
             relocations.push((offset, format!("{section}+{}", symbol.address())));
         }
-        let content = Content {
-            bytes: section.data()?.to_vec(),
-            relocations,
-        };
+        let content = Content { bytes: section.data()?.to_vec(), relocations };
         contents.insert(name.to_owned(), content);
     }
     Ok(contents)
@@ -155,11 +129,7 @@ mod tests {
     fn the_committed_object_equals_itself_and_holds_every_program() {
         assert_eq!(difference(COMMITTED, COMMITTED).unwrap(), None);
         let programs = programs(COMMITTED).unwrap();
-        assert!(
-            programs
-                .iter()
-                .any(|program| program.name == "tp_btf/sched_switch")
-        );
+        assert!(programs.iter().any(|program| program.name == "tp_btf/sched_switch"));
     }
 
     #[test]

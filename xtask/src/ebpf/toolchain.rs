@@ -52,9 +52,7 @@ pub(super) fn find_or_install() -> anyhow::Result<Toolchain> {
 
 /// Compilers to ask, by name and where Debian puts them when rustup's come first in the path.
 fn candidates() -> impl Iterator<Item = PathBuf> {
-    [own_rustc().as_str(), "rustc", "/usr/bin/rustc"]
-        .map(PathBuf::from)
-        .into_iter()
+    [own_rustc().as_str(), "rustc", "/usr/bin/rustc"].map(PathBuf::from).into_iter()
 }
 
 /// The compiler that builds this program.
@@ -67,9 +65,7 @@ fn find_compiled() -> Option<Toolchain> {
         let folder =
             output(Command::new(&rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
         let is_core = |name: &str| name.starts_with("libcore-") && name.ends_with(".rlib");
-        has_entry(Path::new(&folder), is_core)
-            .then(|| describe(rustc, None))
-            .flatten()
+        has_entry(Path::new(&folder), is_core).then(|| describe(rustc, None)).flatten()
     })
 }
 
@@ -79,19 +75,13 @@ fn find_source() -> Option<Toolchain> {
         let sysroot = PathBuf::from(output(Command::new(&rustc).args(["--print", "sysroot"]))?);
         let own = sysroot.join("lib/rustlib/src/rust/library");
         let source = elsewhere.clone().unwrap_or(own);
-        source
-            .join("core/Cargo.toml")
-            .exists()
-            .then(|| describe(rustc, Some(source)))
-            .flatten()
+        source.join("core/Cargo.toml").exists().then(|| describe(rustc, Some(source))).flatten()
     })
 }
 
 fn describe(rustc: PathBuf, source: Option<PathBuf>) -> Option<Toolchain> {
     let text = output(Command::new(&rustc).arg("-vV"))?;
-    let llvm = text
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let llvm = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     Some(Toolchain {
         version: text.lines().next()?.to_owned(),
         llvm: llvm.to_owned(),
@@ -104,7 +94,5 @@ fn describe(rustc: PathBuf, source: Option<PathBuf>) -> Option<Toolchain> {
 /// Whether a folder has an entry whose name passes.
 fn has_entry(folder: &Path, passes: impl Fn(&str) -> bool) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .any(|name| passes(&name))
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| passes(&name))
 }

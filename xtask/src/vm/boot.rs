@@ -15,30 +15,12 @@ use crate::workspace;
 /// Boots `kernel` with the file system in `image`, which is removed afterwards, and returns what
 /// came over the console until the guest switched itself off or the time was over.
 pub fn run(kernel: &Path, image: &Path, limit: Duration) -> Result<String> {
-    let log = workspace::target()
-        .join("vm")
-        .join(format!("console.{}.log", std::process::id()));
+    let log = workspace::target().join("vm").join(format!("console.{}.log", std::process::id()));
     let out = fs::File::create(&log).with_context(|| format!("{}: making it", log.display()))?;
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "1G",
-        ])
-        .args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
-            "-no-reboot",
-        ])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1G"])
+        .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")

@@ -20,9 +20,7 @@ pub fn build(programs: &Path) -> Result<PathBuf> {
     let folder = workspace::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("{}: making it", folder.display()))?;
     // A folder of this call's own: two may run at a time.
-    let root = tempfile::Builder::new()
-        .prefix("image.")
-        .tempdir_in(&folder)?;
+    let root = tempfile::Builder::new().prefix("image.").tempdir_in(&folder)?;
     let at = |inside: &str| root.path().join(inside);
     for dir in ["bin", "etc", "proc", "sys", "dev", "tmp", "run"] {
         fs::create_dir(at(dir))?;
@@ -37,9 +35,7 @@ pub fn build(programs: &Path) -> Result<PathBuf> {
     }
     std::os::unix::fs::symlink(format!("bin/{INIT}"), at("init"))?;
     for library in libraries {
-        let to = root
-            .path()
-            .join(library.strip_prefix("/").unwrap_or(&library));
+        let to = root.path().join(library.strip_prefix("/").unwrap_or(&library));
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -52,10 +48,7 @@ pub fn build(programs: &Path) -> Result<PathBuf> {
 
 /// The shared libraries that a program asks for, its loader among them.
 fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("ldd: starting it")?;
+    let output = Command::new("ldd").arg(program).output().context("ldd: starting it")?;
     ensure!(
         output.status.success(),
         "ldd {}: {}; build first (`cargo build`)",
@@ -65,28 +58,19 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let text = String::from_utf8_lossy(&output.stdout);
     // `name => /path (address)`, and `/path (address)` for the loader.
     let paths = text.lines().filter_map(|line| {
-        line.split_whitespace()
-            .find(|word| word.starts_with('/'))
-            .map(PathBuf::from)
+        line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from)
     });
     Ok(paths.collect())
 }
 
 /// Copies without debug information, which would fill the guest's memory.
 fn strip(from: &Path, to: &Path) -> Result<()> {
-    let stripped = Command::new("strip")
-        .arg("-g")
-        .arg("-o")
-        .arg(to)
-        .arg(from)
-        .status();
+    let stripped = Command::new("strip").arg("-g").arg("-o").arg(to).arg(from).status();
     if stripped.is_ok_and(|status| status.success()) {
         return Ok(());
     }
     // No binutils: it fits all the same, and takes longer.
-    fs::copy(from, to)
-        .map(drop)
-        .with_context(|| format!("{}: copying it", from.display()))
+    fs::copy(from, to).map(drop).with_context(|| format!("{}: copying it", from.display()))
 }
 
 fn pack(root: &Path, image: &Path) -> Result<()> {
@@ -107,9 +91,6 @@ fn pack(root: &Path, image: &Path) -> Result<()> {
         .status()
         .context("cpio: starting it")?;
     let listed = list.wait()?;
-    ensure!(
-        packed.success() && listed.success(),
-        "cpio: {packed}, find: {listed}"
-    );
+    ensure!(packed.success() && listed.success(), "cpio: {packed}, find: {listed}");
     Ok(())
 }

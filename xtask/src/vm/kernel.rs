@@ -19,16 +19,8 @@ pub struct Series {
 }
 
 /// Every series that the agent is tested on.
-pub const SERIES: [Series; 2] = [
-    Series {
-        name: "6.1",
-        suite: "bookworm",
-    },
-    Series {
-        name: "6.12",
-        suite: "trixie",
-    },
-];
+pub const SERIES: [Series; 2] =
+    [Series { name: "6.1", suite: "bookworm" }, Series { name: "6.12", suite: "trixie" }];
 
 /// Depends on the suite's newest cloud kernel.
 const META: &str = "linux-image-cloud-amd64";
@@ -59,12 +51,7 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
         let path = file.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
             let mut unpack = Command::new("dpkg-deb");
-            let status = unpack
-                .arg("-x")
-                .arg(&path)
-                .arg(&folder)
-                .status()
-                .context("dpkg-deb")?;
+            let status = unpack.arg("-x").arg(&path).arg(&folder).status().context("dpkg-deb")?;
             ensure!(status.success(), "dpkg-deb -x {}: {status}", path.display());
             // Modules are not used, and large.
             let _ = fs::remove_dir_all(folder.join("lib"));
@@ -95,10 +82,7 @@ struct Apt {
 impl Apt {
     fn reaching(suite: &str, folder: &Path) -> Result<Self> {
         let listed = index_targets("$(RELEASE)")?.contains(&suite.to_owned());
-        let mut apt = Self {
-            folder: folder.to_path_buf(),
-            options: Vec::new(),
-        };
+        let mut apt = Self { folder: folder.to_path_buf(), options: Vec::new() };
         if !listed {
             // Lists of its own, beside the machine's, so that nothing of the machine changes.
             let own = folder.join("apt");
@@ -141,12 +125,8 @@ impl Apt {
             command.args(["-o", option]);
         }
         // Downloads go into this folder, which apt's own user may not be able to reach.
-        command
-            .args(["-o", "APT::Sandbox::User=root", "-q"])
-            .args(args);
-        let output = command
-            .output()
-            .with_context(|| format!("{program}: starting it"))?;
+        command.args(["-o", "APT::Sandbox::User=root", "-q"]).args(args);
+        let output = command.output().with_context(|| format!("{program}: starting it"))?;
         ensure!(
             output.status.success(),
             "{program} {}: {}\n{}",
@@ -177,8 +157,5 @@ fn index_targets(format: &str) -> Result<Vec<String>> {
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
     let output = command.output().context("apt-get: starting it")?;
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(str::to_owned)
-        .collect())
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }

@@ -19,9 +19,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// `cargo xtask vm-test`.
 pub fn run(kernels: &[String]) -> Result<()> {
     let mut steps = Steps::default();
-    steps.run("build", || {
-        steps::command("build", workspace::cargo().arg("build"))
-    });
+    steps.run("build", || steps::command("build", workspace::cargo().arg("build")));
     for kernel in kernels {
         steps.run(&format!("kernel {kernel}"), || boot_and_check(kernel));
     }
@@ -50,9 +48,7 @@ fn read(series: &str, console: &str) -> Outcome {
             }
             Line::Skipped { name, why } => {
                 outcome.counts.skipped += 1;
-                outcome
-                    .skipped
-                    .push(format!("kernel {series}: {name}: {why}"));
+                outcome.skipped.push(format!("kernel {series}: {name}: {why}"));
             }
             Line::Done => done = true,
         }
@@ -74,14 +70,7 @@ mod tests {
     #[test]
     fn a_guest_that_dies_has_failed() {
         let outcome = read("6.1", "[ 1.0] x\n@downbeat ok boots\r\nKernel panic\n");
-        assert_eq!(
-            outcome.counts,
-            Counts {
-                passed: 1,
-                failed: 1,
-                skipped: 0
-            }
-        );
+        assert_eq!(outcome.counts, Counts { passed: 1, failed: 1, skipped: 0 });
         assert!(outcome.failures.contains("Kernel panic"));
     }
 
@@ -89,18 +78,7 @@ mod tests {
     fn every_check_counts_once() {
         let console = "@downbeat ok boots\n@downbeat FAIL restore: nice | is 3\n@downbeat done\n";
         let outcome = read("6.1", console);
-        assert_eq!(
-            outcome.counts,
-            Counts {
-                passed: 1,
-                failed: 1,
-                skipped: 0
-            }
-        );
-        assert!(
-            outcome.failures.starts_with("restore: nice\n    is 3"),
-            "{}",
-            outcome.failures
-        );
+        assert_eq!(outcome.counts, Counts { passed: 1, failed: 1, skipped: 0 });
+        assert!(outcome.failures.starts_with("restore: nice\n    is 3"), "{}", outcome.failures);
     }
 }
