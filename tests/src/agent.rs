@@ -109,6 +109,12 @@ impl Place {
         Ok(place)
     }
 
+    /// Everything but the records.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A path inside.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {

@@ -33,12 +33,12 @@ pub fn run(args: &Args) -> Result<()> {
     // Returns when the demo ends, however it ends.
     let _ = std::io::stdin().read_to_end(&mut nothing);
     sweep(&args.programs, "downbeatd", PATIENCE);
-    for folder in &args.remove {
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
+    let mut removed = Ok(());
+    for folder in args.remove.iter().filter(|folder| folder.exists()) {
+        let one = fs::remove_dir_all(folder).with_context(|| folder.display().to_string());
+        removed = removed.and(one);
     }
-    Ok(())
+    removed
 }
 
 /// A waiting janitor.

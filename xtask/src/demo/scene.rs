@@ -53,9 +53,7 @@ impl Scene {
         signals: &Signals,
     ) -> Result<Self> {
         let place = Place::from_programs(&workspace::release_programs(), "downbeat-demo.")?;
-        let own_folders = [place.path("."), place.records().to_path_buf()];
-        let janitor =
-            Janitor::start(&place.path("bin"), &own_folders.each_ref().map(PathBuf::as_path))?;
+        let janitor = Janitor::start(&place.path("bin"), &[place.dir(), place.records()])?;
         copy_policies(&place)?;
         if let Some(text) = more_policy {
             place.policy("00-more.toml", text)?;
@@ -169,8 +167,8 @@ impl Scene {
     /// Ends everything and looks for what is left: processes, changed threads, the folders.
     pub fn end(self, before: &Table) -> Vec<String> {
         let Self { loads, agent, place, hog_records: _, _janitor: janitor, hog_threads: _ } = self;
-        let folders = [place.path("bin"), place.records().to_path_buf()];
-        let [programs, records] = &folders;
+        let programs = &place.path("bin");
+        let folders = [place.dir().to_path_buf(), place.records().to_path_buf()];
         drop(loads);
         drop(agent);
         let gone = || running_from(programs).is_empty();
@@ -179,7 +177,7 @@ impl Scene {
         drop(place);
         drop(janitor);
         reap();
-        for folder in [programs, records] {
+        for folder in &folders {
             if folder.exists() {
                 left.push(format!("folder {}", folder.display()));
             }
