@@ -24,18 +24,12 @@ fn main() -> anyhow::Result<()> {
     }
     let started = Instant::now();
     let mut events = Vec::new();
-    println!(
-        "{}",
-        serde_json::to_string(&probes.cost(started.elapsed()))?
-    );
+    println!("{}", serde_json::to_string(&probes.cost(started.elapsed()))?);
     for line in std::io::stdin().lock().lines() {
         line?;
         probes.drain(&mut events);
         events.clear();
-        println!(
-            "{}",
-            serde_json::to_string(&probes.cost(started.elapsed()))?
-        );
+        println!("{}", serde_json::to_string(&probes.cost(started.elapsed()))?);
     }
     Ok(())
 }

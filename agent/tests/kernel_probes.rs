@@ -88,13 +88,7 @@ fn an_exec_is_seen_at_once_with_its_ids() {
     let now = monotonic_ns();
     child.kill().unwrap();
     child.wait().unwrap();
-    let Some(KernelEvent::Exec {
-        pid,
-        old_tid,
-        parent,
-        time_ns,
-    }) = seen
-    else {
+    let Some(KernelEvent::Exec { pid, old_tid, parent, time_ns }) = seen else {
         panic!("no exec of {}", child.id());
     };
     assert_eq!((old_tid, parent), (pid, std::process::id()));
@@ -122,21 +116,11 @@ fn threads_of_a_managed_thread_follow_it_until_they_end() {
         &mut probes,
         |event| matches!(event, KernelEvent::Fork { tid: new, .. } if *new == tid),
     );
-    let Some(KernelEvent::Fork {
-        pid,
-        parent_tid,
-        parent_pid,
-        inherited,
-        ..
-    }) = fork
-    else {
+    let Some(KernelEvent::Fork { pid, parent_tid, parent_pid, inherited, .. }) = fork else {
         panic!("no fork of {tid}");
     };
     let process = std::process::id();
-    assert_eq!(
-        (pid, parent_tid, parent_pid, inherited),
-        (process, own, process, true)
-    );
+    assert_eq!((pid, parent_tid, parent_pid, inherited), (process, own, process, true));
 
     gate.wait();
     child.join().unwrap();
@@ -162,16 +146,11 @@ fn a_thread_that_is_only_watched_tells_its_new_name_and_counts_no_wait() {
     probes.manage(own, NO_CLASS).unwrap();
     nix::sys::prctl::set_name(c"downbeat-voice").unwrap();
     thread::sleep(Duration::from_millis(5));
-    let rename = await_event(&mut probes, |event| {
-        matches!(event, KernelEvent::Rename { .. })
-    });
+    let rename = await_event(&mut probes, |event| matches!(event, KernelEvent::Rename { .. }));
     let Some(KernelEvent::Rename { tid, pid, name, .. }) = rename else {
         panic!("no rename");
     };
-    assert_eq!(
-        (tid, pid, name.as_str()),
-        (own, std::process::id(), "downbeat-voice")
-    );
+    assert_eq!((tid, pid, name.as_str()), (own, std::process::id(), "downbeat-voice"));
     for slot in 0..CLASS_SLOTS {
         assert_eq!(probes.waits(slot).unwrap().count(), 0, "slot {slot}");
     }
@@ -210,15 +189,9 @@ fn waits_agree_with_the_kernels_own_book() {
         thread.join().unwrap();
     }
     let (told, booked) = (waits.sum_ns() as f64, booked as f64);
-    println!(
-        "{} waits, {told} ns by downbeat, {booked} ns by schedstat",
-        waits.count()
-    );
+    println!("{} waits, {told} ns by downbeat, {booked} ns by schedstat", waits.count());
     assert!(booked > 1e9, "the pair did not contend: {booked} ns");
-    assert!(
-        (told / booked - 1.0).abs() < 0.1,
-        "{told} ns told, {booked} ns booked"
-    );
+    assert!((told / booked - 1.0).abs() < 0.1, "{told} ns told, {booked} ns booked");
     assert!(waits.quantile(0.5).unwrap() <= waits.max_ns().unwrap());
 }
 
@@ -226,9 +199,7 @@ fn waits_agree_with_the_kernels_own_book() {
 fn nothing_is_told_of_threads_that_nobody_asked_about() {
     let Some(mut probes) = probes() else { return };
     for _ in 0..20 {
-        thread::spawn(|| thread::sleep(Duration::from_millis(1)))
-            .join()
-            .unwrap();
+        thread::spawn(|| thread::sleep(Duration::from_millis(1))).join().unwrap();
     }
     let others: Vec<_> = drained(&mut probes)
         .into_iter()
@@ -282,10 +253,8 @@ fn two_agents_can_watch_side_by_side() {
 
 #[test]
 fn a_full_ring_is_counted_and_recovers() {
-    let Some(mut probes) = probes_with(ProbeOptions {
-        ring_bytes: 4096,
-        ..Default::default()
-    }) else {
+    let Some(mut probes) = probes_with(ProbeOptions { ring_bytes: 4096, ..Default::default() })
+    else {
         return;
     };
     for _ in 0..120 {
@@ -306,20 +275,15 @@ fn a_full_ring_is_counted_and_recovers() {
 
 #[test]
 fn a_full_thread_map_is_counted() {
-    let Some(mut probes) = probes_with(ProbeOptions {
-        max_threads: 1,
-        ..Default::default()
-    }) else {
+    let Some(mut probes) = probes_with(ProbeOptions { max_threads: 1, ..Default::default() })
+    else {
         return;
     };
     let own = own_tid();
     probes.manage(own, 0).unwrap();
     thread::spawn(|| {}).join().unwrap();
     assert_eq!(probes.counters().dropped_threads, 1);
-    assert_eq!(
-        probes.manage(1, 0).unwrap_err().raw_os_error(),
-        Some(libc::E2BIG)
-    );
+    assert_eq!(probes.manage(1, 0).unwrap_err().raw_os_error(), Some(libc::E2BIG));
     assert_eq!(probes.counters().dropped_threads, 2);
 }
 
@@ -341,10 +305,7 @@ fn a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id() {
     }
     let Some(mut probes) = probes() else { return };
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id",
-        ])
+        .args(["--exact", "a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id"])
         .env(ROLE, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -355,15 +316,7 @@ fn a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id() {
     let caller = loop {
         let threads = std::fs::read_dir(format!("/proc/{main}/task")).unwrap();
         let tid = threads
-            .map(|entry| {
-                entry
-                    .unwrap()
-                    .file_name()
-                    .to_str()
-                    .unwrap()
-                    .parse::<u32>()
-                    .unwrap()
-            })
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().unwrap())
             .find(|tid| *tid != main);
         if let Some(tid) = tid {
             break tid;
@@ -397,15 +350,81 @@ fn cost_is_told_per_program() {
         thread::sleep(Duration::from_millis(1));
     }
     let cost = probes.cost(started.elapsed());
-    let of = |name: &str| {
-        cost.programs
-            .iter()
-            .find(|program| program.name == name)
-            .unwrap()
-    };
+    let of = |name: &str| cost.programs.iter().find(|program| program.name == name).unwrap();
     assert!(of("sched_switch").runs >= 50, "{:?}", of("sched_switch"));
     let mean = of("sched_wakeup").mean_ns.unwrap();
     assert!(mean > 1.0 && mean < 100_000.0, "{mean} ns");
     assert!(cost.map_bytes > 1_000_000, "{} bytes", cost.map_bytes);
     assert_eq!(cost.dropped_events, 0);
+}
+
+/// Keeps every line that the kernel programs log.
+struct Lines(std::sync::Mutex<Vec<String>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+static LINES: Lines = Lines(std::sync::Mutex::new(Vec::new()));
+
+#[test]
+fn the_programs_log_what_they_see_where_asked_to() {
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let options = ProbeOptions { log: Some(log::Level::Debug), ..Default::default() };
+    let Some(mut probes) = probes_with(options) else { return };
+    let mut child = Command::new("/bin/true").spawn().unwrap();
+    child.wait().unwrap();
+    drained(&mut probes);
+    let expected = format!("exec: tgid {}", child.id());
+    let lines = LINES.0.lock().unwrap();
+    assert!(lines.iter().any(|line| line.contains(&expected)), "{lines:?}");
+}
+
+#[test]
+fn without_rights_the_error_names_them() {
+    const ROLE: &str = "DOWNBEAT_TEST_WITHOUT_RIGHTS";
+    if std::env::var_os(ROLE).is_some() {
+        let nobody = nix::unistd::Uid::from_raw(65_534);
+        nix::unistd::setresuid(nobody, nobody, nobody).unwrap();
+        println!(
+            "{}",
+            KernelProbes::load(&Roots::default(), &ProbeOptions::default()).unwrap_err()
+        );
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "without_rights_the_error_names_them", "--nocapture"])
+        .env(ROLE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Operation not permitted") && said.contains("CAP_BPF"), "{said}");
+}
+
+#[test]
+fn a_kernel_that_does_not_describe_its_types_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = Roots { sys: folder.path().into(), ..Roots::default() };
+    let load = || KernelProbes::load(&roots, &ProbeOptions::default()).unwrap_err().to_string();
+    let path = folder.path().join("kernel/btf/vmlinux");
+    let missing = load();
+    assert!(missing.contains(path.to_str().unwrap()), "{missing}");
+    assert!(missing.contains("CONFIG_DEBUG_INFO_BTF"), "{missing}");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, b"\x7fELF and more").unwrap();
+    let garbage = load();
+    assert!(garbage.contains("not BTF") && !garbage.contains('\n'), "{garbage}");
 }

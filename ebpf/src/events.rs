@@ -68,10 +68,5 @@ fn reserve() -> Option<RingBufEntry<Event>> {
 fn flags(wake: Wake) -> u64 {
     let urgent = wake == Wake::Now
         || EVENTS.query(BPF_RB_AVAIL_DATA.into()) >= u64::from(RING_WAKE_BYTES.load());
-    (if urgent {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    })
-    .into()
+    (if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }).into()
 }

@@ -19,11 +19,7 @@ pub fn passes(tid: u32) -> bool {
 /// What is kept of a managed thread.
 #[inline(always)]
 pub fn thread(tid: u32) -> Option<*mut Thread> {
-    if passes(tid) {
-        THREADS.get_ptr_mut(tid)
-    } else {
-        None
-    }
+    if passes(tid) { THREADS.get_ptr_mut(tid) } else { None }
 }
 
 /// Manages a thread; `false` where the thread map is full.

@@ -32,10 +32,7 @@ pub fn exec(ctx: &BtfTracePointContext, task: Task, old_tid: u32) {
         other_tgid: task.parent().tgid(),
         ..events::new(EventKind::Exec)
     };
-    debug!(
-        ctx,
-        "exec: tgid {}, thread before {}", event.tgid, event.other_tid
-    );
+    debug!(ctx, "exec: tgid {}, thread before {}", event.tgid, event.other_tid);
     events::send(&event, Wake::Now);
 }
 
@@ -70,10 +67,7 @@ pub fn fork(ctx: &BtfTracePointContext, parent: Task, child: Task) {
         inherited,
         ..events::new(EventKind::Fork)
     };
-    debug!(
-        ctx,
-        "fork: thread {} of {} made by {}", event.tid, event.tgid, event.other_tid
-    );
+    debug!(ctx, "fork: thread {} of {} made by {}", event.tid, event.tgid, event.other_tid);
     events::send(&event, Wake::Now);
 }
 
@@ -85,11 +79,7 @@ pub fn exit(ctx: &BtfTracePointContext, task: Task) {
         return;
     }
     gate::forget(tid);
-    let event = Event {
-        tid,
-        tgid: task.tgid(),
-        ..events::new(EventKind::Exit)
-    };
+    let event = Event { tid, tgid: task.tgid(), ..events::new(EventKind::Exit) };
     debug!(ctx, "exit: thread {} of {}", event.tid, event.tgid);
     // Nothing is to be done for a dead thread at once, and a thread pool dies in a storm.
     events::send(&event, Wake::Later);
@@ -102,11 +92,7 @@ pub fn rename(ctx: &BtfTracePointContext, task: Task, name: *const u8) {
     if gate::thread(tid).is_none() {
         return;
     }
-    let event = Event {
-        tid,
-        tgid: task.tgid(),
-        ..events::new(EventKind::Rename)
-    };
+    let event = Event { tid, tgid: task.tgid(), ..events::new(EventKind::Rename) };
     debug!(ctx, "rename: thread {} of {}", event.tid, event.tgid);
     events::send_named(&event, name);
 }

@@ -35,11 +35,7 @@ pub fn switched(ctx: &BtfTracePointContext, prev: Task, next: Task) {
     let prev_thread = gate::thread(prev.tid());
     let next_thread = gate::thread(next.tid());
     if let Some(thread) = prev_thread {
-        let ready_ns = if is_still_runnable(ctx, prev) {
-            unsafe { bpf_ktime_get_ns() }
-        } else {
-            0
-        };
+        let ready_ns = if is_still_runnable(ctx, prev) { unsafe { bpf_ktime_get_ns() } } else { 0 };
         // SAFETY: the map's own pointer.
         unsafe { (*thread).ready_ns = ready_ns };
     }
@@ -57,11 +53,7 @@ fn is_still_runnable(ctx: &BtfTracePointContext, prev: Task) -> bool {
         return true;
     }
     // The verifier knows the global's value and drops the branch that the kernel lacks.
-    let state = if SWITCH_HAS_STATE.load() != 0 {
-        ctx.arg(3)
-    } else {
-        prev.state()
-    };
+    let state = if SWITCH_HAS_STATE.load() != 0 { ctx.arg(3) } else { prev.state() };
     state == 0
 }
 

@@ -19,20 +19,14 @@ pub struct WaitHistogram {
 
 impl Default for WaitHistogram {
     fn default() -> Self {
-        Self {
-            buckets: Box::new([0; BUCKETS]),
-            sum_ns: 0,
-        }
+        Self { buckets: Box::new([0; BUCKETS]), sum_ns: 0 }
     }
 }
 
 impl From<&Waits> for WaitHistogram {
     fn from(waits: &Waits) -> Self {
         let Waits { buckets, sum_ns } = waits;
-        Self {
-            buckets: Box::new(*buckets),
-            sum_ns: *sum_ns,
-        }
+        Self { buckets: Box::new(*buckets), sum_ns: *sum_ns }
     }
 }
 
@@ -91,10 +85,7 @@ impl WaitHistogram {
     /// Upper bound of the highest bucket that is not empty, nanoseconds.
     #[must_use]
     pub fn max_ns(&self) -> Option<u64> {
-        self.buckets
-            .iter()
-            .rposition(|times| *times > 0)
-            .map(upper_bound)
+        self.buckets.iter().rposition(|times| *times > 0).map(upper_bound)
     }
 
     /// The figures that are shown.
@@ -147,17 +138,11 @@ mod tests {
     fn quantiles_are_at_most_an_eighth_too_high() {
         let times: Vec<u64> = (1..=1000).map(|i| i * 10_000).collect();
         let histogram = of(&times);
-        for (quantile, exact) in [
-            (0.0, 10_000),
-            (0.5, 5_000_000),
-            (0.99, 9_900_000),
-            (1.0, 10_000_000),
-        ] {
+        for (quantile, exact) in
+            [(0.0, 10_000), (0.5, 5_000_000), (0.99, 9_900_000), (1.0, 10_000_000)]
+        {
             let told = histogram.quantile(quantile).unwrap();
-            assert!(
-                told >= exact && told - exact <= exact / 8,
-                "{quantile}: {told} for {exact}"
-            );
+            assert!(told >= exact && told - exact <= exact / 8, "{quantile}: {told} for {exact}");
         }
         assert_eq!(histogram.sum_ns(), times.iter().sum::<u64>());
     }

@@ -105,19 +105,13 @@ impl<'a> KernelTypes<'a> {
         let types = section(bytes, header_len, header(8)?, header(12)?)?;
         let strings = section(bytes, header_len, header(16)?, header(20)?)?;
 
-        let mut this = Self {
-            types,
-            strings,
-            starts: Vec::new(),
-        };
+        let mut this = Self { types, strings, starts: Vec::new() };
         let mut at = 0;
         while at < types.len() {
             let id = this.starts.len() as u32 + 1;
             let head = this.head_at(at)?;
-            let body_len = head.body_len().ok_or(BtfError::UnknownKind {
-                id,
-                kind: head.kind(),
-            })?;
+            let body_len =
+                head.body_len().ok_or(BtfError::UnknownKind { id, kind: head.kind() })?;
             // A section is at most 4 GiB long, as its length is 32 bits.
             this.starts.push(at as u32);
             at = head.body + body_len;
@@ -137,19 +131,14 @@ impl<'a> KernelTypes<'a> {
             .find_map(|head| self.field_bits(head, field, 0, MAX_DEPTH))
             .filter(|bits| bits % 8 == 0)
             .map(|bits| bits / 8)
-            .ok_or_else(|| BtfError::NoField {
-                structure: structure.into(),
-                field: field.into(),
-            })
+            .ok_or_else(|| BtfError::NoField { structure: structure.into(), field: field.into() })
     }
 
     /// How many arguments a tracepoint hands to its programs; nothing where the kernel has no
     /// such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, tracepoint: &str) -> Option<usize> {
-        let typedef = self
-            .named(KIND_TYPEDEF, &format!("btf_trace_{tracepoint}"))
-            .next()?;
+        let typedef = self.named(KIND_TYPEDEF, &format!("btf_trace_{tracepoint}")).next()?;
         let pointer = self.head(typedef.target)?;
         let function = self.head(pointer.target)?;
         // The first one is the probe's own data.
@@ -163,20 +152,13 @@ impl<'a> KernelTypes<'a> {
             let name = read_u32(self.types, at).ok()?;
             let target = read_u32(self.types, at + 4).ok()?;
             let offset = read_u32(self.types, at + 8).ok()?;
-            let (offset, width) = if head.has_bitfields() {
-                (offset & 0xff_ffff, offset >> 24)
-            } else {
-                (offset, 0)
-            };
+            let (offset, width) =
+                if head.has_bitfields() { (offset & 0xff_ffff, offset >> 24) } else { (offset, 0) };
             let bits = base.checked_add(offset)?;
             if name == 0 {
                 let inner = self.head(target)?;
                 let nested = depth > 0 && matches!(inner.kind(), KIND_STRUCT | KIND_UNION);
-                return if nested {
-                    self.field_bits(inner, field, bits, depth - 1)
-                } else {
-                    None
-                };
+                return if nested { self.field_bits(inner, field, bits, depth - 1) } else { None };
             }
             (width == 0 && self.is_named(name, field)).then_some(bits)
         })
@@ -243,9 +225,7 @@ mod tests {
         let strings = b"\0task_struct\0pid\0tgid\0flag\0btf_trace_tick\0int\0";
         let name = |text: &str| {
             let text = format!("\0{text}\0");
-            let at = strings
-                .windows(text.len())
-                .position(|w| w == text.as_bytes());
+            let at = strings.windows(text.len()).position(|w| w == text.as_bytes());
             at.expect("a string of the sample") as u32 + 1
         };
         let info = |kind: u32, entries: u32| kind << 24 | entries;
@@ -269,21 +249,10 @@ mod tests {
         ]
         .concat();
         let types_len = 4 * types.len() as u32;
-        let header = [
-            HEADER_LEN as u32,
-            0,
-            types_len,
-            types_len,
-            strings.len() as u32,
-        ];
+        let header = [HEADER_LEN as u32, 0, types_len, types_len, strings.len() as u32];
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
-        bytes.extend(
-            header
-                .iter()
-                .chain(&types)
-                .flat_map(|word| word.to_ne_bytes()),
-        );
+        bytes.extend(header.iter().chain(&types).flat_map(|word| word.to_ne_bytes()));
         bytes.extend(strings);
         bytes
     }
@@ -302,19 +271,9 @@ mod tests {
     fn what_is_not_there_is_named() {
         let bytes = sample();
         let types = KernelTypes::parse(&bytes).unwrap();
-        for (structure, field) in [
-            ("task_struct", "flag"),
-            ("task_struct", "x"),
-            ("cred", "uid"),
-        ] {
-            let error = types
-                .field_offset(structure, field)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(structure) && error.contains(field),
-                "{error}"
-            );
+        for (structure, field) in [("task_struct", "flag"), ("task_struct", "x"), ("cred", "uid")] {
+            let error = types.field_offset(structure, field).unwrap_err().to_string();
+            assert!(error.contains(structure) && error.contains(field), "{error}");
         }
     }
 

@@ -21,11 +21,7 @@ pub const fn bucket_of(ns: u64) -> usize {
     // At least 0, since ns has its third bit or a higher one set.
     let shift = 63 - ns.leading_zeros() - SUB_BITS;
     let bucket = ((shift as u64 + 1) << SUB_BITS) + ((ns >> shift) & (SUB - 1));
-    if bucket < BUCKETS as u64 {
-        bucket as usize
-    } else {
-        BUCKETS - 1
-    }
+    if bucket < BUCKETS as u64 { bucket as usize } else { BUCKETS - 1 }
 }
 
 /// The largest wait in nanoseconds that falls into `bucket`; `u64::MAX` for the last one and

@@ -45,11 +45,7 @@ impl Thread {
     #[must_use]
     #[inline]
     pub const fn new(slot: u32) -> Self {
-        Self {
-            ready_ns: 0,
-            slot,
-            padding: 0,
-        }
+        Self { ready_ns: 0, slot, padding: 0 }
     }
 }
 

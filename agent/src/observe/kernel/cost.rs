@@ -70,10 +70,7 @@ struct Estimate {
 
 impl CostSampler {
     pub(super) fn new(programs: usize) -> Self {
-        Self {
-            phase: Phase::Off(None),
-            programs: vec![Estimate::default(); programs],
-        }
+        Self { phase: Phase::Off(None), programs: vec![Estimate::default(); programs] }
     }
 
     /// What is due at `now`.
@@ -126,9 +123,8 @@ impl CostSampler {
                 let mut sampled = program.sampled;
                 match self.phase {
                     Phase::On(_) => {
-                        let seen = runs
-                            .get(index)
-                            .map_or(Runs::default(), |r| r.since(program.at_open));
+                        let seen =
+                            runs.get(index).map_or(Runs::default(), |r| r.since(program.at_open));
                         count += seen.count as f64;
                         time_ns += seen.time_ns as f64;
                         sampled.count += seen.count;
@@ -161,16 +157,11 @@ mod tests {
     }
 
     fn runs(count: u64) -> [Runs; 1] {
-        [Runs {
-            count,
-            time_ns: count * 50,
-        }]
+        [Runs { count, time_ns: count * 50 }]
     }
 
     fn total(sampler: &CostSampler, now: f64, count: u64) -> BpfProgram {
-        sampler
-            .totals(at(now), &["sched_switch"], &runs(count))
-            .remove(0)
+        sampler.totals(at(now), &["sched_switch"], &runs(count)).remove(0)
     }
 
     #[test]

@@ -106,10 +106,7 @@ impl ProbeError {
             && is_denied(io_error)
         {
             let what = format!("creating the BPF map {name}");
-            return Self::Permission {
-                what,
-                source: same(io_error),
-            };
+            return Self::Permission { what, source: same(io_error) };
         }
         Self::failed("loading the kernel programs", error)
     }
@@ -120,23 +117,13 @@ impl ProbeError {
             return Self::Lockdown { path };
         }
         match error {
-            ProgramError::LoadError {
-                io_error,
-                verifier_log,
-            } => {
+            ProgramError::LoadError { io_error, verifier_log } => {
                 let log = last_lines(&verifier_log.to_string());
                 if is_denied(io_error) && log.is_empty() {
                     let what = format!("loading the BPF program {program}");
-                    return Self::Permission {
-                        what,
-                        source: same(io_error),
-                    };
+                    return Self::Permission { what, source: same(io_error) };
                 }
-                Self::Verifier {
-                    program,
-                    source: same(io_error),
-                    log,
-                }
+                Self::Verifier { program, source: same(io_error), log }
             }
             ProgramError::SyscallError(call) if is_denied(&call.io_error) => Self::Permission {
                 what: format!("{} of the BPF program {program}", call.call),
@@ -156,10 +143,7 @@ impl ProbeError {
                 reason.push(cause);
             }
         }
-        Self::Failed {
-            what: what.to_owned(),
-            reason: one_line(&reason.join(": ")),
-        }
+        Self::Failed { what: what.to_owned(), reason: one_line(&reason.join(": ")) }
     }
 }
 
@@ -169,9 +153,7 @@ fn is_denied(error: &io::Error) -> bool {
 
 /// `io::Error` cannot be cloned; the kernel's can be made again from their number.
 fn same(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// The file that says that the kernel is locked down, if it does and it matters.
@@ -194,11 +176,7 @@ fn last_lines(log: &str) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" | ")
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
 #[cfg(test)]
@@ -210,20 +188,14 @@ mod tests {
         let mut log: String = (0..100).map(|i| format!("{i}: r1 = r1\n")).collect();
         log += "invalid access to map value\nprocessed 9 insns (limit 1000000)\nstack depth 8\n";
         let quoted = last_lines(&log);
-        assert!(
-            quoted.ends_with("99: r1 = r1 | invalid access to map value"),
-            "{quoted}"
-        );
+        assert!(quoted.ends_with("99: r1 = r1 | invalid access to map value"), "{quoted}");
         assert!(!quoted.contains('\n') && !quoted.contains("processed"));
     }
 
     #[test]
     fn lockdown_matters_only_where_memory_may_not_be_read() {
         let folder = tempfile::tempdir().unwrap();
-        let roots = Roots {
-            sys: folder.path().into(),
-            ..Roots::default()
-        };
+        let roots = Roots { sys: folder.path().into(), ..Roots::default() };
         let path = folder.path().join("kernel/security/lockdown");
         assert_eq!(lockdown(&roots), None);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -236,10 +208,8 @@ mod tests {
     #[test]
     fn a_refusal_names_the_capabilities() {
         let source = || io::Error::from_raw_os_error(libc::EPERM);
-        let refused = EbpfError::MapError(MapError::CreateError {
-            name: "GATE".into(),
-            io_error: source(),
-        });
+        let refused =
+            EbpfError::MapError(MapError::CreateError { name: "GATE".into(), io_error: source() });
         let text = ProbeError::of_object(&refused).to_string();
         assert!(
             text.contains("GATE") && text.contains("CAP_BPF") && text.contains("root"),

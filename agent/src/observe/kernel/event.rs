@@ -62,23 +62,12 @@ pub enum KernelEvent {
 impl KernelEvent {
     /// Reads one record of the ring; nothing where it is of another size or kind.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
-        let Event {
-            time_ns,
-            kind,
-            tid,
-            tgid,
-            other_tid,
-            other_tgid,
-            inherited,
-            comm,
-        } = bytemuck::try_pod_read_unaligned(record).ok()?;
+        let Event { time_ns, kind, tid, tgid, other_tid, other_tgid, inherited, comm } =
+            bytemuck::try_pod_read_unaligned(record).ok()?;
         Some(match EventKind::from_raw(kind)? {
-            EventKind::Exec => Self::Exec {
-                pid: tgid,
-                old_tid: other_tid,
-                parent: other_tgid,
-                time_ns,
-            },
+            EventKind::Exec => {
+                Self::Exec { pid: tgid, old_tid: other_tid, parent: other_tgid, time_ns }
+            }
             EventKind::Fork => Self::Fork {
                 tid,
                 pid: tgid,
@@ -87,17 +76,8 @@ impl KernelEvent {
                 inherited: inherited != 0,
                 time_ns,
             },
-            EventKind::Exit => Self::Exit {
-                tid,
-                pid: tgid,
-                time_ns,
-            },
-            EventKind::Rename => Self::Rename {
-                tid,
-                pid: tgid,
-                name: name(&comm),
-                time_ns,
-            },
+            EventKind::Exit => Self::Exit { tid, pid: tgid, time_ns },
+            EventKind::Rename => Self::Rename { tid, pid: tgid, name: name(&comm), time_ns },
         })
     }
 }
@@ -124,24 +104,14 @@ mod tests {
             comm,
             ..Event::default()
         };
-        let expected = KernelEvent::Rename {
-            tid: 8,
-            pid: 7,
-            name: "audi\u{fffd}".into(),
-            time_ns: 5,
-        };
-        assert_eq!(
-            KernelEvent::decode(bytemuck::bytes_of(&event)),
-            Some(expected)
-        );
+        let expected =
+            KernelEvent::Rename { tid: 8, pid: 7, name: "audi\u{fffd}".into(), time_ns: 5 };
+        assert_eq!(KernelEvent::decode(bytemuck::bytes_of(&event)), Some(expected));
     }
 
     #[test]
     fn a_record_of_another_size_or_kind_is_nothing() {
-        let event = Event {
-            kind: 99,
-            ..Event::default()
-        };
+        let event = Event { kind: 99, ..Event::default() };
         let bytes = bytemuck::bytes_of(&event);
         assert_eq!(KernelEvent::decode(bytes), None);
         assert_eq!(KernelEvent::decode(&bytes[..40]), None);

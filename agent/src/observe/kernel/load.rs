@@ -40,36 +40,12 @@ pub(super) struct Program {
 
 /// All programs of the object.
 pub(super) const PROGRAMS: [Program; 7] = [
-    Program {
-        name: "sched_wakeup",
-        arguments: 1,
-        optional: None,
-    },
-    Program {
-        name: "sched_wakeup_new",
-        arguments: 1,
-        optional: None,
-    },
-    Program {
-        name: "sched_switch",
-        arguments: 3,
-        optional: None,
-    },
-    Program {
-        name: "sched_process_exec",
-        arguments: 2,
-        optional: None,
-    },
-    Program {
-        name: "sched_process_fork",
-        arguments: 2,
-        optional: None,
-    },
-    Program {
-        name: "sched_process_exit",
-        arguments: 1,
-        optional: None,
-    },
+    Program { name: "sched_wakeup", arguments: 1, optional: None },
+    Program { name: "sched_wakeup_new", arguments: 1, optional: None },
+    Program { name: "sched_switch", arguments: 3, optional: None },
+    Program { name: "sched_process_exec", arguments: 2, optional: None },
+    Program { name: "sched_process_fork", arguments: 2, optional: None },
+    Program { name: "sched_process_exit", arguments: 1, optional: None },
     Program {
         name: "task_rename",
         arguments: 2,
@@ -101,14 +77,10 @@ struct Layout {
 pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, ProbeError> {
     check_namespace(&roots.proc)?;
     let path = roots.sys.join("kernel/btf/vmlinux");
-    let bytes = fs::read(&path).map_err(|source| ProbeError::NoBtf {
-        path: path.clone(),
-        source,
-    })?;
-    let types = KernelTypes::parse(&bytes).map_err(|source| ProbeError::Btf {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes =
+        fs::read(&path).map_err(|source| ProbeError::NoBtf { path: path.clone(), source })?;
+    let types = KernelTypes::parse(&bytes)
+        .map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
     let layout = layout(&types).map_err(|source| ProbeError::Btf { path, source })?;
     let btf = Btf::parse(&bytes, Endianness::default())
         .map_err(|error| ProbeError::failed("reading the kernel's BTF", &error))?;
@@ -125,20 +97,12 @@ pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, Prob
         match (started, program.optional) {
             (Ok(()), _) => running.push(program.name),
             (Err(error), Some(lost)) => {
-                limits.push(Limit {
-                    feature: lost.to_owned(),
-                    reason: error.to_string(),
-                });
+                limits.push(Limit { feature: lost.to_owned(), reason: error.to_string() });
             }
             (Err(error), None) => return Err(error),
         }
     }
-    Ok(Loaded {
-        ebpf,
-        gate_words,
-        running,
-        limits,
-    })
+    Ok(Loaded { ebpf, gate_words, running, limits })
 }
 
 fn create(
@@ -147,18 +111,8 @@ fn create(
     gate_words: u32,
     options: &ProbeOptions,
 ) -> Result<Ebpf, ProbeError> {
-    let Layout {
-        pid,
-        tgid,
-        real_parent,
-        state,
-        switch_has_state,
-    } = layout;
-    let ProbeOptions {
-        log,
-        ring_bytes,
-        max_threads,
-    } = options;
+    let Layout { pid, tgid, real_parent, state, switch_has_state } = layout;
+    let ProbeOptions { log, ring_bytes, max_threads } = options;
     // Levels are numbered alike on both sides: 1 is error, 5 is trace, 0 is nothing at all.
     let log_level: u8 = log.map_or(0, |level| level as u8);
     let ring_wake_bytes = ring_bytes / 4;
@@ -178,15 +132,11 @@ fn create(
     if log.is_none() {
         loader.map_max_entries(LOG_RING, UNUSED_RING_BYTES);
     }
-    loader
-        .load(OBJECT)
-        .map_err(|error| ProbeError::of_object(&error))
+    loader.load(OBJECT).map_err(|error| ProbeError::of_object(&error))
 }
 
 fn start(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<(), ProgramError> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or(ProgramError::UnexpectedProgramType)?;
+    let program = ebpf.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?;
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(name, btf)?;
     program.attach()?;
@@ -201,10 +151,7 @@ fn layout(types: &KernelTypes<'_>) -> Result<Layout, BtfError> {
         real_parent: task("real_parent")?,
         // Renamed in 5.14. The low half of the older, longer field is what counts.
         state: task("__state").or_else(|_| task("state"))?,
-        switch_has_state: types
-            .tracepoint_arguments("sched_switch")
-            .is_some_and(|n| n >= 4)
-            .into(),
+        switch_has_state: types.tracepoint_arguments("sched_switch").is_some_and(|n| n >= 4).into(),
     })
 }
 
@@ -216,10 +163,7 @@ fn check_tracepoint(types: &KernelTypes<'_>, program: &Program) -> Result<(), Pr
         }
         Some(_) => return Ok(()),
     };
-    Err(ProbeError::Tracepoint {
-        tracepoint: program.name,
-        found,
-    })
+    Err(ProbeError::Tracepoint { tracepoint: program.name, found })
 }
 
 /// Host ids are what the kernel hands out; nothing is assumed where the file cannot be read.

@@ -48,11 +48,7 @@ pub struct ProbeOptions {
 
 impl Default for ProbeOptions {
     fn default() -> Self {
-        Self {
-            log: None,
-            ring_bytes: 256 * 1024,
-            max_threads: 16_384,
-        }
+        Self { log: None, ring_bytes: 256 * 1024, max_threads: 16_384 }
     }
 }
 
@@ -111,9 +107,7 @@ pub struct KernelProbes {
 
 impl std::fmt::Debug for KernelProbes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KernelProbes")
-            .field("running", &self.running)
-            .finish_non_exhaustive()
+        f.debug_struct("KernelProbes").field("running", &self.running).finish_non_exhaustive()
     }
 }
 
@@ -125,12 +119,7 @@ impl KernelProbes {
     pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
         let loaded = load::load(roots, options);
         give_back_freed_memory();
-        let load::Loaded {
-            mut ebpf,
-            gate_words,
-            running,
-            limits,
-        } = loaded?;
+        let load::Loaded { mut ebpf, gate_words, running, limits } = loaded?;
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
@@ -184,11 +173,11 @@ impl KernelProbes {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // Writing the same again would forget that the thread waits.
-        if self.slot(tid) != Some(slot) {
-            if let Err(error) = self.threads.insert(tid, ThreadValue(Thread::new(slot)), 0) {
-                self.refused_threads += 1;
-                return Err(io_error(error));
-            }
+        if self.slot(tid) != Some(slot)
+            && let Err(error) = self.threads.insert(tid, ThreadValue(Thread::new(slot)), 0)
+        {
+            self.refused_threads += 1;
+            return Err(io_error(error));
         }
         if let Some((word, bit)) = self.gate_bit(tid) {
             self.gate.words()[word].fetch_or(bit, Ordering::Relaxed);
@@ -219,10 +208,7 @@ impl KernelProbes {
     /// The class slot of a managed thread.
     #[must_use]
     pub fn slot(&self, tid: u32) -> Option<u32> {
-        self.threads
-            .get(&tid, 0)
-            .ok()
-            .map(|ThreadValue(thread)| thread.slot)
+        self.threads.get(&tid, 0).ok().map(|ThreadValue(thread)| thread.slot)
     }
 
     /// Appends all events that wait, oldest first, without waiting for more, and passes on what
@@ -275,11 +261,7 @@ impl KernelProbes {
     /// kernel's run statistics on and off.
     pub fn cost(&mut self, now: Duration) -> BpfCost {
         let programs = self.programs(now);
-        let ProbeCounters {
-            dropped_events,
-            dropped_threads,
-            discarded_samples,
-        } = self.counters();
+        let ProbeCounters { dropped_events, dropped_threads, discarded_samples } = self.counters();
         BpfCost {
             programs,
             dropped_events,
@@ -309,11 +291,7 @@ impl KernelProbes {
                 self.statistics = None;
             }
         }
-        let runs = if self.statistics.is_some() {
-            self.runs()
-        } else {
-            Vec::new()
-        };
+        let runs = if self.statistics.is_some() { self.runs() } else { Vec::new() };
         self.sampler.totals(now, &self.running, &runs)
     }
 
@@ -360,9 +338,7 @@ impl AsRawFd for KernelProbes {
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError> {
-    let missing = || MapError::InvalidName {
-        name: name.to_owned(),
-    };
+    let missing = || MapError::InvalidName { name: name.to_owned() };
     ebpf.take_map(name)
         .ok_or_else(missing)
         .and_then(T::try_from)
@@ -372,10 +348,7 @@ fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Resul
 fn shared(ebpf: &mut Ebpf, name: &str, words: usize) -> Result<SharedWords, ProbeError> {
     let what = format!("mapping the BPF map {name}");
     let Some(Map::Array(array)) = ebpf.take_map(name) else {
-        return Err(ProbeError::Failed {
-            what,
-            reason: "not an array of the object".into(),
-        });
+        return Err(ProbeError::Failed { what, reason: "not an array of the object".into() });
     };
     // The mapping keeps the map alive without its descriptor.
     SharedWords::map(array.fd(), words).map_err(|error| ProbeError::failed(&what, &error))
@@ -389,8 +362,7 @@ fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
         };
         let fd = map.fd().as_fd().as_raw_fd();
         let text = fs::read_to_string(roots.proc.join(format!("self/fdinfo/{fd}"))).ok()?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
+        text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
     };
     ebpf.maps().filter_map(|(_, map)| of(map)).sum()
 }

@@ -33,10 +33,7 @@ impl SharedWords {
         // SAFETY: a new mapping at an address of the kernel's choice; it fails where the map is
         // shorter.
         let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Self {
-            start: start.cast(),
-            len,
-        })
+        Ok(Self { start: start.cast(), len })
     }
 
     /// All words.
@@ -48,9 +45,7 @@ impl SharedWords {
 
     /// One word's value; 0 beyond the end.
     pub(super) fn load(&self, index: usize) -> u64 {
-        self.words()
-            .get(index)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
+        self.words().get(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 
