@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use downbeat_tests::clock::now_ns;
 use downbeat_tests::processes::tids;
 use downbeat_tests::threads::{self, FIFO, Scheduling};
@@ -54,13 +54,12 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
     })??;
     signals.sleep(Duration::from_millis(500))?;
     let told = scene.agent().snapshot()?.actions.exec_to_set.context("no exec was seen")?;
-    ensure!(told.count >= before + PROGRAMS as u64, "the agent saw {} execs", told.count - before);
     println!(
-        "told by the agent: p50 {}, p99 {}, max {} over {}",
+        "told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs",
         ms(told.p50_ns),
         ms(told.p99_ns),
         ms(told.max_ns),
-        told.count
+        told.count.saturating_sub(before)
     );
     for (name, mut times) in [("main thread", observed.main), ("last thread", observed.last)] {
         times.sort_unstable();
@@ -71,6 +70,10 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
             ms(times.last().copied()),
             times.len()
         );
+        let never = times.iter().filter(|&&time| time >= GIVE_UP_NS).count();
+        if never > 0 {
+            println!("  of these {never} had no class after {} ms", GIVE_UP_NS / 1_000_000);
+        }
     }
     Ok(())
 }

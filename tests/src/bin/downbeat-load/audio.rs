@@ -105,11 +105,8 @@ impl Line {
                 return Some((*generation, fd.clone()));
             }
             let tick = Duration::from_millis(100);
-            current = self
-                .changed
-                .wait_timeout(current, tick)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            current =
+                self.changed.wait_timeout(current, tick).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -148,9 +145,7 @@ pub fn run(args: &Args) -> Result<()> {
             let _ = nix::sys::socket::shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         }
         sent?;
-        receiver
-            .join()
-            .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))?
+        receiver.join().map_err(|_| anyhow::anyhow!("the receiving thread panicked"))?
     })
 }
 
@@ -225,17 +220,12 @@ fn receive(line: &Line, record: &FrameWriter, longest: usize) {
         };
         let now = now_ns();
         if let Some((head, _)) = FrameHead::split(&message[..length]) {
-            record.answered(
-                u64::from(head.sequence),
-                now.saturating_sub(head.release_ns),
-            );
+            record.answered(u64::from(head.sequence), now.saturating_sub(head.release_ns));
         }
         // Never below zero: a reconnect may have reset it while this answer was under way.
         let _ = line
             .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
-                waiting.checked_sub(1)
-            });
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
     }
 }
 
@@ -268,12 +258,7 @@ fn connect_patiently(path: &Path) -> Result<OwnedFd> {
 }
 
 fn connect_once(path: &Path) -> nix::Result<OwnedFd> {
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(fd)
 }
