@@ -45,10 +45,7 @@ fn broken_toml_is_refused_by_file_and_line() -> Result<()> {
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest_known_one() -> Result<()> {
     let place = Place::new()?;
-    let text = GOOD.replace(
-        "tier = \"realtime\"",
-        "tier = \"realtime\"\nshced = \"idle\"",
-    );
+    let text = GOOD.replace("tier = \"realtime\"", "tier = \"realtime\"\nshced = \"idle\"");
     let path = place.policy("50-bad.toml", &text)?;
     let where_ = format!("{}:4:1:", path.display());
     let words = [where_.as_str(), "shced", "sched"];
@@ -68,10 +65,7 @@ fn a_good_file_is_checked_with_what_it_would_match_now() -> Result<()> {
     let checked = place.downbeat(&["check".as_ref(), path.as_os_str()])?;
     let text = said(&checked);
     ensure!(checked.status.success(), "{text}");
-    ensure!(
-        text.contains(&crowd.pid().to_string()) && text.contains("voice"),
-        "{text}"
-    );
+    ensure!(text.contains(&crowd.pid().to_string()) && text.contains("voice"), "{text}");
     Ok(())
 }
 
@@ -188,18 +182,11 @@ fn an_address_in_use_costs_only_the_metrics() -> Result<()> {
     let mut command = std::process::Command::new(place.bin("downbeatd"));
     command.arg("--policy-dir").arg(place.path("policy"));
     command.arg("--pool-dir").arg(place.path("pool.d"));
-    command
-        .arg("--run-dir")
-        .arg(place.run_dir())
-        .args(["--listen", &address]);
+    command.arg("--run-dir").arg(place.run_dir()).args(["--listen", &address]);
     let log = place.path("agent.log");
     let agent = downbeat_tests::agent::Agent::start(command, place.run_dir(), log)?;
     agent.wait_for(|snapshot| {
-        snapshot
-            .notices
-            .iter()
-            .any(|notice| notice.text.contains(&address))
-            .then_some(())
+        snapshot.notices.iter().any(|notice| notice.text.contains(&address)).then_some(())
     })
 }
 
@@ -215,10 +202,7 @@ fn asking_where_no_agent_is_names_the_socket_and_the_remedy() -> Result<()> {
     ])?;
     ensure!(output.status.code() == Some(2), "{}", output.status);
     let text = said(&output);
-    ensure!(
-        text.contains("agent.sock") && text.contains("downbeatd"),
-        "{text}"
-    );
+    ensure!(text.contains("agent.sock") && text.contains("downbeatd"), "{text}");
     Ok(())
 }
 
@@ -229,15 +213,8 @@ fn a_wrong_option_is_refused_with_the_usage() -> Result<()> {
         let mut command = std::process::Command::new(place.bin(program));
         let output = output_within(command.arg("--no-such-option"), PATIENCE)?;
         let text = said(&output);
-        ensure!(
-            output.status.code() == Some(2),
-            "{program}: {}: {text}",
-            output.status
-        );
-        ensure!(
-            text.contains("--no-such-option") && text.contains("--help"),
-            "{program}: {text}"
-        );
+        ensure!(output.status.code() == Some(2), "{program}: {}: {text}", output.status);
+        ensure!(text.contains("--no-such-option") && text.contains("--help"), "{program}: {text}");
     }
     Ok(())
 }

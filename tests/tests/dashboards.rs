@@ -21,17 +21,11 @@ type Excuse = (&'static str, &'static str, fn(&Snapshot) -> bool);
 const HOST_DEPENDENT: &[Excuse] = &[
     ("GPU utilisation", "needs a GPU", no_gpu),
     ("GPU memory", "needs a GPU", no_gpu),
-    (
-        "GPU memory by class",
-        "needs a classed process on a GPU",
-        no_class_on_gpu,
-    ),
+    ("GPU memory by class", "needs a classed process on a GPU", no_class_on_gpu),
     ("GPU temperature", "needs a GPU", no_gpu),
     ("GPU power", "needs a GPU", no_gpu),
     ("GPU processes", "needs a GPU", no_gpu),
-    ("Pressure", "needs a kernel with PSI", |host| {
-        host.pressure.is_none()
-    }),
+    ("Pressure", "needs a kernel with PSI", |host| host.pressure.is_none()),
     ("Wait p50", "needs kernel programs", no_bpf),
     ("Wait p99", "needs kernel programs", no_bpf),
     ("Wait distribution", "needs kernel programs", no_bpf),
@@ -44,18 +38,9 @@ const HOST_DEPENDENT: &[Excuse] = &[
 
 /// Metrics that no panel shows, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
-    (
-        "downbeat_uptime_seconds",
-        "for ad-hoc queries; a restart shows in every counter",
-    ),
-    (
-        "downbeat_source",
-        "a host without kernel programs has a notice",
-    ),
-    (
-        "downbeat_exec_to_set_processes_total",
-        "the times beside it are what matters",
-    ),
+    ("downbeat_uptime_seconds", "for ad-hoc queries; a restart shows in every counter"),
+    ("downbeat_source", "a host without kernel programs has a notice"),
+    ("downbeat_exec_to_set_processes_total", "the times beside it are what matters"),
 ];
 
 fn no_gpu(host: &Snapshot) -> bool {
@@ -63,10 +48,7 @@ fn no_gpu(host: &Snapshot) -> bool {
 }
 
 fn no_class_on_gpu(host: &Snapshot) -> bool {
-    !host
-        .processes
-        .iter()
-        .any(|process| process.class.is_some() && process.gpu_memory.is_some())
+    !host.processes.iter().any(|process| process.class.is_some() && process.gpu_memory.is_some())
 }
 
 fn no_bpf(host: &Snapshot) -> bool {
@@ -74,9 +56,7 @@ fn no_bpf(host: &Snapshot) -> bool {
 }
 
 fn repository(inside: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(inside)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(inside)
 }
 
 fn read(inside: &str) -> Result<String> {
@@ -91,10 +71,7 @@ fn dashboard() -> Result<Value> {
 /// Every panel but the rows.
 fn panels(dashboard: &Value) -> Result<Vec<&Value>> {
     let panels = dashboard["panels"].as_array().context("no panels")?;
-    Ok(panels
-        .iter()
-        .filter(|panel| panel["type"] != "row")
-        .collect())
+    Ok(panels.iter().filter(|panel| panel["type"] != "row").collect())
 }
 
 fn title(panel: &Value) -> &str {
@@ -104,11 +81,7 @@ fn title(panel: &Value) -> &str {
 /// A panel's queries.
 fn queries(panel: &Value) -> Vec<&str> {
     let targets = panel["targets"].as_array();
-    targets
-        .into_iter()
-        .flatten()
-        .filter_map(|target| target["expr"].as_str())
-        .collect()
+    targets.into_iter().flatten().filter_map(|target| target["expr"].as_str()).collect()
 }
 
 /// The names in `docs/metrics.md` with their labels, as a query may use them.
@@ -122,10 +95,8 @@ fn documented() -> Result<BTreeMap<String, BTreeSet<String>>> {
             cells.next().context("no type")?,
             cells.next().context("no labels")?,
         );
-        let mut labels: BTreeSet<String> = labels
-            .split_whitespace()
-            .map(|label| label.trim_matches('`').to_owned())
-            .collect();
+        let mut labels: BTreeSet<String> =
+            labels.split_whitespace().map(|label| label.trim_matches('`').to_owned()).collect();
         labels.extend(["job".to_owned(), "instance".to_owned()]);
         if kind == "histogram" {
             metrics.insert(format!("{name}_sum"), labels.clone());
@@ -136,11 +107,7 @@ fn documented() -> Result<BTreeMap<String, BTreeSet<String>>> {
             metrics.insert(name.to_owned(), labels);
         }
     }
-    ensure!(
-        metrics.len() > 40,
-        "only {} metrics in docs/metrics.md",
-        metrics.len()
-    );
+    ensure!(metrics.len() > 40, "only {} metrics in docs/metrics.md", metrics.len());
     Ok(metrics)
 }
 
@@ -174,43 +141,27 @@ fn every_query_uses_metrics_and_labels_that_exist() -> Result<()> {
     let documented = documented()?;
     let dashboard = dashboard()?;
     let rules = read("dashboards/rules.yml")?;
-    let variables = dashboard["templating"]["list"]
-        .as_array()
-        .context("no variables")?;
+    let variables = dashboard["templating"]["list"].as_array().context("no variables")?;
     let mut all: Vec<(String, &str)> = Vec::new();
     for panel in panels(&dashboard)? {
-        all.extend(
-            queries(panel)
-                .into_iter()
-                .map(|query| (title(panel).to_owned(), query)),
-        );
+        all.extend(queries(panel).into_iter().map(|query| (title(panel).to_owned(), query)));
     }
-    let of_variables = variables
-        .iter()
-        .filter_map(|variable| variable["definition"].as_str());
+    let of_variables = variables.iter().filter_map(|variable| variable["definition"].as_str());
     all.extend(of_variables.map(|query| ("a variable".to_owned(), query)));
     let expressions = rules.lines().filter(|line| {
         // Prose may say what it likes.
-        !["#", "summary:", "description:"]
-            .iter()
-            .any(|start| line.trim_start().starts_with(start))
+        !["#", "summary:", "description:"].iter().any(|start| line.trim_start().starts_with(start))
     });
     all.extend(expressions.map(|line| ("rules.yml".to_owned(), line)));
     for (place, query) in all {
         for metric in metrics_in(query) {
-            ensure!(
-                documented.contains_key(metric),
-                "{place}: no metric {metric}: {query}"
-            );
+            ensure!(documented.contains_key(metric), "{place}: no metric {metric}: {query}");
         }
         for (metric, label) in selected_labels(query) {
             let Some(labels) = documented.get(metric) else {
                 continue;
             };
-            ensure!(
-                labels.contains(label),
-                "{place}: {metric} has no label {label}: {query}"
-            );
+            ensure!(labels.contains(label), "{place}: {metric} has no label {label}: {query}");
         }
     }
     Ok(())
@@ -224,10 +175,7 @@ fn every_metric_is_on_the_dashboard_or_named_as_not() -> Result<()> {
     for name in documented()?.keys() {
         let part_of_histogram = name.ends_with("_sum") || name.ends_with("_count");
         let known = shown.contains(name.as_str()) || excused.contains(name.as_str());
-        ensure!(
-            known || part_of_histogram,
-            "{name} is on no panel and not in NOT_SHOWN"
-        );
+        ensure!(known || part_of_histogram, "{name} is on no panel and not in NOT_SHOWN");
     }
     for name in excused {
         ensure!(!shown.contains(name), "{name} is shown after all");
@@ -240,50 +188,23 @@ fn every_panel_says_what_it_shows_and_in_which_unit() -> Result<()> {
     let dashboard = dashboard()?;
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().context("no panels")? {
-        ensure!(
-            ids.insert(panel["id"].as_u64()),
-            "{}: its id is another's",
-            title(panel)
-        );
-        ensure!(
-            titles.insert(title(panel)),
-            "{}: its title is another's",
-            title(panel)
-        );
+        ensure!(ids.insert(panel["id"].as_u64()), "{}: its id is another's", title(panel));
+        ensure!(titles.insert(title(panel)), "{}: its title is another's", title(panel));
         let place = &panel["gridPos"];
         let right = place["x"].as_u64().unwrap_or(99) + place["w"].as_u64().unwrap_or(99);
         ensure!(right <= 24, "{}: it reaches beyond the page", title(panel));
     }
     for panel in panels(&dashboard)? {
         let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
-        ensure!(
-            text(&panel["description"]),
-            "{}: no description",
-            title(panel)
-        );
-        ensure!(
-            text(&panel["fieldConfig"]["defaults"]["unit"]),
-            "{}: no unit",
-            title(panel)
-        );
+        ensure!(text(&panel["description"]), "{}: no description", title(panel));
+        ensure!(text(&panel["fieldConfig"]["defaults"]["unit"]), "{}: no unit", title(panel));
         ensure!(!queries(panel).is_empty(), "{}: no query", title(panel));
         let targets = panel["targets"].as_array().into_iter().flatten();
-        for source in targets
-            .map(|target| &target["datasource"])
-            .chain([&panel["datasource"]])
-        {
-            ensure!(
-                source["uid"] == "${datasource}",
-                "{}: a fixed data source",
-                title(panel)
-            );
+        for source in targets.map(|target| &target["datasource"]).chain([&panel["datasource"]]) {
+            ensure!(source["uid"] == "${datasource}", "{}: a fixed data source", title(panel));
         }
         for query in queries(panel) {
-            ensure!(
-                query.contains("$instance"),
-                "{}: not by instance: {query}",
-                title(panel)
-            );
+            ensure!(query.contains("$instance"), "{}: not by instance: {query}", title(panel));
         }
     }
     for (known, _, _) in HOST_DEPENDENT {
@@ -295,17 +216,10 @@ fn every_panel_says_what_it_shows_and_in_which_unit() -> Result<()> {
 #[test]
 fn the_dashboard_chooses_its_source_job_instance_and_class() -> Result<()> {
     let dashboard = dashboard()?;
-    let variables = dashboard["templating"]["list"]
-        .as_array()
-        .context("no variables")?;
-    let names: Vec<&str> = variables
-        .iter()
-        .filter_map(|variable| variable["name"].as_str())
-        .collect();
-    ensure!(
-        names == ["datasource", "job", "instance", "class"],
-        "{names:?}"
-    );
+    let variables = dashboard["templating"]["list"].as_array().context("no variables")?;
+    let names: Vec<&str> =
+        variables.iter().filter_map(|variable| variable["name"].as_str()).collect();
+    ensure!(names == ["datasource", "job", "instance", "class"], "{names:?}");
     // Grafana 10.0 writes 38.
     ensure!(dashboard["schemaVersion"].as_u64() >= Some(38));
     Ok(())
@@ -319,28 +233,16 @@ fn promtool_accepts_the_rules_and_the_example_and_the_alerts_fire() -> Result<()
         &["check", "rules", "--lint=all", "--lint-fatal", "rules.yml"],
         &["test", "rules", "rules.test.yml"],
     ] {
-        let output = Command::new(&promtool)
-            .args(args)
-            .current_dir(repository("dashboards"))
-            .output()?;
+        let output =
+            Command::new(&promtool).args(args).current_dir(repository("dashboards")).output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "promtool {}: {said}",
-            args.join(" ")
-        );
+        ensure!(output.status.success(), "promtool {}: {said}", args.join(" "));
     }
     let rules = read("dashboards/rules.yml")?;
     let tests = read("dashboards/rules.test.yml")?;
-    for line in rules
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- alert: "))
-    {
-        ensure!(
-            tests.contains(&format!("alertname: {line}")),
-            "no test fires {line}"
-        );
+    for line in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        ensure!(tests.contains(&format!("alertname: {line}")), "no test fires {line}");
     }
     Ok(())
 }
@@ -374,43 +276,22 @@ fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
     }
     let place = Place::new()?;
     place.policy("50-test.toml", POLICY)?;
-    place.pool(
-        "50-test.toml",
-        "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n",
-    )?;
+    place.pool("50-test.toml", "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n")?;
     let metrics = free_address()?;
     let (agent, prometheus) = start(&place, metrics)?;
 
     let socket = agent.wait_for(|snapshot| {
         let mic = snapshot.pool.as_ref()?.workers.first()?;
-        if mic.state == WorkerState::Ready {
-            mic.socket.clone()
-        } else {
-            None
-        }
+        if mic.state == WorkerState::Ready { mic.socket.clone() } else { None }
     })?;
     let record = |name: &str| place.records().join(name).to_string_lossy().into_owned();
     let (card, hog) = (record("card"), record("hog"));
-    let audio = [
-        "audio",
-        "--channels",
-        "1",
-        "--seconds",
-        "120",
-        "--socket",
-        &socket,
-    ];
+    let audio = ["audio", "--channels", "1", "--seconds", "120", "--socket", &socket];
     let _card = place.load(&[&audio[..], &["--record", &card]].concat())?;
     let _hog = place.load(&["hog", "--seconds", "120", "--record", &hog])?;
     let snapshot = agent.wait_for(|snapshot| {
-        let voice = snapshot
-            .classes
-            .iter()
-            .find(|class| class.name == "voice")?;
-        let batch = snapshot
-            .classes
-            .iter()
-            .find(|class| class.name == "batch")?;
+        let voice = snapshot.classes.iter().find(|class| class.name == "voice")?;
+        let batch = snapshot.classes.iter().find(|class| class.name == "batch")?;
         let flows = voice.misses?.frames > 100 && batch.threads > 0;
         flows.then(|| snapshot.clone())
     })?;
@@ -427,27 +308,19 @@ fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
                 values = prometheus.query(&query).unwrap_or_default();
                 values.iter().any(|value| value.is_finite()) || excused(panel, &snapshot)
             });
-            values = prometheus
-                .query(&query)
-                .with_context(|| title(panel).to_owned())?;
+            values = prometheus.query(&query).with_context(|| title(panel).to_owned())?;
             let some = values.iter().any(|value| value.is_finite());
             if !some && !excused(panel, &snapshot) {
                 empty.push(format!("{}: {query} → {values:?}", title(panel)));
             }
         }
     }
-    ensure!(
-        empty.is_empty(),
-        "panels without data:\n{}",
-        empty.join("\n")
-    );
+    ensure!(empty.is_empty(), "panels without data:\n{}", empty.join("\n"));
     Ok(())
 }
 
 fn excused(panel: &Value, host: &Snapshot) -> bool {
-    HOST_DEPENDENT
-        .iter()
-        .any(|(name, _, lacks)| *name == title(panel) && lacks(host))
+    HOST_DEPENDENT.iter().any(|(name, _, lacks)| *name == title(panel) && lacks(host))
 }
 
 /// The agent of `place` with its metrics at `address`, and a Prometheus that scrapes it.

@@ -28,15 +28,7 @@ class = "voice"
 match = { exe = "{bin}/downbeat-load" }
 "#;
 
-const CROWD: [&str; 7] = [
-    "crowd",
-    "--threads",
-    "3",
-    "--name",
-    "crowd-member",
-    "--live",
-    "60s",
-];
+const CROWD: [&str; 7] = ["crowd", "--threads", "3", "--name", "crowd-member", "--live", "60s"];
 
 fn managed(found: &Attributes) -> bool {
     const BEST_EFFORT_1: i64 = (2 << 13) | 1;
@@ -86,17 +78,7 @@ fn threads_that_come_later_get_it_too() -> Result<()> {
     }
     let place = place()?;
     let _agent = place.start(&[])?;
-    let args = [
-        "crowd",
-        "--threads",
-        "2",
-        "--later",
-        "2",
-        "--later-after",
-        "2s",
-        "--live",
-        "60s",
-    ];
+    let args = ["crowd", "--threads", "2", "--later", "2", "--later-after", "2s", "--live", "60s"];
     let crowd = place.load(&args)?;
     crowd.wait_for(3, managed)?;
     crowd.wait_for(5, managed)
@@ -130,14 +112,8 @@ fn a_rule_can_single_out_threads_by_their_name() -> Result<()> {
         return Ok(());
     }
     let place = Place::new()?;
-    let policy = POLICY.replace(
-        "downbeat-load\" }",
-        "downbeat-load\", thread = \"crowd-*\" }",
-    );
-    place.policy(
-        "50-test.toml",
-        &policy.replace("memory = { oom = 321 }", ""),
-    )?;
+    let policy = POLICY.replace("downbeat-load\" }", "downbeat-load\", thread = \"crowd-*\" }");
+    place.policy("50-test.toml", &policy.replace("memory = { oom = 321 }", ""))?;
     let _agent = place.start(&[])?;
     let crowd = place.load(&CROWD)?;
     let classed = |crowd: &Load| {
@@ -214,10 +190,7 @@ fn restore_refuses_while_an_agent_lives() -> Result<()> {
     let refused = place.restore()?;
     let text = said(&refused);
     ensure!(!refused.status.success(), "{text}");
-    ensure!(
-        text.contains(&agent.pid().to_string()),
-        "must name the agent's pid: {text}"
-    );
+    ensure!(text.contains(&agent.pid().to_string()), "must name the agent's pid: {text}");
     crowd.wait_for(4, managed)
 }
 
@@ -250,10 +223,7 @@ fn observe_only_changes_nothing() -> Result<()> {
             .then_some(())
     })?;
     crowd.wait_for(4, untouched()?)?;
-    ensure!(
-        agent.client()?.request(&Request::Resume).is_err(),
-        "it must not be talked into it"
-    );
+    ensure!(agent.client()?.request(&Request::Resume).is_err(), "it must not be talked into it");
     crowd.wait_for(4, untouched()?)
 }
 
@@ -265,21 +235,13 @@ fn what_someone_else_set_afterwards_stays_theirs() -> Result<()> {
     let place = place()?;
     let mut agent = place.start(&[])?;
     let crowd = managed_crowd(&place)?;
-    let theirs = Scheduling {
-        policy: IDLE,
-        priority: 0,
-        nice: 0,
-        reset_on_fork: false,
-    };
+    let theirs = Scheduling { policy: IDLE, priority: 0, nice: 0, reset_on_fork: false };
     theirs.apply(crowd.pid())?;
     agent.end(Signal::SIGTERM)?;
     let main = Scheduling::of(crowd.pid())?;
     ensure!(main.policy == IDLE, "{main:?}");
     let others = crowd.attributes().split_off(1);
-    ensure!(
-        others.iter().all(|a| a.scheduling.policy == OTHER),
-        "{others:#?}"
-    );
+    ensure!(others.iter().all(|a| a.scheduling.policy == OTHER), "{others:#?}");
     Ok(())
 }
 
@@ -289,10 +251,7 @@ fn two_agents_side_by_side_keep_to_their_own() -> Result<()> {
         return Ok(());
     }
     let (first, second) = (place()?, Place::new()?);
-    second.policy(
-        "50-test.toml",
-        &POLICY.replace("priority = 7", "priority = 8"),
-    )?;
+    second.policy("50-test.toml", &POLICY.replace("priority = 7", "priority = 8"))?;
     let (mut agent, _other) = (first.start(&[])?, second.start(&[])?);
     let (a, b) = (managed_crowd(&first)?, second.load(&CROWD)?);
     b.wait_for(4, |found| found.scheduling.priority == 8)?;
@@ -330,17 +289,8 @@ fn the_journal_is_gone_after_a_clean_end() -> Result<()> {
     agent.end(Signal::SIGTERM)?;
     let restored = place.restore()?;
     ensure!(restored.status.success(), "{}", said(&restored));
-    ensure!(
-        !place.run_dir().join("agent.sock").exists(),
-        "the socket stayed"
-    );
-    let left: Vec<_> = fs::read_dir(place.run_dir())?
-        .flatten()
-        .map(|e| e.file_name())
-        .collect();
-    ensure!(
-        left.len() <= 2,
-        "more than a lock and an empty journal stayed: {left:?}"
-    );
+    ensure!(!place.run_dir().join("agent.sock").exists(), "the socket stayed");
+    let left: Vec<_> = fs::read_dir(place.run_dir())?.flatten().map(|e| e.file_name()).collect();
+    ensure!(left.len() <= 2, "more than a lock and an empty journal stayed: {left:?}");
     Ok(())
 }

@@ -37,12 +37,7 @@ fn place(pool: &str) -> Result<Place> {
 }
 
 fn worker<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Worker> {
-    snapshot
-        .pool
-        .as_ref()?
-        .workers
-        .iter()
-        .find(|worker| worker.name == name)
+    snapshot.pool.as_ref()?.workers.iter().find(|worker| worker.name == name)
 }
 
 fn ready(agent: &Agent, name: &str) -> Result<Worker> {
@@ -63,9 +58,7 @@ fn running(place: &Place) -> Vec<(ThreadId, String)> {
 fn process(place: &Place, program: &str) -> Result<ThreadId> {
     let all = running(place);
     let found = all.iter().find(|(_, name)| name == program);
-    found
-        .map(|(id, _)| *id)
-        .with_context(|| format!("no {program} in {all:?}"))
+    found.map(|(id, _)| *id).with_context(|| format!("no {program} in {all:?}"))
 }
 
 fn nothing_left(place: &Place) -> Result<()> {
@@ -86,30 +79,13 @@ fn the_audio_worker_answers_every_frame_and_gets_its_class() -> Result<()> {
     let socket = mic.socket.context("the worker names no socket")?;
     let record = place.records().join("mic");
     let record_arg = record.to_string_lossy();
-    let args = [
-        "audio",
-        "--channels",
-        "2",
-        "--seconds",
-        "3",
-        "--socket",
-        &socket,
-    ];
+    let args = ["audio", "--channels", "2", "--seconds", "3", "--socket", &socket];
     let card = place.load(&[&args[..], &["--record", &record_arg]].concat())?;
-    wait_until(PATIENCE, || {
-        Frames::read(&record).is_ok_and(|r| r.frames.len() >= 301)
-    });
+    wait_until(PATIENCE, || Frames::read(&record).is_ok_and(|r| r.frames.len() >= 301));
     let frames = Frames::read(&record)?.frames;
-    let answered = frames
-        .iter()
-        .filter(|frame| frame.response_ns.is_some())
-        .count();
+    let answered = frames.iter().filter(|frame| frame.response_ns.is_some()).count();
     // The machine is shared and may stall; the miss rates are the benchmark's business.
-    ensure!(
-        answered * 10 >= frames.len() * 9,
-        "{answered} of {} answered",
-        frames.len()
-    );
+    ensure!(answered * 10 >= frames.len() * 9, "{answered} of {} answered", frames.len());
     drop(card);
     let pid = mic.pid.context("no pid")?;
     let mut tids = downbeat_tests::processes::tids(pid);
@@ -135,21 +111,10 @@ fn the_pool_runs_unprivileged() -> Result<()> {
         let pid = process(&place, program)?.tid;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|l| l.strip_prefix(name))
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
+            status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned()
         };
-        ensure!(
-            !field("Uid:").split_whitespace().any(|uid| uid == "0"),
-            "{program}: {status}"
-        );
-        ensure!(
-            field("CapEff:").trim_start_matches('0').is_empty(),
-            "{program}: {status}"
-        );
+        ensure!(!field("Uid:").split_whitespace().any(|uid| uid == "0"), "{program}: {status}");
+        ensure!(field("CapEff:").trim_start_matches('0').is_empty(), "{program}: {status}");
     }
     Ok(())
 }
@@ -159,9 +124,7 @@ fn a_worker_that_exits_at_once_backs_off_and_says_so() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let place = place(&format!(
-        "{MIC}[worker.brief]\ncommand = [\"/bin/false\"]\n"
-    ))?;
+    let place = place(&format!("{MIC}[worker.brief]\ncommand = [\"/bin/false\"]\n"))?;
     let agent = place.start(&[])?;
     agent.wait_for(|snapshot| {
         let brief = worker(snapshot, "brief")?;

@@ -16,23 +16,11 @@ struct Terminal {
 
 impl Terminal {
     fn start(place: &Place, columns: u16, rows: u16, command: &str) -> Result<Self> {
-        let terminal = Self {
-            socket: place.path("tmux"),
-        };
+        let terminal = Self { socket: place.path("tmux") };
         let (columns, rows) = (columns.to_string(), rows.to_string());
         // The command's end is shown, and the pane stays.
         let shown = format!("{command}; echo \"ended with $?\"; sleep 60");
-        let args = [
-            "new-session",
-            "-d",
-            "-s",
-            "t",
-            "-x",
-            &columns,
-            "-y",
-            &rows,
-            &shown,
-        ];
+        let args = ["new-session", "-d", "-s", "t", "-x", &columns, "-y", &rows, &shown];
         let started = terminal.tmux(&args)?;
         ensure!(started.status.success(), "{}", said(&started));
         Ok(terminal)
@@ -40,12 +28,7 @@ impl Terminal {
 
     fn tmux(&self, args: &[&str]) -> Result<std::process::Output> {
         let mut command = Command::new("tmux");
-        command
-            .arg("-f")
-            .arg("/dev/null")
-            .arg("-S")
-            .arg(&self.socket)
-            .args(args);
+        command.arg("-f").arg("/dev/null").arg("-S").arg(&self.socket).args(args);
         output_within(&mut command, PATIENCE)
     }
 
@@ -72,10 +55,7 @@ impl Drop for Terminal {
 }
 
 fn tmux_or_skip() -> bool {
-    let there = Command::new("tmux")
-        .arg("-V")
-        .output()
-        .is_ok_and(|o| o.status.success());
+    let there = Command::new("tmux").arg("-V").output().is_ok_and(|o| o.status.success());
     if !there {
         skipped("needs tmux");
     }
@@ -91,11 +71,7 @@ fn place() -> Result<Place> {
 }
 
 fn tui(place: &Place) -> String {
-    format!(
-        "{} --run-dir {}",
-        place.bin("downbeat").display(),
-        place.run_dir().display()
-    )
+    format!("{} --run-dir {}", place.bin("downbeat").display(), place.run_dir().display())
 }
 
 fn draws_and_quits(columns: u16, rows: u16, wanted: &str) -> Result<()> {
@@ -152,14 +128,8 @@ fn in_a_pipe_it_ends_with_words_and_no_escapes() -> Result<()> {
     let run_dir = place.run_dir();
     let output = place.downbeat(&["--run-dir".as_ref(), run_dir.as_os_str()])?;
     let text = said(&output);
-    ensure!(
-        !text.contains('\u{1b}') && !text.contains("panicked"),
-        "{text:?}"
-    );
-    ensure!(
-        text.contains("--once") || text.contains("voice"),
-        "what now? {text}"
-    );
+    ensure!(!text.contains('\u{1b}') && !text.contains("panicked"), "{text:?}");
+    ensure!(text.contains("--once") || text.contains("voice"), "what now? {text}");
     Ok(())
 }
 
@@ -170,10 +140,7 @@ fn a_reader_that_closes_the_pipe_is_no_panic() -> Result<()> {
     }
     let place = place()?;
     let _agent = place.start(&[])?;
-    let script = format!(
-        "{} status --once 2>&1 >/dev/full | head -c 1; exit 0",
-        tui(&place)
-    );
+    let script = format!("{} status --once 2>&1 >/dev/full | head -c 1; exit 0", tui(&place));
     let full = output_within(Command::new("sh").arg("-c").arg(&script), PATIENCE)?;
     ensure!(!said(&full).contains("panicked"), "{}", said(&full));
     let script = format!("{} status --once | head -c 1 >/dev/null", tui(&place));
@@ -197,11 +164,7 @@ fn once_prints_the_screen_as_text() -> Result<()> {
         run_dir.as_os_str(),
     ])?;
     let text = said(&output);
-    ensure!(
-        output.status.success() && text.contains("voice"),
-        "{}: {text}",
-        output.status
-    );
+    ensure!(output.status.success() && text.contains("voice"), "{}: {text}", output.status);
     ensure!(!text.contains('\u{1b}'), "{text:?}");
     Ok(())
 }
@@ -214,20 +177,11 @@ fn status_as_json_is_the_snapshot() -> Result<()> {
     let place = place()?;
     let _agent = place.start(&[])?;
     let run_dir = place.run_dir();
-    let args = [
-        "status".as_ref(),
-        "--json".as_ref(),
-        "--run-dir".as_ref(),
-        run_dir.as_os_str(),
-    ];
+    let args = ["status".as_ref(), "--json".as_ref(), "--run-dir".as_ref(), run_dir.as_os_str()];
     let output = place.downbeat(&args)?;
     let snapshot: Snapshot =
         serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
-    ensure!(
-        snapshot.schema == downbeat_api::SCHEMA,
-        "{}",
-        snapshot.schema
-    );
+    ensure!(snapshot.schema == downbeat_api::SCHEMA, "{}", snapshot.schema);
     ensure!(snapshot.classes.len() == 1, "{:?}", snapshot.classes);
     Ok(())
 }
@@ -239,10 +193,7 @@ fn doctor_tells_the_host_facts_with_remedies() -> Result<()> {
     let told: serde_json::Value =
         serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
     let facts: HostFacts = serde_json::from_value(told["host"].clone())?;
-    ensure!(
-        !facts.findings.is_empty() && !facts.kernel.is_empty(),
-        "{facts:?}"
-    );
+    ensure!(!facts.findings.is_empty() && !facts.kernel.is_empty(), "{facts:?}");
     let words = place.downbeat(&["doctor"])?;
     ensure!(said(&words).contains(&facts.kernel), "{}", said(&words));
     Ok(())

@@ -37,7 +37,10 @@ pub fn ci() -> Result<()> {
 
 fn all(steps: &mut Steps, args: &Args, kernels: &[&str]) {
     steps.run("format", || {
-        steps::command("format", workspace::cargo().args(["fmt", "--all", "--check"]))
+        steps::command(
+            "format",
+            workspace::cargo().args(["fmt", "--all", "--check", "--", "--color=never"]),
+        )
     });
     steps.run("clippy", || {
         let lint = ["clippy", "--all-targets", "--", "-D", "warnings"];

@@ -33,10 +33,7 @@ type Check = fn() -> Result<()>;
 const CHECKS: [(&str, Check); 7] = [
     ("doctor tells the host facts", doctor),
     ("kernel programs are the source", bpf_is_the_source),
-    (
-        "an exec gets its class on every thread",
-        class_on_every_thread,
-    ),
+    ("an exec gets its class on every thread", class_on_every_thread),
     ("waits are counted per class", waits_are_counted),
     ("SIGTERM puts back", sigterm_puts_back),
     ("restore puts back after SIGKILL", restore_puts_back),
@@ -49,10 +46,7 @@ pub fn run_all(tell: impl Fn(Line)) {
         let name = name.to_owned();
         tell(match check() {
             Ok(()) => Line::Ok(name),
-            Err(error) => Line::Fail {
-                name,
-                why: format!("{error:#}"),
-            },
+            Err(error) => Line::Fail { name, why: format!("{error:#}") },
         });
     }
 }
@@ -94,20 +88,11 @@ fn doctor() -> Result<()> {
     let facts: HostFacts = serde_json::from_value(told["host"].clone())?;
     let running = nix::sys::utsname::uname()?;
     ensure!(facts.kernel.as_str() == running.release(), "{facts:?}");
-    ensure!(
-        facts.cpus == [0, 1] && facts.realtime && facts.deadline,
-        "{facts:?}"
-    );
-    ensure!(
-        facts.cgroup2_controllers.iter().any(|c| c == "cpu"),
-        "{facts:?}"
-    );
+    ensure!(facts.cpus == [0, 1] && facts.realtime && facts.deadline, "{facts:?}");
+    ensure!(facts.cgroup2_controllers.iter().any(|c| c == "cpu"), "{facts:?}");
     let state = |id: &str| facts.findings.iter().find(|f| f.id == id).map(|f| f.state);
     for id in ["bpf", "btf"] {
-        ensure!(
-            state(id).is_none_or(|s| s == State::Present),
-            "{id}: {facts:?}"
-        );
+        ensure!(state(id).is_none_or(|s| s == State::Present), "{id}: {facts:?}");
     }
     for finding in &facts.findings {
         ensure!(
@@ -122,12 +107,7 @@ fn bpf_is_the_source() -> Result<()> {
     let place = place()?;
     let agent = place.start(&[])?;
     let snapshot = agent.snapshot()?;
-    ensure!(
-        snapshot.source == Source::Bpf,
-        "{:?}\n{}",
-        snapshot.source,
-        agent.log()
-    );
+    ensure!(snapshot.source == Source::Bpf, "{:?}\n{}", snapshot.source, agent.log());
     Ok(())
 }
 
@@ -171,10 +151,7 @@ fn restore_puts_back() -> Result<()> {
 
 fn pool_gets_ready() -> Result<()> {
     let place = place()?;
-    place.pool(
-        "50-test.toml",
-        "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n",
-    )?;
+    place.pool("50-test.toml", "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n")?;
     let mut agent = place.start(&[])?;
     agent.wait_for(|snapshot| {
         let pool = snapshot.pool.as_ref()?;

@@ -43,11 +43,7 @@ fn loopback_up() -> Result<()> {
     // SAFETY: the request names an interface, ends it with a zero and carries its flags; the
     // kernel only reads it.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error().into())
-    }
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
 /// Ends the guest. Returns only where the kernel refuses.

@@ -22,13 +22,7 @@ fn main() -> ExitCode {
             checks::run_all(|line| println!("{line}"));
         }
         Err(error) => {
-            println!(
-                "{}",
-                Line::Fail {
-                    name: "boots".into(),
-                    why: format!("{error:#}")
-                }
-            );
+            println!("{}", Line::Fail { name: "boots".into(), why: format!("{error:#}") });
         }
     }
     println!("{}", Line::Done);
