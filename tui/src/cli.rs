@@ -74,7 +74,7 @@ pub enum Command {
     },
     /// Check policy files, and say what they would match right now
     Check {
-        /// Policy files, or folders of *.toml
+        /// Policy files, folders of *.toml, or - for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },

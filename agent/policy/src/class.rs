@@ -156,13 +156,7 @@ impl Sched {
     /// For a person: `fifo 20`, `nice -5 slice 3 ms`, `idle`, `auto`, `keep`.
     #[must_use]
     pub fn words(&self) -> String {
-        let Self::Set {
-            policy,
-            priority,
-            nice,
-            slice,
-        } = self
-        else {
+        let Self::Set { policy, priority, nice, slice } = self else {
             return if *self == Self::Auto { "auto" } else { "keep" }.to_owned();
         };
         let mut words = Vec::new();
@@ -243,13 +237,7 @@ mod tests {
 
     fn set(policy: SchedPolicy, nice: Option<i8>, slice_us: Option<u64>) -> String {
         let slice = slice_us.map(Duration::from_micros);
-        Sched::Set {
-            policy,
-            priority: None,
-            nice,
-            slice,
-        }
-        .words()
+        Sched::Set { policy, priority: None, nice, slice }.words()
     }
 
     #[test]
@@ -257,20 +245,13 @@ mod tests {
         assert_eq!(Sched::Auto.words(), "auto");
         assert_eq!(Sched::Keep.words(), "keep");
         assert_eq!(set(SchedPolicy::Other, None, None), "other");
-        assert_eq!(
-            set(SchedPolicy::Other, Some(-5), Some(3000)),
-            "nice -5 slice 3 ms"
-        );
+        assert_eq!(set(SchedPolicy::Other, Some(-5), Some(3000)), "nice -5 slice 3 ms");
         assert_eq!(set(SchedPolicy::Other, None, Some(500)), "slice 500 us");
         assert_eq!(set(SchedPolicy::Batch, Some(5), None), "batch nice 5");
         assert_eq!(set(SchedPolicy::Idle, None, None), "idle");
         assert_eq!(set(SchedPolicy::RoundRobin, None, None), "rr 10");
-        let fifo = Sched::Set {
-            policy: SchedPolicy::Fifo,
-            priority: Some(20),
-            nice: None,
-            slice: None,
-        };
+        let fifo =
+            Sched::Set { policy: SchedPolicy::Fifo, priority: Some(20), nice: None, slice: None };
         assert_eq!(fifo.words(), "fifo 20");
     }
 
@@ -278,21 +259,7 @@ mod tests {
     fn the_rest_in_words() {
         assert_eq!(Deadline::Auto.words(), "auto");
         assert_eq!(Deadline::After(Duration::from_millis(33)).words(), "33 ms");
-        assert_eq!(
-            IoPriority {
-                class: IoClass::Realtime,
-                level: 2
-            }
-            .words(),
-            "realtime 2"
-        );
-        assert_eq!(
-            IoPriority {
-                class: IoClass::Idle,
-                level: 0
-            }
-            .words(),
-            "idle"
-        );
+        assert_eq!(IoPriority { class: IoClass::Realtime, level: 2 }.words(), "realtime 2");
+        assert_eq!(IoPriority { class: IoClass::Idle, level: 0 }.words(), "idle");
     }
 }

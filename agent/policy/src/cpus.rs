@@ -60,11 +60,7 @@ impl FromStr for CpuList {
             chosen[first as usize..=last as usize].fill(true);
         }
         let numbered = (0..).zip(chosen);
-        Ok(Self::Only(
-            numbered
-                .filter_map(|(cpu, chosen)| chosen.then_some(cpu))
-                .collect(),
-        ))
+        Ok(Self::Only(numbered.filter_map(|(cpu, chosen)| chosen.then_some(cpu)).collect()))
     }
 }
 
@@ -89,10 +85,7 @@ impl fmt::Display for CpuList {
         let Self::Only(cpus) = self else {
             return f.write_str("all");
         };
-        for (i, run) in cpus
-            .chunk_by(|a, b| a.checked_add(1) == Some(*b))
-            .enumerate()
-        {
+        for (i, run) in cpus.chunk_by(|a, b| a.checked_add(1) == Some(*b)).enumerate() {
             if i > 0 {
                 f.write_str(",")?;
             }
@@ -126,13 +119,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_list() {
-        for text in [
-            "x", "1-", "-1", "1,,2", ",", "1-2-3", "+1", "0x1", "1:2", "٣",
-        ] {
-            assert!(
-                matches!(list(text), Err(CpuListError::Malformed(_))),
-                "{text}"
-            );
+        for text in ["x", "1-", "-1", "1,,2", ",", "1-2-3", "+1", "0x1", "1:2", "٣"] {
+            assert!(matches!(list(text), Err(CpuListError::Malformed(_))), "{text}");
         }
         assert_eq!(list("  "), Err(CpuListError::Empty));
         assert_eq!(list("3-1"), Err(CpuListError::Backwards(3, 1)));

@@ -3,12 +3,8 @@
 use std::time::Duration;
 
 /// Units and their nanoseconds.
-const UNITS: [(&str, u64); 4] = [
-    ("us", 1_000),
-    ("µs", 1_000),
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-];
+const UNITS: [(&str, u64); 4] =
+    [("us", 1_000), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)];
 
 /// Reads a number, a unit (`us`, `ms` or `s`) and at most some spaces between them. Nothing where
 /// it is not so, where it is finer than a nanosecond, or beyond some hundred years.
@@ -99,12 +95,9 @@ mod tests {
 
     #[test]
     fn words_use_the_largest_unit() {
-        for (us, expected) in [
-            (3_000, "3 ms"),
-            (500, "500 us"),
-            (1_500, "1.5 ms"),
-            (2_000_000, "2 s"),
-        ] {
+        for (us, expected) in
+            [(3_000, "3 ms"), (500, "500 us"), (1_500, "1.5 ms"), (2_000_000, "2 s")]
+        {
             assert_eq!(words(Duration::from_micros(us)), expected);
         }
         assert_eq!(words(Duration::ZERO), "0 us");

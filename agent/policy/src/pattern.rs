@@ -61,10 +61,7 @@ pub(crate) struct ByteSet(u128);
 enum Unit {
     Char(char),
     Any,
-    Set {
-        negated: bool,
-        ranges: Vec<(char, char)>,
-    },
+    Set { negated: bool, ranges: Vec<(char, char)> },
 }
 
 /// Why a pattern was refused.
@@ -110,10 +107,7 @@ impl Pattern {
         let head = Piece::new(pieces.remove(0));
         let tail = pieces.pop().map(|last| {
             let between = pieces.into_iter().filter(|piece| !piece.is_empty());
-            Tail {
-                between: between.map(Between::new).collect(),
-                last: Piece::new(last),
-            }
+            Tail { between: between.map(Between::new).collect(), last: Piece::new(last) }
         });
         let mut pattern = Self {
             text: text.into(),
@@ -210,9 +204,7 @@ fn split(text: &str) -> Result<Vec<Vec<Unit>>, PatternError> {
             '*' => pieces.push(std::mem::take(&mut piece)),
             '?' => piece.push(Unit::Any),
             '[' => piece.push(set(&mut chars)?),
-            '\\' => piece.push(Unit::Char(
-                chars.next().ok_or(PatternError::NothingEscaped)?,
-            )),
+            '\\' => piece.push(Unit::Char(chars.next().ok_or(PatternError::NothingEscaped)?)),
             _ => piece.push(Unit::Char(c)),
         }
     }
@@ -288,9 +280,7 @@ impl Piece {
             Self::Literal(literal) => text.strip_prefix(&**literal),
             Self::Units(units) => {
                 let mut chars = text.chars();
-                let fits = units
-                    .iter()
-                    .all(|u| chars.next().is_some_and(|c| u.fits(c)));
+                let fits = units.iter().all(|u| chars.next().is_some_and(|c| u.fits(c)));
                 fits.then_some(chars.as_str())
             }
         }

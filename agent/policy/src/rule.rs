@@ -59,21 +59,16 @@ impl PolicySet {
     pub fn classify(&self, process: &ProcessFacts, thread: &str) -> Option<Classified> {
         let subject = Subject::new(process, thread);
         let rule = self.rules.iter().position(|rule| rule.holds(&subject))?;
-        Some(Classified {
-            class: self.rules[rule].class,
-            rule,
-        })
+        Some(Classified { class: self.rules[rule].class, rule })
     }
 
-    /// Whether any rule looks at a thread's own name, so that a renamed thread must be matched
-    /// again.
+    /// Whether a thread of `process` may have another class once it has another name, so that
+    /// also its threads without a class must be watched.
     #[must_use]
-    pub fn looks_at_threads(&self) -> bool {
-        let mut matchers = self
-            .rules
-            .iter()
-            .flat_map(|r| r.matchers.iter().chain(&r.unless));
-        matchers.any(|matcher| !matcher.thread.is_empty())
+    pub fn looks_at_threads_of(&self, process: &ProcessFacts) -> bool {
+        let subject = Subject::new(process, "");
+        let mut matchers = self.rules.iter().flat_map(|r| r.matchers.iter().chain(&r.unless));
+        matchers.any(|matcher| !matcher.thread.is_empty() && matcher.holds_for_process(&subject))
     }
 }
 
@@ -88,38 +83,21 @@ impl Matcher {
     /// Whether no key has a pattern; such a table holds for everything, and the parser refuses it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self {
-            exe,
-            comm,
-            cmdline,
-            user,
-            cgroup,
-            parent,
-            thread,
-        } = self;
-        [exe, comm, cmdline, user, cgroup, parent, thread]
-            .iter()
-            .all(|key| key.is_empty())
+        let Self { exe, comm, cmdline, user, cgroup, parent, thread } = self;
+        [exe, comm, cmdline, user, cgroup, parent, thread].iter().all(|key| key.is_empty())
     }
 
-    /// Short texts come first, the command line last.
     fn holds(&self, subject: &Subject<'_>) -> bool {
-        let Self {
-            exe,
-            comm,
-            cmdline,
-            user,
-            cgroup,
-            parent,
-            thread,
-        } = self;
+        holds(&self.thread, |p| subject.thread.fits(p)) && self.holds_for_process(subject)
+    }
+
+    /// All keys but the thread's name. Short texts come first, the command line last.
+    fn holds_for_process(&self, subject: &Subject<'_>) -> bool {
+        let Self { exe, comm, cmdline, user, cgroup, parent, thread: _ } = self;
         holds(comm, |p| subject.comm.fits(p))
             && holds(exe, |p| subject.exe.fits(p))
-            && holds(thread, |p| subject.thread.fits(p))
             && holds(parent, |p| subject.is_child_of(p))
-            && holds(user, |p| {
-                subject.user.fits(p) || p.matches(subject.uid.as_str())
-            })
+            && holds(user, |p| subject.user.fits(p) || p.matches(subject.uid.as_str()))
             && holds(cgroup, |p| subject.cgroup.fits(p))
             && holds(cmdline, |p| subject.cmdline.fits(p))
     }
@@ -145,15 +123,7 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn new(process: &'a ProcessFacts, thread: &'a str) -> Self {
-        let ProcessFacts {
-            exe,
-            comm,
-            cmdline,
-            uid,
-            user,
-            cgroup,
-            parent,
-        } = process;
+        let ProcessFacts { exe, comm, cmdline, uid, user, cgroup, parent } = process;
         let parent = parent.as_ref();
         Self {
             exe: ExePath::new(exe.as_deref()),
@@ -182,10 +152,7 @@ struct Text<'a> {
 
 impl<'a> Text<'a> {
     fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            bytes: OnceCell::new(),
-        }
+        Self { text, bytes: OnceCell::new() }
     }
 
     /// What could not be read is empty and matches nothing.
@@ -206,18 +173,11 @@ impl<'a> ExePath<'a> {
     fn new(path: Option<&'a str>) -> Self {
         let path = path.unwrap_or_default();
         let last = path.rsplit_once('/').map_or(path, |(_, last)| last);
-        Self {
-            path: Text::new(path),
-            last: Text::new(last),
-        }
+        Self { path: Text::new(path), last: Text::new(last) }
     }
 
     fn fits(&self, pattern: &Pattern) -> bool {
-        if pattern.has_slash() {
-            self.path.fits(pattern)
-        } else {
-            self.last.fits(pattern)
-        }
+        if pattern.has_slash() { self.path.fits(pattern) } else { self.last.fits(pattern) }
     }
 }
 
@@ -289,26 +249,16 @@ mod tests {
             ("*/bin", false),
             ("/whisper-server", false),
         ] {
-            let matcher = Matcher {
-                exe: patterns(&[pattern]),
-                ..Matcher::default()
-            };
+            let matcher = Matcher { exe: patterns(&[pattern]), ..Matcher::default() };
             assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
         }
     }
 
     #[test]
     fn user_is_a_name_or_a_number() {
-        for (pattern, expected) in [
-            ("ann", true),
-            ("1000", true),
-            ("100", false),
-            ("root", false),
-        ] {
-            let matcher = Matcher {
-                user: patterns(&[pattern]),
-                ..Matcher::default()
-            };
+        for (pattern, expected) in [("ann", true), ("1000", true), ("100", false), ("root", false)]
+        {
+            let matcher = Matcher { user: patterns(&[pattern]), ..Matcher::default() };
             assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
         }
     }
@@ -322,10 +272,7 @@ mod tests {
             ("*/build.sh", false),
             ("sh", false),
         ] {
-            let matcher = Matcher {
-                parent: patterns(&[pattern]),
-                ..Matcher::default()
-            };
+            let matcher = Matcher { parent: patterns(&[pattern]), ..Matcher::default() };
             assert_eq!(holds_for(&matcher, &process()), expected, "{pattern}");
         }
     }
@@ -340,10 +287,7 @@ mod tests {
             ..Matcher::default()
         };
         assert!(holds_for(&matcher, &process()));
-        let other = Matcher {
-            cgroup: patterns(&["/user.slice/*"]),
-            ..matcher
-        };
+        let other = Matcher { cgroup: patterns(&["/user.slice/*"]), ..matcher };
         assert!(!holds_for(&other, &process()));
     }
 
@@ -352,26 +296,11 @@ mod tests {
         let nothing = ProcessFacts::default();
         let star = || patterns(&["*"]);
         for matcher in [
-            Matcher {
-                exe: star(),
-                ..Matcher::default()
-            },
-            Matcher {
-                comm: star(),
-                ..Matcher::default()
-            },
-            Matcher {
-                cmdline: star(),
-                ..Matcher::default()
-            },
-            Matcher {
-                cgroup: star(),
-                ..Matcher::default()
-            },
-            Matcher {
-                parent: star(),
-                ..Matcher::default()
-            },
+            Matcher { exe: star(), ..Matcher::default() },
+            Matcher { comm: star(), ..Matcher::default() },
+            Matcher { cmdline: star(), ..Matcher::default() },
+            Matcher { cgroup: star(), ..Matcher::default() },
+            Matcher { parent: star(), ..Matcher::default() },
         ] {
             assert!(!holds_for(&matcher, &nothing), "{matcher:?}");
         }

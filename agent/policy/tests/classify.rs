@@ -32,17 +32,13 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn parse(text: &str) -> PolicySet {
-    PolicySet::parse(&[Source {
-        path: "test.toml".into(),
-        text: text.into(),
-    }])
-    .expect("a good policy")
+    PolicySet::parse(&[Source { path: "test.toml".into(), text: text.into() }])
+        .expect("a good policy")
 }
 
 /// Name of the rule that a thread matches.
 fn rule<'s>(set: &'s PolicySet, process: &ProcessFacts, thread: &str) -> Option<&'s str> {
-    set.classify(process, thread)
-        .map(|found| set.rules[found.rule].name.as_str())
+    set.classify(process, thread).map(|found| set.rules[found.rule].name.as_str())
 }
 
 fn whisper() -> ProcessFacts {
@@ -83,13 +79,9 @@ fn the_highest_priority_wins_then_the_first() {
         "#,
     );
     assert_eq!(rule(&set, &whisper(), "whisper-server"), Some("first"));
-    let root = ProcessFacts {
-        uid: 0,
-        user: Some("root".into()),
-        ..whisper()
-    };
+    let root = ProcessFacts { uid: 0, user: Some("root".into()), ..whisper() };
     assert_eq!(rule(&set, &root, "whisper-server"), Some("urgent"));
-    assert!(!set.looks_at_threads());
+    assert!(!set.looks_at_threads_of(&whisper()));
 }
 
 #[test]
@@ -111,16 +103,9 @@ fn unless_takes_back_and_later_rules_are_tried() {
         "#,
     );
     assert_eq!(rule(&set, &whisper(), ""), Some("people's"));
-    let ci = ProcessFacts {
-        user: Some("ci".into()),
-        ..whisper()
-    };
+    let ci = ProcessFacts { user: Some("ci".into()), ..whisper() };
     assert_eq!(rule(&set, &ci, ""), Some("everybody's"));
-    let job = ProcessFacts {
-        cgroup: Some("/ci/7".into()),
-        cmdline: String::new(),
-        ..whisper()
-    };
+    let job = ProcessFacts { cgroup: Some("/ci/7".into()), cmdline: String::new(), ..whisper() };
     assert_eq!(rule(&set, &job, ""), None);
 }
 
@@ -137,14 +122,12 @@ fn a_thread_is_matched_by_its_own_name() {
         match = { exe = "whisper-server", any = [{ thread = "decode-?" }, { thread = "mel" }] }
         "#,
     );
-    assert!(set.looks_at_threads());
+    assert!(set.looks_at_threads_of(&whisper()));
+    assert!(!set.looks_at_threads_of(&ProcessFacts::default()));
     assert_eq!(rule(&set, &whisper(), "decode-1"), Some("decoder"));
     assert_eq!(rule(&set, &whisper(), "mel"), Some("decoder"));
     assert_eq!(rule(&set, &whisper(), "whisper-server"), None);
-    let other = ProcessFacts {
-        exe: None,
-        ..whisper()
-    };
+    let other = ProcessFacts { exe: None, ..whisper() };
     assert_eq!(rule(&set, &other, "mel"), None);
 }
 
@@ -161,7 +144,8 @@ fn unless_may_look_at_threads_too() {
         unless = { thread = "log*" }
         "#,
     );
-    assert!(set.looks_at_threads());
+    assert!(set.looks_at_threads_of(&whisper()));
+    assert!(!set.looks_at_threads_of(&ProcessFacts::default()));
     assert_eq!(rule(&set, &whisper(), "logger"), None);
     assert_eq!(rule(&set, &whisper(), "mel"), Some("rule 1"));
 }
@@ -208,19 +192,13 @@ fn ten_thousand_processes_against_two_hundred_rules() {
     let mut times: Vec<_> = (0..11)
         .map(|_| {
             let start = Instant::now();
-            let matched = processes
-                .iter()
-                .filter(|p| set.classify(p, &p.comm).is_some())
-                .count();
+            let matched = processes.iter().filter(|p| set.classify(p, &p.comm).is_some()).count();
             assert_eq!(matched, 0);
             start.elapsed()
         })
         .collect();
     times.sort();
-    println!(
-        "fastest {:?}, median {:?}, slowest {:?}",
-        times[0], times[5], times[10]
-    );
+    println!("fastest {:?}, median {:?}, slowest {:?}", times[0], times[5], times[10]);
     // The fastest: on a shared machine the others measure the neighbours as well.
     assert!(times[0].as_millis() <= 50, "{times:?}");
 }

@@ -72,7 +72,10 @@ pub enum PolicyFilesError {
         reader: u32,
     },
     /// A folder, a device, a pipe.
-    #[error("{}: not a regular file; remove it or give it a name that does not end in .toml", path.display())]
+    #[error(
+        "{}: not a regular file, as a policy must be; remove it, or give it a name that does not \
+         end in .toml", path.display()
+    )]
     NotAFile {
         /// What.
         path: PathBuf,
@@ -144,11 +147,7 @@ pub fn read_folders(folders: &[&Path]) -> Result<PolicyFiles, Vec<PolicyFilesErr
             Err(error) => errors.push(error),
         }
     }
-    if errors.is_empty() {
-        Ok(found)
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(found) } else { Err(errors) }
 }
 
 /// Reads one file, for `downbeat check`. The same is asked of it as of a file in a policy folder,
@@ -158,6 +157,15 @@ pub fn read_folders(folders: &[&Path]) -> Result<PolicyFiles, Vec<PolicyFilesErr
 /// [`PolicyFilesError`] naming the file.
 pub fn read_file(path: &Path) -> Result<Source, PolicyFilesError> {
     read_at(AT_FDCWD, path, path.to_path_buf())
+}
+
+/// Reads a policy from a stream, for `downbeat check -`; `path` is its name in messages. Nobody's
+/// rights are asked: what comes this way is checked and never becomes policy.
+///
+/// # Errors
+/// [`PolicyFilesError`] naming the stream.
+pub fn read_stream(stream: impl Read, path: &Path) -> Result<Source, PolicyFilesError> {
+    read_text(stream, path.to_path_buf())
 }
 
 /// A policy folder that may be trusted.
@@ -171,47 +179,32 @@ struct PolicyFolder {
 impl PolicyFolder {
     /// Nothing where there is no such folder.
     fn open(path: &Path) -> Result<Option<Self>, PolicyFilesError> {
-        let unreadable = |source: io::Error| PolicyFilesError::Unreadable {
-            path: path.to_path_buf(),
-            source,
-        };
+        let unreadable =
+            |source: io::Error| PolicyFilesError::Unreadable { path: path.to_path_buf(), source };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = match openat(AT_FDCWD, path, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(nix::Error::ENOENT) => return Ok(None),
             Err(errno) => return Err(unreadable(errno.into())),
         };
-        refuse_untrusted(
-            path,
-            &folder.metadata().map_err(unreadable)?,
-            geteuid().as_raw(),
-        )?;
+        refuse_untrusted(path, &folder.metadata().map_err(unreadable)?, geteuid().as_raw())?;
         let mut dir = Dir::from_fd(folder.into()).map_err(|errno| unreadable(errno.into()))?;
         let mut names = Vec::new();
         for entry in dir.iter() {
-            let name = entry
-                .map_err(|errno| unreadable(errno.into()))?
-                .file_name()
-                .to_bytes()
-                .to_vec();
+            let name =
+                entry.map_err(|errno| unreadable(errno.into()))?.file_name().to_bytes().to_vec();
             if name.ends_with(b".toml") && !name.starts_with(b".") {
                 names.push(OsString::from_vec(name));
             }
         }
-        Ok(Some(Self {
-            path: path.to_path_buf(),
-            dir,
-            names,
-        }))
+        Ok(Some(Self { path: path.to_path_buf(), dir, names }))
     }
 }
 
 /// Reads the file `name` below `folder`; `path` is its name in messages.
 fn read_at(folder: impl AsFd, name: &Path, path: PathBuf) -> Result<Source, PolicyFilesError> {
-    let unreadable = |source: io::Error| PolicyFilesError::Unreadable {
-        path: path.clone(),
-        source,
-    };
+    let unreadable =
+        |source: io::Error| PolicyFilesError::Unreadable { path: path.clone(), source };
     // A pipe must not keep the agent waiting for a writer, nor a terminal become its own.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = openat(folder, name, flags, Mode::empty()).map_err(|e| unreadable(e.into()))?;
@@ -221,11 +214,16 @@ fn read_at(folder: impl AsFd, name: &Path, path: PathBuf) -> Result<Source, Poli
         return Err(PolicyFilesError::NotAFile { path });
     }
     refuse_untrusted(&path, &metadata, geteuid().as_raw())?;
+    read_text(file, path)
+}
+
+fn read_text(stream: impl Read, path: PathBuf) -> Result<Source, PolicyFilesError> {
     let mut bytes = Vec::new();
     // One byte more tells a file that is too large, even if it grows meanwhile.
-    file.take(LARGEST_FILE + 1)
+    stream
+        .take(LARGEST_FILE + 1)
         .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+        .map_err(|source| PolicyFilesError::Unreadable { path: path.clone(), source })?;
     if bytes.len() as u64 > LARGEST_FILE {
         return Err(PolicyFilesError::TooLarge { path });
     }
@@ -248,11 +246,7 @@ fn refuse_untrusted(path: &Path, metadata: &Metadata, reader: u32) -> Result<(),
     }
     let owner = metadata.uid();
     if owner != 0 && owner != reader {
-        return Err(PolicyFilesError::ForeignOwner {
-            path: path(),
-            owner,
-            reader,
-        });
+        return Err(PolicyFilesError::ForeignOwner { path: path(), owner, reader });
     }
     Ok(())
 }
@@ -282,11 +276,7 @@ mod tests {
                 set_mode(&folder, 0o755);
                 folder
             });
-            Self {
-                _root: root,
-                shipped,
-                own,
-            }
+            Self { _root: root, shipped, own }
         }
 
         fn read(&self) -> Result<PolicyFiles, Vec<PolicyFilesError>> {
@@ -319,22 +309,14 @@ mod tests {
         write(&folders.own, "60-c.toml", "own 60");
         write(&folders.own, "50-a.toml", "own 50");
         let found = folders.read().expect("good files");
-        let read: Vec<_> = found
-            .sources
-            .iter()
-            .map(|s| (s.path.as_path(), s.text.as_str()))
-            .collect();
+        let read: Vec<_> =
+            found.sources.iter().map(|s| (s.path.as_path(), s.text.as_str())).collect();
         let expected = [
             (folders.own.join("50-a.toml"), "own 50"),
             (folders.own.join("60-c.toml"), "own 60"),
             (folders.shipped.join("90-b.toml"), "shipped 90"),
         ];
-        assert_eq!(
-            read,
-            expected
-                .each_ref()
-                .map(|(path, text)| (path.as_path(), *text))
-        );
+        assert_eq!(read, expected.each_ref().map(|(path, text)| (path.as_path(), *text)));
         assert!(found.missing_folders.is_empty());
     }
 
@@ -434,17 +416,9 @@ mod tests {
         symlink(&target, folders.own.join("a.toml")).expect("a link");
         assert_eq!(folders.read().expect("a good file").sources[0].text, "text");
         set_mode(&target, 0o666);
-        assert!(
-            folders
-                .errors()
-                .contains("a.toml: group or others can write it")
-        );
+        assert!(folders.errors().contains("a.toml: group or others can write it"));
         fs::remove_file(&target).expect("own file");
-        assert!(
-            folders.errors().contains("No such file"),
-            "{}",
-            folders.errors()
-        );
+        assert!(folders.errors().contains("No such file"), "{}", folders.errors());
     }
 
     #[test]
@@ -452,12 +426,7 @@ mod tests {
         let folders = Folders::new();
         let limit = usize::try_from(LARGEST_FILE).expect("a small number");
         write(&folders.own, "a.toml", "#".repeat(limit));
-        assert_eq!(
-            folders.read().expect("just small enough").sources[0]
-                .text
-                .len(),
-            limit
-        );
+        assert_eq!(folders.read().expect("just small enough").sources[0].text.len(), limit);
         write(&folders.own, "a.toml", "#".repeat(limit + 1));
         write(&folders.own, "b.toml", b"a = 1\nb = \"\xe9\"\n");
         let (a, b) = (folders.own.join("a.toml"), folders.own.join("b.toml"));
@@ -502,18 +471,12 @@ mod tests {
         let missing = read_file(&folders.own.join("nothing")).expect_err("no file");
         assert!(missing.to_string().ends_with("check the path"), "{missing}");
         set_mode(&path, 0o664);
-        assert!(matches!(
-            read_file(&path),
-            Err(PolicyFilesError::WritableByOthers { .. })
-        ));
+        assert!(matches!(read_file(&path), Err(PolicyFilesError::WritableByOthers { .. })));
     }
 
     #[test]
     fn a_remedy_can_be_pasted() {
         assert_eq!(shell_word(Path::new("/etc/a.toml")), "/etc/a.toml");
-        assert_eq!(
-            shell_word(Path::new("/tmp/it's a.toml")),
-            r"'/tmp/it'\''s a.toml'"
-        );
+        assert_eq!(shell_word(Path::new("/tmp/it's a.toml")), r"'/tmp/it'\''s a.toml'");
     }
 }

@@ -20,7 +20,7 @@ use crate::units;
 const NAMED: usize = 6;
 
 pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found, Failure> {
-    let (sources, mut problems) = read(files);
+    let (sources, mut problems) = read(files, &mut io::stdin().lock());
     let policy = match PolicySet::parse(&sources) {
         Ok(policy) => policy,
         Err(found) => {
@@ -34,11 +34,7 @@ pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found,
             let line = clean(problem).into_owned();
             printer.lines(&[Line::from(printer.paper.span(Ink::Bad, line))])?;
         }
-        let files = units::count(files.len() as u64, "argument");
-        let verdict = format!(
-            "{} in {files}",
-            units::count(problems.len() as u64, "problem")
-        );
+        let verdict = units::count(problems.len() as u64, "problem");
         printer.lines(&[Line::from(verdict)])?;
         return Ok(Found::Problems);
     }
@@ -47,47 +43,31 @@ pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found,
     Ok(Found::Nothing)
 }
 
-/// All files, and those of all folders, in the order given; and what could not be read.
-fn read(files: &[PathBuf]) -> (Vec<Source>, Vec<String>) {
+/// The folders among `files` as the agent reads them, then each file; and what could not be read.
+fn read(files: &[PathBuf], stdin: &mut dyn io::Read) -> (Vec<Source>, Vec<String>) {
+    let (folders, files): (Vec<&Path>, Vec<&Path>) =
+        files.iter().map(PathBuf::as_path).partition(|f| f.is_dir());
     let mut sources = Vec::new();
     let mut problems = Vec::new();
+    match policy_files::read_folders(&folders) {
+        Ok(found) if found.sources.is_empty() => problems.extend(
+            folders.iter().map(|folder| format!("{}: no *.toml in this folder", folder.display())),
+        ),
+        Ok(found) => sources.extend(found.sources),
+        Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
+    }
     for file in files {
-        let paths = if file.is_dir() {
-            match toml_files(file) {
-                Ok(paths) if paths.is_empty() => {
-                    problems.push(format!("{}: no *.toml in this folder", file.display()));
-                    continue;
-                }
-                Ok(paths) => paths,
-                Err(error) => {
-                    problems.push(format!("{}: {error}", file.display()));
-                    continue;
-                }
-            }
+        let read = if file == Path::new("-") {
+            policy_files::read_stream(&mut *stdin, Path::new("<stdin>"))
         } else {
-            vec![file.clone()]
+            policy_files::read_file(file)
         };
-        for path in paths {
-            match policy_files::read_file(&path) {
-                Ok(source) => sources.push(source),
-                Err(error) => problems.push(error.to_string()),
-            }
+        match read {
+            Ok(source) => sources.push(source),
+            Err(error) => problems.push(error.to_string()),
         }
     }
     (sources, problems)
-}
-
-/// `*.toml` of a folder, in name order.
-fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "toml") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// What one rule matches: threads per process.
@@ -136,9 +116,7 @@ fn lines(
             lines.extend(rule_lines(policy, rule, &rules[rule], paper));
         }
         if !any {
-            lines.push(Line::from(
-                paper.span(Ink::Warning, "  no rule gives this class"),
-            ));
+            lines.push(Line::from(paper.span(Ink::Warning, "  no rule gives this class")));
         }
     }
     lines
@@ -172,10 +150,7 @@ fn rule_lines(
     }
     if !named.is_empty() {
         let blank = " ".repeat(4);
-        let width = Paper {
-            width: paper.width.saturating_sub(4),
-            ..paper
-        };
+        let width = Paper { width: paper.width.saturating_sub(4), ..paper };
         lines.extend(
             text::wrap(&named.join(", "), width.width, 0)
                 .into_iter()
@@ -189,9 +164,5 @@ fn counted(processes: usize, threads: u64) -> String {
     if processes == 0 {
         return "matches nothing now".into();
     }
-    format!(
-        "{}, {}",
-        units::count(processes as u64, "process"),
-        units::count(threads, "thread")
-    )
+    format!("{}, {}", units::count(processes as u64, "process"), units::count(threads, "thread"))
 }

@@ -8,12 +8,20 @@ use crate::{
     Class, CpuList, Deadline, IoClass, IoPriority, Modality, Sched, SchedPolicy, Tier, duration,
 };
 
-const KEYS: [&str; 7] = [
-    "modality", "tier", "deadline", "cpus", "sched", "io", "memory",
-];
+const KEYS: [&str; 7] = ["modality", "tier", "deadline", "cpus", "sched", "io", "memory"];
 const SCHED_KEYS: [&str; 4] = ["policy", "priority", "nice", "slice"];
 const IO_KEYS: [&str; 2] = ["class", "level"];
 const MEMORY_KEYS: [&str; 1] = ["oom"];
+
+/// Keys that people put straight into the class.
+const MISPLACED: [(&str, &str); 6] = [
+    ("policy", "belongs inside `sched`: sched = { policy = … }"),
+    ("priority", "belongs inside `sched`: sched = { policy = \"fifo\", priority = … }"),
+    ("nice", "belongs inside `sched`: sched = { policy = \"other\", nice = … }"),
+    ("slice", "belongs inside `sched`: sched = { policy = \"other\", slice = … }"),
+    ("ioprio", "is called `io`: io = { class = \"best-effort\", level = … }"),
+    ("oom", "belongs inside `memory`: memory = { oom = … }"),
+];
 
 /// Characters of a class's name: it becomes a label in metrics and a column on the screen.
 const LONGEST_NAME: usize = 32;
@@ -49,7 +57,7 @@ const IO_CLASSES: [IoClass; 3] = [IoClass::Realtime, IoClass::BestEffort, IoClas
 pub(super) fn read(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<Class> {
     let name = name(field, notes);
     let table = field.table("a table", notes)?;
-    table.refuse_unknown(&KEYS, notes);
+    table.refuse_unknown_or_misplaced(&KEYS, &MISPLACED, notes);
     let modality = optional(&table, "modality", notes, |field, notes| {
         field.choice(&MODALITIES.map(|m| (m.name(), m)), notes)
     });
@@ -90,9 +98,7 @@ fn optional<'t, 's, T>(
 fn name<'t>(field: &Field<'t>, notes: &mut Notes<'_>) -> Option<&'t str> {
     let name = field.name();
     let good = (1..=LONGEST_NAME).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if !good {
         field.refuse_name(
             format!("a class's name is 1 to {LONGEST_NAME} letters (a-z), digits, `-` and `_`"),
@@ -119,10 +125,7 @@ fn duration_in(
 ) -> Option<Duration> {
     let Some(duration) = duration::parse(text) else {
         field.refuse(
-            format!(
-                "`{}` is not {wanted}; the units are us, ms and s",
-                shown(text)
-            ),
+            format!("`{}` is not {wanted}; the units are us, ms and s", shown(text)),
             notes,
         );
         return None;
@@ -130,19 +133,14 @@ fn duration_in(
     let good = (low..=high).contains(&duration);
     if !good {
         let (low, high) = (duration::words(low), duration::words(high));
-        field.refuse(
-            format!("`{}` is not from {low} to {high}", shown(text)),
-            notes,
-        );
+        field.refuse(format!("`{}` is not from {low} to {high}", shown(text)), notes);
     }
     good.then_some(duration)
 }
 
 fn cpus(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<CpuList> {
     let text = field.string("\"all\" or a list such as \"0-3,6\"", notes)?;
-    text.parse()
-        .map_err(|error| field.refuse(error, notes))
-        .ok()
+    text.parse().map_err(|error| field.refuse(error, notes)).ok()
 }
 
 fn sched(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
@@ -157,15 +155,7 @@ fn sched(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
     }
     let mut words = vec![("auto", Sched::Auto), ("keep", Sched::Keep)];
     words.extend(POLICIES.map(|policy| {
-        (
-            policy.name(),
-            Sched::Set {
-                policy,
-                priority: None,
-                nice: None,
-                slice: None,
-            },
-        )
+        (policy.name(), Sched::Set { policy, priority: None, nice: None, slice: None })
     }));
     field.choice(&words, notes)
 }
@@ -175,12 +165,8 @@ fn sched_table(table: &Table<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
     let policy = table
         .require("policy", "policy = \"fifo\"", notes)
         .and_then(|field| field.choice(&POLICIES.map(|p| (p.name(), p)), notes));
-    let priority = optional(table, "priority", notes, |f, notes| {
-        f.integer_in(1..=99_u8, notes)
-    });
-    let nice = optional(table, "nice", notes, |f, notes| {
-        f.integer_in(-20..=19_i8, notes)
-    });
+    let priority = optional(table, "priority", notes, |f, notes| f.integer_in(1..=99_u8, notes));
+    let nice = optional(table, "nice", notes, |f, notes| f.integer_in(-20..=19_i8, notes));
     let slice = optional(table, "slice", notes, |field, notes| {
         const WANTED: &str = "a duration such as \"3ms\"";
         let text = field.string(WANTED, notes)?;
@@ -196,12 +182,7 @@ fn sched_table(table: &Table<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
     if fits.contains(&false) {
         return None;
     }
-    Some(Sched::Set {
-        policy,
-        priority: priority?,
-        nice: nice?,
-        slice: slice?,
-    })
+    Some(Sched::Set { policy, priority: priority?, nice: nice?, slice: slice? })
 }
 
 fn has_nice(policy: SchedPolicy) -> bool {
@@ -223,25 +204,17 @@ fn refuse_parameter(
         SchedPolicy::Fifo | SchedPolicy::RoundRobin => "takes priority",
         SchedPolicy::Idle => "takes nothing more",
     };
-    field.refuse_name(
-        format!("the policy `{}` has none; it {takes}", policy.name()),
-        notes,
-    );
+    field.refuse_name(format!("the policy `{}` has none; it {takes}", policy.name()), notes);
     true
 }
 
 fn io(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<IoPriority> {
-    let table = field.table(
-        "a table such as { class = \"best-effort\", level = 2 }",
-        notes,
-    )?;
+    let table = field.table("a table such as { class = \"best-effort\", level = 2 }", notes)?;
     table.refuse_unknown(&IO_KEYS, notes);
     let class = table
         .require("class", "class = \"best-effort\"", notes)
         .and_then(|field| field.choice(&IO_CLASSES.map(|c| (c.name(), c)), notes));
-    let level = optional(&table, "level", notes, |f, notes| {
-        f.integer_in(0..=7_u8, notes)
-    });
+    let level = optional(&table, "level", notes, |f, notes| f.integer_in(0..=7_u8, notes));
     let class = class?;
     match (class, table.get("level")) {
         (IoClass::Idle, Some(field)) => {
@@ -249,17 +222,15 @@ fn io(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<IoPriority> {
             None
         }
         (IoClass::Idle, None) => Some(IoPriority { class, level: 0 }),
-        _ => Some(IoPriority {
-            class,
-            level: level?.unwrap_or(DEFAULT_IO_LEVEL),
-        }),
+        _ => Some(IoPriority { class, level: level?.unwrap_or(DEFAULT_IO_LEVEL) }),
     }
 }
 
 fn oom(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<i16> {
     let table = field.table("a table such as { oom = -500 }", notes)?;
+    if table.refuse_empty("write for example `oom = -500`, or leave the key out", notes) {
+        return None;
+    }
     table.refuse_unknown(&MEMORY_KEYS, notes);
-    table
-        .require("oom", "oom = -500", notes)?
-        .integer_in(-1000..=1000_i16, notes)
+    table.get("oom")?.integer_in(-1000..=1000_i16, notes)
 }

@@ -44,10 +44,8 @@ impl PolicySet {
         let mut problems = Vec::new();
         for file in files {
             problems.extend(file.notes.into_problems());
-            set.classes
-                .extend(file.classes.into_iter().filter_map(|draft| draft.class));
-            set.rules
-                .extend(file.rules.into_iter().map(|draft| draft.rule));
+            set.classes.extend(file.classes.into_iter().filter_map(|draft| draft.class));
+            set.rules.extend(file.rules.into_iter().map(|draft| draft.rule));
         }
         if problems.is_empty() {
             set.rules.sort_by_key(|rule| Reverse(rule.priority));
@@ -81,12 +79,7 @@ struct ClassDraft {
 impl<'s> File<'s> {
     fn read(source: &'s Source) -> Self {
         let notes = Notes::new(source);
-        let mut file = Self {
-            notes,
-            classes: Vec::new(),
-            rules: Vec::new(),
-            complete: false,
-        };
+        let mut file = Self { notes, classes: Vec::new(), rules: Vec::new(), complete: false };
         match DeTable::parse(&source.text) {
             Ok(document) => file.read_document(&Table::root(document.get_ref())),
             Err(error) => {
@@ -96,8 +89,7 @@ impl<'s> File<'s> {
                     None | Some("") => String::new(),
                     Some(text) => format!(", at `{}`", table::shown(text)),
                 };
-                file.notes
-                    .add(span.start, format!("not TOML: {message}{there}"));
+                file.notes.add(span.start, format!("not TOML: {message}{there}"));
             }
         }
         file
@@ -120,10 +112,7 @@ impl<'s> File<'s> {
     /// Whether the rest of the file is worth a look. A file that forgot its `schema` is.
     fn knows_schema(&mut self, root: &Table<'_>) -> bool {
         let Some(field) = root.get("schema") else {
-            self.notes.add(
-                0,
-                format!("schema: missing; write `schema = {SCHEMA}` at the top"),
-            );
+            self.notes.add(0, format!("schema: missing; write `schema = {SCHEMA}` at the top"));
             return true;
         };
         match field.integer() {
@@ -193,10 +182,8 @@ fn tie_rules_to_classes(files: &mut [File<'_>], names: &ClassNames) {
                 Some((place, _)) => draft.rule.class = *place,
                 None => {
                     let hint = suggest::hint(name, names.keys().map(String::as_str), "defined");
-                    notes.add(
-                        *at,
-                        format!("rule.class: no class `{}`; {hint}", table::shown(name)),
-                    );
+                    notes
+                        .add(*at, format!("rule.class: no class `{}`; {hint}", table::shown(name)));
                 }
             }
         }

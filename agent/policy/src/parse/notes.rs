@@ -33,10 +33,7 @@ impl<'s> Notes<'s> {
 
     /// The place of byte offset `at`.
     pub(super) fn origin(&self, at: usize) -> Origin {
-        Origin {
-            path: Arc::clone(&self.path),
-            line: self.line(at),
-        }
+        Origin { path: Arc::clone(&self.path), line: self.line(at) }
     }
 
     fn line(&self, at: usize) -> usize {
@@ -49,11 +46,7 @@ impl<'s> Notes<'s> {
         self.found.sort_by_key(|(at, _)| *at);
         let mut problems = Vec::with_capacity(self.found.len());
         // An editor shows no byte order mark.
-        let mut from = if self.text.starts_with('\u{feff}') {
-            3
-        } else {
-            0
-        };
+        let mut from = if self.text.starts_with('\u{feff}') { 3 } else { 0 };
         let mut column = 1;
         for (at, message) in std::mem::take(&mut self.found) {
             let at = self.text.floor_char_boundary(at).max(from);
@@ -64,12 +57,7 @@ impl<'s> Notes<'s> {
             };
             from = at;
             let path = self.path.as_ref().clone();
-            problems.push(Problem {
-                path,
-                line: self.line(at),
-                column,
-                message,
-            });
+            problems.push(Problem { path, line: self.line(at), column, message });
         }
         problems
     }
@@ -80,27 +68,17 @@ mod tests {
     use super::*;
 
     fn positions(text: &str, offsets: &[usize]) -> Vec<(usize, usize)> {
-        let source = Source {
-            path: "x.toml".into(),
-            text: text.into(),
-        };
+        let source = Source { path: "x.toml".into(), text: text.into() };
         let mut notes = Notes::new(&source);
         for at in offsets {
             notes.add(*at, String::new());
         }
-        notes
-            .into_problems()
-            .into_iter()
-            .map(|p| (p.line, p.column))
-            .collect()
+        notes.into_problems().into_iter().map(|p| (p.line, p.column)).collect()
     }
 
     #[test]
     fn columns_are_characters() {
-        assert_eq!(
-            positions("é = 1\nüü = 2", &[3, 12, 0, 7]),
-            [(1, 1), (1, 3), (2, 1), (2, 4)]
-        );
+        assert_eq!(positions("é = 1\nüü = 2", &[3, 12, 0, 7]), [(1, 1), (1, 3), (2, 1), (2, 4)]);
     }
 
     #[test]
@@ -110,10 +88,7 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_no_column() {
-        assert_eq!(
-            positions("\u{feff}ab", &[0, 3, 4]),
-            [(1, 1), (1, 1), (1, 2)]
-        );
+        assert_eq!(positions("\u{feff}ab", &[0, 3, 4]), [(1, 1), (1, 1), (1, 2)]);
     }
 
     #[test]

@@ -8,9 +8,8 @@ use super::table::{Field, Table, shown};
 use crate::{Matcher, Pattern, Rule};
 
 const KEYS: [&str; 5] = ["name", "class", "priority", "match", "unless"];
-const MATCH_KEYS: [&str; 8] = [
-    "exe", "comm", "cmdline", "user", "cgroup", "parent", "thread", "any",
-];
+const MATCH_KEYS: [&str; 8] =
+    ["exe", "comm", "cmdline", "user", "cgroup", "parent", "thread", "any"];
 
 /// Keys that a reader of the design may well put beside `match`.
 const MISPLACED: [(&str, &str); 1] = [("any", "belongs inside `match`: match = { any = [ … ] }")];
@@ -36,9 +35,7 @@ pub(super) fn read_all(field: &Field<'_>, notes: &mut Notes<'_>) -> Vec<RuleDraf
         return Vec::new();
     };
     let rules = field.elements(list).enumerate();
-    rules
-        .filter_map(|(i, field)| read(&field, i + 1, notes))
-        .collect()
+    rules.filter_map(|(i, field)| read(&field, i + 1, notes)).collect()
 }
 
 /// Reads the rule that is the file's `number`th.
@@ -46,21 +43,15 @@ fn read(field: &Field<'_>, number: usize, notes: &mut Notes<'_>) -> Option<RuleD
     let table = field.table("tables; write `[[rule]]`", notes)?;
     table.refuse_unknown_or_misplaced(&KEYS, &MISPLACED, notes);
     let name = table.get("name").and_then(|field| name(&field, notes));
-    let class = table
-        .require("class", "class = \"voice\"", notes)
-        .and_then(|field| {
-            let name = field.string("the name of a class", notes)?;
-            Some((field.value_at(), name.to_owned()))
-        });
-    let priority = table
-        .get("priority")
-        .and_then(|f| f.integer_in(i32::MIN..=i32::MAX, notes));
+    let class = table.require("class", "class = \"voice\"", notes).and_then(|field| {
+        let name = field.string("the name of a class", notes)?;
+        Some((field.value_at(), name.to_owned()))
+    });
+    let priority = table.get("priority").and_then(|f| f.integer_in(i32::MIN..=i32::MAX, notes));
     let matchers = table
         .require("match", "match = { exe = \"*/whisper-server\" }", notes)
         .map(|field| matchers(&field, notes));
-    let unless = table
-        .get("unless")
-        .map(|field| self::matchers(&field, notes));
+    let unless = table.get("unless").map(|field| self::matchers(&field, notes));
     Some(RuleDraft {
         rule: Rule {
             name: name.unwrap_or_else(|| format!("rule {number}")),
@@ -80,10 +71,7 @@ fn name(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<String> {
         && !name.chars().any(char::is_control)
         && !name.trim().is_empty();
     if !good {
-        field.refuse(
-            format!("a rule's name is one line of 1 to {LONGEST_NAME} characters"),
-            notes,
-        );
+        field.refuse(format!("a rule's name is one line of 1 to {LONGEST_NAME} characters"), notes);
     }
     good.then(|| name.to_owned())
 }
@@ -109,9 +97,7 @@ fn matchers(field: &Field<'_>, notes: &mut Notes<'_>) -> Vec<Matcher> {
     if list.is_empty() {
         any.refuse("an empty list matches nothing; leave the key out", notes);
     }
-    any.elements(list)
-        .filter_map(|element| alternative(&element, &table, &common, notes))
-        .collect()
+    any.elements(list).filter_map(|element| alternative(&element, &table, &common, notes)).collect()
 }
 
 /// One table of `any`, together with the keys beside `any`.
@@ -127,24 +113,10 @@ fn alternative(
     }
     let known = &MATCH_KEYS[..MATCH_KEYS.len() - 1];
     table.refuse_unknown(known, notes);
-    for twice in table
-        .fields()
-        .filter(|f| f.name() != "any" && beside.get(f.name()).is_some())
-    {
-        twice.refuse_name(
-            "also stands beside `any`; give it in one of the two places",
-            notes,
-        );
+    for twice in table.fields().filter(|f| f.name() != "any" && beside.get(f.name()).is_some()) {
+        twice.refuse_name("also stands beside `any`; give it in one of the two places", notes);
     }
-    let Matcher {
-        exe,
-        comm,
-        cmdline,
-        user,
-        cgroup,
-        parent,
-        thread,
-    } = matcher(&table, notes);
+    let Matcher { exe, comm, cmdline, user, cgroup, parent, thread } = matcher(&table, notes);
     let or = |own: Vec<Pattern>, common: &Vec<Pattern>| {
         if own.is_empty() { common.clone() } else { own }
     };
@@ -162,9 +134,7 @@ fn alternative(
 /// The patterns of one table, without `any`.
 fn matcher(table: &Table<'_>, notes: &mut Notes<'_>) -> Matcher {
     let mut read = |key: &str, check: Check| {
-        table
-            .get(key)
-            .map_or_else(Vec::new, |field| patterns(&field, check, notes))
+        table.get(key).map_or_else(Vec::new, |field| patterns(&field, check, notes))
     };
     Matcher {
         exe: read("exe", path_or_name),
@@ -182,17 +152,14 @@ type Check = fn(&Pattern) -> Option<String>;
 
 /// A string or a list of strings.
 fn patterns(field: &Field<'_>, check: Check, notes: &mut Notes<'_>) -> Vec<Pattern> {
-    const WANTED: &str = "a pattern or a list of patterns";
+    const WANTED: &str = "a pattern in quotes or a list of them";
     let Some(list) = field.as_array() else {
         return pattern(field, WANTED, check, notes).into_iter().collect();
     };
     if list.is_empty() {
         field.refuse("an empty list matches nothing; leave the key out", notes);
     }
-    field
-        .elements(list)
-        .filter_map(|f| pattern(&f, WANTED, check, notes))
-        .collect()
+    field.elements(list).filter_map(|f| pattern(&f, WANTED, check, notes)).collect()
 }
 
 fn pattern(
@@ -230,27 +197,16 @@ fn thread_name(pattern: &Pattern) -> Option<String> {
             return kept;
         }
         let text = pattern.as_str();
-        let cut = text
-            .get(..text.floor_char_boundary(COMM_BYTES))
-            .unwrap_or_default();
+        let cut = text.get(..text.floor_char_boundary(COMM_BYTES)).unwrap_or_default();
         format!("{kept}; write `{}`", shown(cut))
     })
 }
 
 fn path_or_name(pattern: &Pattern) -> Option<String> {
-    if pattern.has_slash() {
-        path(pattern)
-    } else {
-        None
-    }
+    if pattern.has_slash() { path(pattern) } else { None }
 }
 
 fn path(pattern: &Pattern) -> Option<String> {
     let first = pattern.first_char()?;
-    (first != '/').then(|| {
-        format!(
-            "a path starts with `/`; write `*/{}`",
-            shown(pattern.as_str())
-        )
-    })
+    (first != '/').then(|| format!("a path starts with `/`; write `*/{}`", shown(pattern.as_str())))
 }

@@ -18,11 +18,7 @@ pub(super) fn hint<'k>(
             }
             let more = names.len().saturating_sub(MOST_LISTED);
             names.truncate(MOST_LISTED);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             format!("{known_as}: {}{more}", names.join(", "))
         }
     }
@@ -34,17 +30,23 @@ const MOST_LISTED: usize = 12;
 /// Longer names are no slip of the finger, and comparing them would take time.
 const LONGEST: usize = 64;
 
-/// The known name that is at most a third of its letters away.
+/// Letters of the shortest abbreviation that is taken for one.
+const SHORTEST_ABBREVIATION: usize = 3;
+
+/// The known name that is at most a third of its letters away, else one that is cut short or drawn
+/// out: `prio`, `executable`.
 fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let near = known
-        .filter(|k| name.len() <= LONGEST && k.len() <= LONGEST)
-        .filter_map(|k| {
-            let distance = strsim::osa_distance(&name.to_lowercase(), k);
-            let letters = name.chars().count().max(k.chars().count());
-            (distance * 3 <= letters).then_some((distance, k))
-        });
+    let name = name.to_lowercase();
+    let near = known.filter(|k| name.len() <= LONGEST && k.len() <= LONGEST).filter_map(|k| {
+        let distance = strsim::osa_distance(&name, k);
+        let letters = name.chars().count().max(k.chars().count());
+        let abbreviated = name.len().min(k.len()) >= SHORTEST_ABBREVIATION
+            && (name.starts_with(k) || k.starts_with(&name));
+        let far = distance * 3 > letters;
+        (!far || abbreviated).then_some((far, distance, k))
+    });
     // The first of several that are equally near.
-    near.min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
+    near.min_by_key(|(far, distance, _)| (*far, *distance)).map(|(_, _, k)| k)
 }
 
 #[cfg(test)]
@@ -59,19 +61,17 @@ mod tests {
         assert_eq!(nearest("Modality", KEYS.into_iter()), Some("modality"));
         assert_eq!(nearest("dedline", KEYS.into_iter()), Some("deadline"));
         assert_eq!(nearest("gpu", KEYS.into_iter()), None);
+        assert_eq!(nearest("mod", KEYS.into_iter()), Some("modality"));
+        assert_eq!(nearest("mo", KEYS.into_iter()), None);
+        assert_eq!(nearest("cpu", KEYS.into_iter()), Some("cpus"));
+        assert_eq!(nearest("tiering", KEYS.into_iter()), Some("tier"));
         assert_eq!(nearest(&"x".repeat(100_000), KEYS.into_iter()), None);
     }
 
     #[test]
     fn without_a_near_name_the_known_ones_are_listed() {
-        assert_eq!(
-            hint("gpu", KEYS.into_iter(), "known"),
-            "known: modality, tier, deadline, cpus"
-        );
-        assert_eq!(
-            hint("gpu", std::iter::empty(), "defined"),
-            "none is defined"
-        );
+        assert_eq!(hint("gpu", KEYS.into_iter(), "known"), "known: modality, tier, deadline, cpus");
+        assert_eq!(hint("gpu", std::iter::empty(), "defined"), "none is defined");
         let many: Vec<String> = (10..30).map(|n| format!("class-{n}")).collect();
         let text = hint("gpu", many.iter().map(String::as_str), "defined");
         assert!(text.ends_with("class-21 and 8 more"), "{text}");

@@ -42,10 +42,7 @@ impl<'t> Table<'t> {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Field<'t>> {
-        self.entries
-            .iter()
-            .find(|(key, _)| key.get_ref() == name)
-            .map(|entry| self.field(entry))
+        self.entries.iter().find(|(key, _)| key.get_ref() == name).map(|entry| self.field(entry))
     }
 
     /// The value of a key that must be there.
@@ -58,10 +55,7 @@ impl<'t> Table<'t> {
         let field = self.get(name);
         if field.is_none() {
             let key = joined(&self.key, name);
-            notes.add(
-                self.at,
-                format!("{key}: missing; write for example `{example}`"),
-            );
+            notes.add(self.at, format!("{key}: missing; write for example `{example}`"));
         }
         field
     }
@@ -72,12 +66,7 @@ impl<'t> Table<'t> {
 
     fn field(&self, (name, value): &Entry<'t>) -> Field<'t> {
         let key = joined(&self.key, name.get_ref());
-        Field {
-            key,
-            name: name.get_ref(),
-            at: name.span().start,
-            value,
-        }
+        Field { key, name: name.get_ref(), at: name.span().start, value }
     }
 
     /// Reports each key that is none of `known`.
@@ -197,10 +186,7 @@ impl<'t> Field<'t> {
             self.wrong_type(&format!("a whole number from {low} to {high}"), notes);
             return None;
         };
-        let number = self
-            .integer()
-            .and_then(|n| T::try_from(n).ok())
-            .filter(|n| range.contains(n));
+        let number = self.integer().and_then(|n| T::try_from(n).ok()).filter(|n| range.contains(n));
         if number.is_none() {
             let written = shown(&written.to_string());
             self.refuse(format!("{written} is not from {low} to {high}"), notes);
@@ -210,21 +196,12 @@ impl<'t> Field<'t> {
 
     /// One of some words; anything else is reported.
     pub(super) fn choice<T: Clone>(&self, words: &[(&str, T)], notes: &mut Notes<'_>) -> Option<T> {
-        let wanted = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect::<Vec<_>>();
+        let wanted = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>();
         let text = self.string(&wanted.join(" or "), notes)?;
-        let chosen = words
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| value.clone());
+        let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone());
         if chosen.is_none() {
             let hint = suggest::hint(text, words.iter().map(|(word, _)| *word), "known");
-            self.refuse(
-                format!("this version knows no `{}`; {hint}", shown(text)),
-                notes,
-            );
+            self.refuse(format!("this version knows no `{}`; {hint}", shown(text)), notes);
         }
         chosen
     }
@@ -257,11 +234,7 @@ pub(super) fn joined(parent: &str, name: &str) -> String {
         _ if name.chars().all(bare) => shown(name),
         _ => format!("\"{}\"", shown(name)),
     };
-    if parent.is_empty() {
-        name
-    } else {
-        format!("{parent}.{name}")
-    }
+    if parent.is_empty() { name } else { format!("{parent}.{name}") }
 }
 
 /// A text of the file as a message can bear it: one line, not too long, nothing that moves a

@@ -17,10 +17,7 @@ fn a_pattern_covers_the_whole_text() {
 
 #[test]
 fn a_star_crosses_slashes() {
-    assert!(matches(
-        "*/whisper-server",
-        "/opt/whisper/bin/whisper-server"
-    ));
+    assert!(matches("*/whisper-server", "/opt/whisper/bin/whisper-server"));
     assert!(!matches("*/whisper-server", "whisper-server"));
     assert!(matches("* video *", "/usr/bin/load video --fps 30"));
 }
@@ -63,16 +60,10 @@ fn what_cannot_be_a_pattern_is_refused() {
     assert_eq!(Pattern::new(""), Err(PatternError::Empty));
     assert_eq!(Pattern::new("[abc"), Err(PatternError::OpenSet));
     assert_eq!(Pattern::new("[!]"), Err(PatternError::OpenSet));
-    assert_eq!(
-        Pattern::new("[z-a]"),
-        Err(PatternError::EmptyRange('z', 'a'))
-    );
+    assert_eq!(Pattern::new("[z-a]"), Err(PatternError::EmptyRange('z', 'a')));
     assert_eq!(Pattern::new("a\\"), Err(PatternError::NothingEscaped));
     assert_eq!(Pattern::new("a\nb"), Err(PatternError::Control('\n')));
-    assert_eq!(
-        Pattern::new(&"a".repeat(1025)),
-        Err(PatternError::TooLong(1025))
-    );
+    assert_eq!(Pattern::new(&"a".repeat(1025)), Err(PatternError::TooLong(1025)));
 }
 
 #[test]
