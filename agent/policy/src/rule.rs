@@ -67,8 +67,7 @@ impl PolicySet {
     #[must_use]
     pub fn looks_at_threads_of(&self, process: &ProcessFacts) -> bool {
         let subject = Subject::new(process, "");
-        let mut matchers = self.rules.iter().flat_map(|r| r.matchers.iter().chain(&r.unless));
-        matchers.any(|matcher| !matcher.thread.is_empty() && matcher.holds_for_process(&subject))
+        self.rules.iter().any(|rule| rule.looks_at_threads_of(&subject))
     }
 }
 
@@ -76,6 +75,14 @@ impl Rule {
     fn holds(&self, subject: &Subject<'_>) -> bool {
         self.matchers.iter().any(|m| m.holds(subject))
             && !self.unless.iter().any(|m| m.holds(subject))
+    }
+
+    fn looks_at_threads_of(&self, subject: &Subject<'_>) -> bool {
+        let looks = |m: &Matcher| !m.thread.is_empty() && m.holds_for_process(subject);
+        let matchers = &self.matchers;
+        matchers.iter().any(looks)
+            || self.unless.iter().any(looks)
+                && matchers.iter().any(|m| m.holds_for_process(subject))
     }
 }
 

@@ -41,8 +41,6 @@ pub struct Policy {
     pub targets: Vec<Target>,
     /// Per class, its slot in the kernel programs.
     pub slots: Vec<Option<u32>>,
-    /// Whether a thread's own name matters.
-    pub looks_at_threads: bool,
 }
 
 impl Policy {
@@ -51,8 +49,7 @@ impl Policy {
     pub fn new(set: PolicySet, host: &HostFacts, slots: &mut Slots) -> Self {
         let targets = set.classes.iter().map(|class| decide::target(class, host)).collect();
         let slots = set.classes.iter().map(|class| slots.of(&class.name)).collect();
-        let looks_at_threads = set.looks_at_threads();
-        Self { set, targets, slots, looks_at_threads }
+        Self { set, targets, slots }
     }
 
     /// The class of a thread.

@@ -6,6 +6,9 @@ use std::time::Instant;
 use super::Engine;
 use crate::act::{Done, ThreadId};
 
+/// The parent of all kernel threads.
+const KTHREADD: u32 = 2;
+
 impl Engine {
     /// Reads the host, reconciles the picture with it, and publishes a snapshot.
     pub(super) fn sample(&mut self) {
@@ -47,8 +50,9 @@ impl Engine {
             };
             match self.world.get(pid) {
                 Some(known) if known.start_time == stat.start_time => {
-                    // Without events, another name is all that tells of an exec.
-                    if self.probes.is_none() && known.facts.comm != stat.comm {
+                    // No event tells of the name of a process that nobody follows. Kernel threads
+                    // show their present work in theirs.
+                    if known.facts.comm != stat.comm && stat.ppid != KTHREADD {
                         self.consider(pid);
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use downbeat_abi::NO_CLASS;
 use downbeat_api::Mode;
 use downbeat_policy::Classified;
 use nix::time::{ClockId, clock_gettime};
@@ -61,15 +62,15 @@ impl Engine {
     }
 
     fn on_rename(&mut self, pid: u32, tid: u32, name: String) {
+        // The main thread's name is the process's: also rules without `thread` may look at it.
+        if tid == pid {
+            self.consider(pid);
+            return;
+        }
         let known = self.world.get(pid).and_then(|process| process.threads.get(&tid));
         let Some(known) = known else { return };
         let sample = ThreadSample { tid, name, start_time: known.start_time };
-        if self.policy.looks_at_threads {
-            self.consider_thread(pid, &sample);
-        } else {
-            let thread = Thread { name: sample.name, ..known.clone() };
-            self.world.insert_thread(pid, tid, thread);
-        }
+        self.consider_thread(pid, &sample);
     }
 
     /// Looks at a process anew: which threads have which class, and what they should have. Returns
@@ -80,7 +81,8 @@ impl Engine {
             return 0;
         };
         let policy = &self.policy;
-        let gone = self.world.insert(&sample, |facts, name| policy.classify(facts, name));
+        let watched = policy.set.looks_at_threads_of(&sample.facts);
+        let gone = self.world.insert(&sample, watched, |facts, name| policy.classify(facts, name));
         for tid in gone {
             self.forget_thread(tid);
         }
@@ -93,16 +95,14 @@ impl Engine {
             .filter_map(|(tid, thread)| Some((process.thread_id(*tid)?, thread.classified)))
             .collect();
         for (id, classified) in &threads {
-            match classified {
-                Some(classified) => self.measure(id.tid, *classified),
-                None => self.release(id.tid),
-            }
+            self.follow(id.tid, *classified, watched);
         }
         self.apply(&threads);
         // A thread that was made while the others were set is caught by another look: from the
         // moment its creator was measured, the kernel tells of it as well.
         for _ in 0..ROUNDS {
-            if threads.iter().all(|(_, classified)| classified.is_none()) || !self.catch_up(pid) {
+            let managed = threads.iter().any(|(_, classified)| classified.is_some());
+            if !(managed || watched) || !self.catch_up(pid) {
                 break;
             }
         }
@@ -128,21 +128,31 @@ impl Engine {
         let ThreadSample { tid, ref name, start_time } = *sample;
         let thread = Thread { name: name.clone(), start_time, classified };
         self.world.insert_thread(pid, tid, thread);
-        let id = ThreadId { pid, tid, start_time };
-        match classified {
-            Some(classified) => {
-                self.measure(tid, classified);
-                self.apply(&[(id, Some(classified))]);
+        let watched = self.world.get(pid).is_some_and(|process| process.watched);
+        self.follow(tid, classified, watched);
+        self.apply(&[(ThreadId { pid, tid, start_time }, classified)]);
+    }
+
+    /// Has the kernel programs follow a thread that has a class or may get one. A thread without a
+    /// class loses what it has from us.
+    fn follow(&mut self, tid: u32, classified: Option<Classified>, watched: bool) {
+        let slot = match classified {
+            Some(classified) => self.policy.slots.get(classified.class).copied().flatten(),
+            None => {
+                self.put_back(tid);
+                None
             }
-            None => self.release(tid),
+        };
+        let Some(probes) = &mut self.probes else { return };
+        if classified.is_none() && !watched {
+            probes.unmanage(tid);
+        } else if let Err(error) = probes.manage(tid, slot.unwrap_or(NO_CLASS)) {
+            tracing::warn!(tid, "not measured: {error}");
         }
     }
 
-    /// Puts back what one thread has from us, and measures it no more.
-    fn release(&mut self, tid: u32) {
-        if let Some(probes) = &mut self.probes {
-            probes.unmanage(tid);
-        }
+    /// Puts back what one thread has from us.
+    fn put_back(&mut self, tid: u32) {
         if let Some(actuator) = &mut self.actuator {
             let done = actuator.undo(tid);
             self.enter(&done);
@@ -178,7 +188,7 @@ impl Engine {
 
     /// Lists the threads of every managed process again: for what no event told.
     pub(super) fn catch_up_with_threads(&mut self) {
-        for pid in self.world.managed_pids() {
+        for pid in self.world.followed_pids() {
             self.catch_up(pid);
         }
     }
@@ -209,15 +219,6 @@ impl Engine {
             self.consider_thread(pid, &sample);
         }
         !new.is_empty()
-    }
-
-    fn measure(&mut self, tid: u32, classified: Classified) {
-        let slot = self.policy.slots.get(classified.class).copied().flatten();
-        if let (Some(probes), Some(slot)) = (&mut self.probes, slot)
-            && let Err(error) = probes.manage(tid, slot)
-        {
-            tracing::warn!(tid, "not measured: {error}");
-        }
     }
 
     fn apply(&mut self, threads: &[(ThreadId, Option<Classified>)]) {

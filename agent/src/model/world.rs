@@ -30,6 +30,8 @@ pub struct Process {
     pub cpu: f64,
     /// Threads, as last listed; complete only for a process with a class.
     pub threads: BTreeMap<u32, Thread>,
+    /// Its threads without a class may get one by another name, so they are followed as well.
+    pub watched: bool,
 }
 
 /// One thread.
@@ -60,6 +62,7 @@ impl World {
     pub fn insert(
         &mut self,
         sample: &ProcessSample,
+        watched: bool,
         classify: impl Fn(&ProcessFacts, &str) -> Option<Classified>,
     ) -> Vec<u32> {
         let threads: BTreeMap<u32, Thread> = sample
@@ -68,14 +71,7 @@ impl World {
             .map(|thread| {
                 let classified = classify(&sample.facts, &thread.name);
                 let name = thread.name.clone();
-                (
-                    thread.tid,
-                    Thread {
-                        name,
-                        start_time: thread.start_time,
-                        classified,
-                    },
-                )
+                (thread.tid, Thread { name, start_time: thread.start_time, classified })
             })
             .collect();
         let before = self.processes.remove(&sample.pid);
@@ -104,6 +100,7 @@ impl World {
             stat,
             cpu,
             threads,
+            watched,
         };
         self.processes.insert(sample.pid, process);
         gone
@@ -142,11 +139,7 @@ impl World {
         let Some(process) = self.processes.remove(&pid) else {
             return Vec::new();
         };
-        process
-            .threads
-            .into_keys()
-            .filter(|tid| self.managed.remove(tid).is_some())
-            .collect()
+        process.threads.into_keys().filter(|tid| self.managed.remove(tid).is_some()).collect()
     }
 
     /// Forgets one thread.
@@ -176,13 +169,11 @@ impl World {
         self.processes.values()
     }
 
-    /// Processes with at least one thread that has a class.
+    /// Processes whose threads are followed: at least one has a class, or may get one.
     #[must_use]
-    pub fn managed_pids(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = self.managed.values().copied().collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
+    pub fn followed_pids(&self) -> Vec<u32> {
+        let followed = |process: &&Process| process.watched || process.managed_threads() > 0;
+        self.processes.values().filter(followed).map(|process| process.pid).collect()
     }
 
     /// Sums over each of `classes` classes.
@@ -191,11 +182,7 @@ impl World {
         let mut totals = vec![ClassTotals::default(); classes];
         for process in self.processes.values() {
             let mut seen = vec![false; classes];
-            for class in process
-                .threads
-                .values()
-                .filter_map(|t| Some(t.classified?.class))
-            {
+            for class in process.threads.values().filter_map(|t| Some(t.classified?.class)) {
                 let Some(total) = totals.get_mut(class) else {
                     continue;
                 };
@@ -217,31 +204,21 @@ impl Process {
     /// The class of its main thread, or of the first thread that has one.
     #[must_use]
     pub fn classified(&self) -> Option<Classified> {
-        let main = self
-            .threads
-            .get(&self.pid)
-            .and_then(|thread| thread.classified);
+        let main = self.threads.get(&self.pid).and_then(|thread| thread.classified);
         main.or_else(|| self.threads.values().find_map(|thread| thread.classified))
     }
 
     /// Threads that have a class.
     #[must_use]
     pub fn managed_threads(&self) -> usize {
-        self.threads
-            .values()
-            .filter(|thread| thread.classified.is_some())
-            .count()
+        self.threads.values().filter(|thread| thread.classified.is_some()).count()
     }
 
     /// A thread's id beyond doubt.
     #[must_use]
     pub fn thread_id(&self, tid: u32) -> Option<ThreadId> {
         let thread = self.threads.get(&tid)?;
-        Some(ThreadId {
-            pid: self.pid,
-            tid,
-            start_time: thread.start_time,
-        })
+        Some(ThreadId { pid: self.pid, tid, start_time: thread.start_time })
     }
 }
 
@@ -255,23 +232,10 @@ mod tests {
     fn sample(pid: u32, threads: &[(u32, &str)]) -> ProcessSample {
         let threads = threads
             .iter()
-            .map(|(tid, name)| ThreadSample {
-                tid: *tid,
-                name: (*name).into(),
-                start_time: 5,
-            })
+            .map(|(tid, name)| ThreadSample { tid: *tid, name: (*name).into(), start_time: 5 })
             .collect();
-        let facts = ProcessFacts {
-            comm: "it".into(),
-            ..ProcessFacts::default()
-        };
-        ProcessSample {
-            pid,
-            ppid: 1,
-            start_time: 5,
-            facts,
-            threads,
-        }
+        let facts = ProcessFacts { comm: "it".into(), ..ProcessFacts::default() };
+        ProcessSample { pid, ppid: 1, start_time: 5, facts, threads }
     }
 
     fn by_name(_: &ProcessFacts, thread: &str) -> Option<Classified> {
@@ -296,48 +260,49 @@ mod tests {
     #[test]
     fn a_class_counts_its_threads_and_their_processes() {
         let mut world = World::default();
-        world.insert(
-            &sample(10, &[(10, "main"), (11, "audio"), (12, "audio")]),
-            by_name,
-        );
-        world.insert(&sample(20, &[(20, "main")]), by_name);
+        world.insert(&sample(10, &[(10, "main"), (11, "audio"), (12, "audio")]), false, by_name);
+        world.insert(&sample(20, &[(20, "main")]), false, by_name);
         let totals = world.totals(1)[0];
         assert_eq!((totals.processes, totals.threads), (1, 2));
-        assert_eq!(world.managed_pids(), [10]);
+        assert_eq!(world.followed_pids(), [10]);
         assert_eq!(world.process_of(12).unwrap().pid, 10);
     }
 
     #[test]
     fn threads_that_vanish_are_told() {
         let mut world = World::default();
-        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), by_name);
-        assert_eq!(world.insert(&sample(10, &[(10, "main")]), by_name), [11]);
-        assert!(world.managed_pids().is_empty());
+        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), false, by_name);
+        assert_eq!(world.insert(&sample(10, &[(10, "main")]), false, by_name), [11]);
+        assert!(world.followed_pids().is_empty());
     }
 
     #[test]
     fn cpu_use_is_the_difference_of_two_samples() {
         let mut world = World::default();
-        world.insert(&sample(10, &[(10, "audio")]), by_name);
+        world.insert(&sample(10, &[(10, "audio")]), false, by_name);
         world.fold(10, stat(100), 100.0);
         assert_eq!(world.get(10).unwrap().cpu, 0.0, "one sample says nothing");
         world.fold(10, stat(150), 100.0);
         assert_eq!(world.totals(1)[0].cpu, 0.5);
-        world.insert(&sample(10, &[(10, "audio")]), by_name);
+        world.insert(&sample(10, &[(10, "audio")]), false, by_name);
         world.fold(10, stat(160), 100.0);
-        assert_eq!(
-            world.get(10).unwrap().cpu,
-            0.1,
-            "an exec starts no new account"
-        );
+        assert_eq!(world.get(10).unwrap().cpu, 0.1, "an exec starts no new account");
     }
 
     #[test]
     fn a_thread_leaves_with_its_process() {
         let mut world = World::default();
-        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), by_name);
+        world.insert(&sample(10, &[(10, "main"), (11, "audio")]), false, by_name);
         assert_eq!(world.remove(10), [11]);
         assert!(world.remove(10).is_empty());
         assert_eq!(world.processes().count(), 0);
+    }
+
+    #[test]
+    fn a_watched_process_is_followed_without_a_class() {
+        let mut world = World::default();
+        world.insert(&sample(10, &[(10, "main")]), true, by_name);
+        world.insert(&sample(20, &[(20, "main")]), false, by_name);
+        assert_eq!(world.followed_pids(), [10]);
     }
 }
