@@ -82,19 +82,12 @@ impl ProcessReader {
     /// A reader below `roots.proc`.
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
-        Self {
-            proc: roots.proc.clone(),
-            users: HashMap::new(),
-            page_size: procfs::page_size(),
-        }
+        Self { proc: roots.proc.clone(), users: HashMap::new(), page_size: procfs::page_size() }
     }
 
     /// Every process that can be read, with its threads.
     pub fn scan(&mut self) -> Vec<ProcessSample> {
-        self.pids()
-            .into_iter()
-            .filter_map(|pid| self.read(pid))
-            .collect()
+        self.pids().into_iter().filter_map(|pid| self.read(pid)).collect()
     }
 
     /// The ids of all processes, ascending.
@@ -110,13 +103,7 @@ impl ProcessReader {
         let stat = self.stat(pid).ok()?;
         let facts = self.facts(pid, &stat);
         let threads = self.threads(pid);
-        Some(ProcessSample {
-            pid,
-            ppid: stat.ppid,
-            start_time: stat.start_time,
-            facts,
-            threads,
-        })
+        Some(ProcessSample { pid, ppid: stat.ppid, start_time: stat.start_time, facts, threads })
     }
 
     /// What changes from moment to moment.
@@ -162,9 +149,7 @@ impl ProcessReader {
     pub fn threads(&self, pid: u32) -> Vec<ThreadSample> {
         let mut tids = numbered_entries(&self.path(pid, "task"));
         tids.sort_unstable();
-        tids.into_iter()
-            .filter_map(|tid| self.thread(pid, tid))
-            .collect()
+        tids.into_iter().filter_map(|tid| self.thread(pid, tid)).collect()
     }
 
     /// The ids of a process's threads, ascending; none when it is gone.
@@ -183,21 +168,13 @@ impl ProcessReader {
         let name =
             stat.iter().position(|&b| b == b'(')? + 1..stat.iter().rposition(|&b| b == b')')?;
         let name = String::from_utf8_lossy(stat.get(name)?).into_owned();
-        Some(ThreadSample {
-            tid,
-            name,
-            start_time,
-        })
+        Some(ThreadSample { tid, name, start_time })
     }
 
     /// The threads of a process by id and start time; none when it is gone.
     #[must_use]
     pub fn thread_ids(&self, pid: u32) -> Vec<ThreadId> {
-        let id = |t: ThreadSample| ThreadId {
-            pid,
-            tid: t.tid,
-            start_time: t.start_time,
-        };
+        let id = |t: ThreadSample| ThreadId { pid, tid: t.tid, start_time: t.start_time };
         self.threads(pid).into_iter().map(id).collect()
     }
 
@@ -205,12 +182,7 @@ impl ProcessReader {
         let target = fs::read_link(self.path(pid, "exe")).ok()?;
         let target = target.to_string_lossy();
         // The kernel's mark for a file that was replaced while it runs, as package upgrades do.
-        Some(
-            target
-                .strip_suffix(" (deleted)")
-                .unwrap_or(&target)
-                .to_owned(),
-        )
+        Some(target.strip_suffix(" (deleted)").unwrap_or(&target).to_owned())
     }
 
     fn cmdline(&self, pid: u32) -> String {
@@ -248,12 +220,7 @@ impl ProcessReader {
     fn user(&mut self, uid: u32) -> Option<String> {
         self.users
             .entry(uid)
-            .or_insert_with(|| {
-                User::from_uid(Uid::from_raw(uid))
-                    .ok()
-                    .flatten()
-                    .map(|u| u.name)
-            })
+            .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|u| u.name))
             .clone()
     }
 
@@ -279,10 +246,7 @@ impl ProcessReader {
             return None;
         }
         let comm = self.stat(ppid).ok()?.comm;
-        Some(ParentFacts {
-            exe: self.exe(ppid),
-            comm,
-        })
+        Some(ParentFacts { exe: self.exe(ppid), comm })
     }
 
     fn path(&self, pid: u32, name: &str) -> PathBuf {
@@ -295,10 +259,7 @@ fn numbered_entries(folder: &std::path::Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -310,28 +271,25 @@ mod tests {
         let mut reader = ProcessReader::new(&Roots::default());
         let pid = std::process::id();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("a (strange) one".into())
-            .spawn(move || stopped.recv())
-            .unwrap();
+        let (start, started) = std::sync::mpsc::channel();
+        // A thread gives itself its name, so it must have come that far.
+        let body = move || {
+            start.send(()).unwrap();
+            stopped.recv()
+        };
+        let thread =
+            std::thread::Builder::new().name("a (strange) one".into()).spawn(body).unwrap();
+        started.recv().unwrap();
         let own = reader.read(pid).unwrap();
         drop(stop);
         let _ = thread.join();
 
         let exe = std::env::current_exe().unwrap();
         assert_eq!(own.facts.exe.as_deref(), exe.to_str());
-        assert!(
-            own.facts.cmdline.contains("downbeat"),
-            "{}",
-            own.facts.cmdline
-        );
+        assert!(own.facts.cmdline.contains("downbeat"), "{}", own.facts.cmdline);
         assert_eq!(own.facts.uid, nix::unistd::getuid().as_raw());
         assert!(own.facts.parent.is_some());
-        assert!(
-            own.threads.iter().any(|t| t.name == "a (strange) one"),
-            "{:?}",
-            own.threads
-        );
+        assert!(own.threads.iter().any(|t| t.name == "a (strange) one"), "{:?}", own.threads);
         let main = own.threads.iter().find(|t| t.tid == pid).unwrap();
         assert_eq!(main.start_time, own.start_time);
     }
@@ -344,10 +302,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
-        let roots = Roots {
-            proc: root.path().into(),
-            ..Roots::default()
-        };
+        let roots = Roots { proc: root.path().into(), ..Roots::default() };
         let reader = ProcessReader::new(&roots);
         (root, reader)
     }
@@ -363,10 +318,7 @@ mod tests {
                 ("stat", STAT),
                 ("cmdline", b"whisper-server\0--port\09000\0"),
                 ("status", b"Name:\tx\nUid:\t1234567\t0\t0\t0\n"),
-                (
-                    "cgroup",
-                    b"2:cpu,cpuacct:/old\n1:name=systemd:/user.slice\n0::/\n",
-                ),
+                ("cgroup", b"2:cpu,cpuacct:/old\n1:name=systemd:/user.slice\n0::/\n"),
                 ("task/42/stat", STAT),
             ],
         );
@@ -389,11 +341,7 @@ mod tests {
         fs::create_dir_all(root.path().join("43")).unwrap();
         fs::create_dir_all(root.path().join("44")).unwrap();
         fs::write(root.path().join("44/stat"), b"rubbish").unwrap();
-        let found: Vec<u32> = reader
-            .scan()
-            .into_iter()
-            .map(|process| process.pid)
-            .collect();
+        let found: Vec<u32> = reader.scan().into_iter().map(|process| process.pid).collect();
         assert_eq!(found, [42]);
     }
 }
