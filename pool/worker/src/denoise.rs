@@ -38,9 +38,7 @@ impl Denoiser {
         static MODEL: OnceLock<RnnModel> = OnceLock::new();
         let model = MODEL.get_or_init(RnnModel::default);
         let mut fresh = Self {
-            channels: (0..channels)
-                .map(|_| DenoiseState::with_model(model))
-                .collect(),
+            channels: (0..channels).map(|_| DenoiseState::with_model(model)).collect(),
             input: [0.0; FRAME],
             output: [0.0; FRAME],
         };
@@ -64,11 +62,7 @@ impl Denoiser {
         for (channel, state) in self.channels.iter_mut().enumerate() {
             let own = samples.iter().skip(channel).step_by(stride);
             for (slot, sample) in self.input.iter_mut().zip(own) {
-                *slot = if sample.is_nan() {
-                    0.0
-                } else {
-                    sample.clamp(-LOUDEST, LOUDEST)
-                };
+                *slot = if sample.is_nan() { 0.0 } else { sample.clamp(-LOUDEST, LOUDEST) };
             }
             state.process_frame(&mut self.output, &self.input);
             let own = samples.iter_mut().skip(channel).step_by(stride);
@@ -163,13 +157,7 @@ mod tests {
         let second = SAMPLE_RATE as usize;
         // Two seconds of noise alone, then two of voice with noise.
         let clean: Vec<f32> = (0..4 * second)
-            .map(|i| {
-                if i < 2 * second {
-                    0.0
-                } else {
-                    voice(i as f32 / second as f32)
-                }
-            })
+            .map(|i| if i < 2 * second { 0.0 } else { voice(i as f32 / second as f32) })
             .collect();
         let noisy: Vec<f32> = clean.iter().map(|s| s + hiss()).collect();
         let output = denoise(&noisy);
@@ -186,19 +174,14 @@ mod tests {
         assert!(kept_db.abs() < 3.0, "the voice changed by {kept_db:.1} dB");
         let dot: f32 = voiced.iter().zip(kept).map(|(a, b)| a * b).sum();
         let likeness = dot / (power(voiced) * power(kept)).sqrt() / second as f32;
-        assert!(
-            likeness > 0.9,
-            "output and voice correlate by {likeness:.2} only"
-        );
+        assert!(likeness > 0.9, "output and voice correlate by {likeness:.2} only");
         eprintln!("noise fell {fall:.1} dB, voice changed {kept_db:.1} dB, likeness {likeness:.3}");
     }
 
     #[test]
     fn channels_do_not_touch_each_other() {
         let mut hiss = noise(4000.0);
-        let left: Vec<f32> = (0..FRAME * 30)
-            .map(|i| voice(i as f32 / 48_000.0))
-            .collect();
+        let left: Vec<f32> = (0..FRAME * 30).map(|i| voice(i as f32 / 48_000.0)).collect();
         let alone = denoise(&left);
         let mut denoiser = Denoiser::new(3);
         let mut together = Vec::<f32>::new();
@@ -219,9 +202,8 @@ mod tests {
         frame[2] = -f32::MAX;
         denoiser.process(&mut frame);
         for i in 0..200 {
-            let mut frame: Vec<f32> = (0..FRAME)
-                .map(|j| voice((i * FRAME + j) as f32 / 48_000.0))
-                .collect();
+            let mut frame: Vec<f32> =
+                (0..FRAME).map(|j| voice((i * FRAME + j) as f32 / 48_000.0)).collect();
             denoiser.process(&mut frame);
             assert!(frame.iter().all(|s| s.is_finite()), "frame {i}");
             if i == 199 {
@@ -247,9 +229,6 @@ mod tests {
 
     #[test]
     fn samples_are_rounded_and_clipped() {
-        assert_eq!(
-            [0.4, 0.6, -0.6, 40_000.0, -40_000.0].map(to_i16),
-            [0, 1, -1, 32_767, -32_768]
-        );
+        assert_eq!([0.4, 0.6, -0.6, 40_000.0, -40_000.0].map(to_i16), [0, 1, -1, 32_767, -32_768]);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -120,17 +120,13 @@ fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
         errno => anyhow::anyhow!("{shown}: {errno}"),
     })?;
     let new = || {
-        socket::socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .context("socket(AF_UNIX, SOCK_SEQPACKET)")
+        socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .context("socket(AF_UNIX, SOCK_SEQPACKET)")
     };
     match socket::connect(new()?.as_raw_fd(), &address) {
         Ok(()) => bail!("{shown}: another worker already serves this socket; end it first"),
-        Err(Errno::ECONNREFUSED) => {
+        // Connecting to an ordinary file is refused in the same words.
+        Err(Errno::ECONNREFUSED) if is_socket(path) => {
             fs::remove_file(path).with_context(|| format!("{shown}: cannot remove"))?;
         }
         Err(Errno::ENOENT) => {}
@@ -145,6 +141,10 @@ fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
     let backlog = Backlog::new(MAX_STREAMS as i32).context("listen")?;
     socket::listen(&listener, backlog).with_context(|| format!("{shown}: listen"))?;
     Ok(listener)
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// The connections, each in the slot whose number its thread bears.
@@ -166,10 +166,7 @@ impl Streams {
     /// Takes the first free slot.
     fn take(&self, connection: &Arc<OwnedFd>) -> Option<usize> {
         let mut slots = self.lock();
-        let free = slots
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(slots.len());
+        let free = slots.iter().position(Option::is_none).unwrap_or(slots.len());
         if free >= MAX_STREAMS {
             return None;
         }
@@ -206,18 +203,13 @@ fn start(connection: OwnedFd, streams: &Arc<Streams>, meter: &Arc<Meter>, name: 
     };
     let (shared, meter) = (Arc::clone(streams), Arc::clone(meter));
     let who = format!("{name}: stream {slot}");
-    let spawned = thread::Builder::new()
-        .name(format!("denoise-{slot}"))
-        .spawn(move || {
-            let slot = Slot {
-                streams: &shared,
-                number: slot,
-            };
-            if let Err(reason) = stream(&connection, &meter) {
-                eprintln!("{who}: closed: {reason}");
-            }
-            drop(slot);
-        });
+    let spawned = thread::Builder::new().name(format!("denoise-{slot}")).spawn(move || {
+        let slot = Slot { streams: &shared, number: slot };
+        if let Err(reason) = stream(&connection, &meter) {
+            eprintln!("{who}: closed: {reason}");
+        }
+        drop(slot);
+    });
     if let Err(error) = spawned {
         streams.free(slot);
         eprintln!("{name}: no thread for stream {slot}: {error}; raise the limit of processes");
@@ -249,11 +241,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Short(bytes) => {
-                write!(
-                    f,
-                    "a message of {bytes} bytes, shorter than the head of {}",
-                    FrameHead::LEN
-                )
+                write!(f, "a message of {bytes} bytes, shorter than the head of {}", FrameHead::LEN)
             }
             Self::Size(bytes) => write!(
                 f,
@@ -265,10 +253,7 @@ impl std::fmt::Display for Refused {
                 "{is} channels after {was}; open a connection for each number of channels"
             ),
             Self::Socket("send", Errno::EAGAIN) => {
-                write!(
-                    f,
-                    "the peer did not read its answers for {SEND_TIMEOUT_S} s"
-                )
+                write!(f, "the peer did not read its answers for {SEND_TIMEOUT_S} s")
             }
             Self::Socket(call, errno) => write!(f, "{call}: {errno}"),
         }
@@ -287,12 +272,8 @@ fn channels(payload: usize) -> Result<usize, Refused> {
 
 /// Answers frames until the peer closes.
 fn stream(connection: &OwnedFd, meter: &Meter) -> Result<(), Refused> {
-    socket::setsockopt(
-        connection,
-        sockopt::SendTimeout,
-        &TimeVal::seconds(SEND_TIMEOUT_S),
-    )
-    .map_err(|errno| Refused::Socket("setsockopt", errno))?;
+    socket::setsockopt(connection, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT_S))
+        .map_err(|errno| Refused::Socket("setsockopt", errno))?;
     let mut message = vec![0; MAX_MESSAGE];
     let Some(length) = receive(connection, &mut message)? else {
         return Ok(());
@@ -331,10 +312,7 @@ struct Frames {
 impl Frames {
     fn new(payload: usize) -> Result<Self, Refused> {
         let channels = channels(payload)?;
-        Ok(Self {
-            denoiser: Denoiser::new(channels),
-            samples: vec![0.0; FRAME * channels],
-        })
+        Ok(Self { denoiser: Denoiser::new(channels), samples: vec![0.0; FRAME * channels] })
     }
 
     /// Replaces the samples in the message by denoised ones.
@@ -360,10 +338,7 @@ impl Frames {
 /// Whether a frame that is finished at `now` missed its deadline.
 fn late(head: FrameHead, now: u64) -> bool {
     head.deadline_us != 0
-        && now
-            > head
-                .release_ns
-                .saturating_add(u64::from(head.deadline_us) * 1000)
+        && now > head.release_ns.saturating_add(u64::from(head.deadline_us) * 1000)
 }
 
 /// The next message's true length, which may exceed the buffer; nothing when the peer is gone.
@@ -420,45 +395,39 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_workers_socket_is_replaced_and_a_file_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("speech.wav");
+        fs::write(&file, "precious").unwrap();
+        let error = listen(&file).unwrap_err().to_string();
+        assert!(error.contains("in the way and not a socket of ours"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+
+        let path = folder.path().join("mic.sock");
+        drop(listen(&path).unwrap());
+        let listener = listen(&path).unwrap();
+        assert!(listen(&path).unwrap_err().to_string().contains("another worker"));
+        drop(listener);
+    }
+
+    #[test]
     fn a_stream_keeps_its_number_of_channels() {
         let mut frames = Frames::new(960).unwrap();
         let mut message = vec![0; MAX_MESSAGE];
         assert!(frames.answer(&mut message, 16 + 960).is_ok());
         let refused = frames.answer(&mut message, 16 + 1920).unwrap_err();
         assert_eq!(refused, Refused::Channels { was: 1, is: 2 });
-        assert_eq!(
-            frames.answer(&mut message, 15).unwrap_err(),
-            Refused::Short(15)
-        );
+        assert_eq!(frames.answer(&mut message, 15).unwrap_err(), Refused::Short(15));
         let long = MAX_MESSAGE + 1;
-        assert_eq!(
-            frames.answer(&mut message, long).unwrap_err(),
-            Refused::Size(long - 16)
-        );
+        assert_eq!(frames.answer(&mut message, long).unwrap_err(), Refused::Size(long - 16));
     }
 
     #[test]
     fn a_frame_is_late_after_its_deadline_only() {
-        let head = FrameHead {
-            release_ns: 1_000_000,
-            sequence: 0,
-            deadline_us: 10,
-        };
+        let head = FrameHead { release_ns: 1_000_000, sequence: 0, deadline_us: 10 };
         assert!(!late(head, 1_010_000));
         assert!(late(head, 1_010_001));
-        assert!(!late(
-            FrameHead {
-                deadline_us: 0,
-                ..head
-            },
-            u64::MAX
-        ));
-        assert!(!late(
-            FrameHead {
-                release_ns: u64::MAX,
-                ..head
-            },
-            u64::MAX
-        ));
+        assert!(!late(FrameHead { deadline_us: 0, ..head }, u64::MAX));
+        assert!(!late(FrameHead { release_ns: u64::MAX, ..head }, u64::MAX));
     }
 }

@@ -43,9 +43,7 @@ fn main() -> ExitCode {
             wav::denoise_file(input, output).map(|summary| eprintln!("{summary}"))
         }
         (_, Some(socket)) => live::serve(&socket, &name),
-        (_, None) => Err(anyhow::anyhow!(
-            "nothing to do: give --wav IN OUT or --listen SOCKET"
-        )),
+        (_, None) => Err(anyhow::anyhow!("nothing to do: give --wav IN OUT or --listen SOCKET")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

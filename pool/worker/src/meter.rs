@@ -49,21 +49,10 @@ impl Meter {
     pub fn read(&self) -> Reading {
         let frames = self.frames.load(Relaxed);
         let filled = usize::try_from(frames).unwrap_or(WINDOW).min(WINDOW);
-        let mut times: Vec<u32> = self.latest[..filled]
-            .iter()
-            .map(|t| t.load(Relaxed))
-            .collect();
+        let mut times: Vec<u32> = self.latest[..filled].iter().map(|t| t.load(Relaxed)).collect();
         times.sort_unstable();
-        let at = |percent: usize| {
-            times
-                .get((filled * percent).div_ceil(100).max(1) - 1)
-                .copied()
-        };
-        Reading {
-            frames,
-            missed: self.missed.load(Relaxed),
-            compute: at(50).zip(at(99)),
-        }
+        let at = |percent: usize| times.get((filled * percent).div_ceil(100).max(1) - 1).copied();
+        Reading { frames, missed: self.missed.load(Relaxed), compute: at(50).zip(at(99)) }
     }
 }
 

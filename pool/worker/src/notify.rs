@@ -29,9 +29,7 @@ impl Notifier {
         let socket = UnixDatagram::unbound()?;
         // A supervisor that does not read must not stop the worker.
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            to: Some((socket, to)),
-        })
+        Ok(Self { to: Some((socket, to)) })
     }
 
     /// Ready for work.
@@ -59,11 +57,7 @@ impl Notifier {
 }
 
 fn status_text(reading: &Reading, streams: usize) -> String {
-    let Reading {
-        frames,
-        missed,
-        compute,
-    } = reading;
+    let Reading { frames, missed, compute } = reading;
     let mut text = format!(
         "STATUS={streams} streams, {frames} frames, {missed} missed\n\
          X_FRAMES={frames}\nX_MISSED={missed}\n"
@@ -84,11 +78,7 @@ mod tests {
             status_text(&Reading::default(), 0),
             "STATUS=0 streams, 0 frames, 0 missed\nX_FRAMES=0\nX_MISSED=0\n"
         );
-        let reading = Reading {
-            frames: 7,
-            missed: 1,
-            compute: Some((5, 9)),
-        };
+        let reading = Reading { frames: 7, missed: 1, compute: Some((5, 9)) };
         assert!(
             status_text(&reading, 1)
                 .ends_with("X_FRAMES=7\nX_MISSED=1\nX_COMPUTE_P50_NS=5\nX_COMPUTE_P99_NS=9\n")
@@ -118,8 +108,6 @@ mod tests {
     #[test]
     fn without_a_supervisor_it_is_silent() {
         Notifier::new(None).unwrap().ready();
-        Notifier::new(Some(OsStr::new("/nowhere/at/all")))
-            .unwrap()
-            .ready();
+        Notifier::new(Some(OsStr::new("/nowhere/at/all"))).unwrap().ready();
     }
 }

@@ -44,9 +44,7 @@ impl fmt::Display for Summary {
 pub fn denoise_file(input: &Path, output: &Path) -> anyhow::Result<Summary> {
     let started = Instant::now();
     let file = fs::File::open(input).with_context(|| format!("{}", input.display()))?;
-    let length = file
-        .metadata()
-        .with_context(|| format!("{}", input.display()))?;
+    let length = file.metadata().with_context(|| format!("{}", input.display()))?;
     if !length.is_file() {
         bail!("{}: not a regular file; give a .wav file", input.display());
     }
@@ -72,19 +70,12 @@ pub fn denoise_file(input: &Path, output: &Path) -> anyhow::Result<Summary> {
         SampleFormat::Int => copy::<i16>(input, output, &mut reader, &mut writer)?,
         SampleFormat::Float => copy::<f32>(input, output, &mut reader, &mut writer)?,
     };
-    writer
-        .finalize()
-        .map_err(|error| unwritable(output, error))?;
+    writer.finalize().map_err(|error| unwritable(output, error))?;
     unfinished
         .persist(&target)
         .map_err(|e| e.error)
         .with_context(|| format!("{}: cannot put the finished file there", output.display()))?;
-    Ok(Summary {
-        output: output.into(),
-        channels: spec.channels,
-        samples,
-        took: started.elapsed(),
-    })
+    Ok(Summary { output: output.into(), channels: spec.channels, samples, took: started.elapsed() })
 }
 
 fn check(input: &Path, spec: WavSpec, values: u64) -> anyhow::Result<()> {
@@ -101,11 +92,7 @@ fn check(input: &Path, spec: WavSpec, values: u64) -> anyhow::Result<()> {
         (format, bits) => bail!(
             "{name}: {bits}-bit {}, and this reads 16-bit integer and 32-bit float. Convert it: \
              `sox {name} -b 16 OUT.wav` or `ffmpeg -i {name} -c:a pcm_s16le OUT.wav`",
-            if format == SampleFormat::Int {
-                "integer"
-            } else {
-                "float"
-            }
+            if format == SampleFormat::Int { "integer" } else { "float" }
         ),
     }
     if usize::from(spec.channels) > MAX_CHANNELS {
@@ -128,10 +115,7 @@ fn target(output: &Path) -> anyhow::Result<PathBuf> {
         Ok(metadata) if metadata.is_file() => {
             fs::canonicalize(output).with_context(|| format!("{}", output.display()))
         }
-        Ok(_) => bail!(
-            "{}: not a regular file; name a .wav file to write",
-            output.display()
-        ),
+        Ok(_) => bail!("{}: not a regular file; name a .wav file to write", output.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(output.into()),
         Err(error) => Err(error).with_context(|| format!("{}", output.display())),
     }

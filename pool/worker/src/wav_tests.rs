@@ -34,11 +34,7 @@ fn refusal(folder: &Path, input: &Path) -> String {
     let before = fs::read_dir(folder).unwrap().count();
     let message = format!("{:#}", denoise_file(input, &output).unwrap_err());
     assert!(message.contains(&input.display().to_string()), "{message}");
-    assert_eq!(
-        fs::read_dir(folder).unwrap().count(),
-        before,
-        "something was left behind"
-    );
+    assert_eq!(fs::read_dir(folder).unwrap().count(), before, "something was left behind");
     message
 }
 
@@ -64,16 +60,11 @@ fn the_output_is_aligned_with_the_input() {
     let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.wav"));
     write(&input, spec(1, SampleFormat::Float));
     denoise_file(&input, &output).unwrap();
-    let values: Vec<f32> = WavReader::open(&output)
-        .unwrap()
-        .samples::<f32>()
-        .map(Result::unwrap)
-        .collect();
+    let values: Vec<f32> =
+        WavReader::open(&output).unwrap().samples::<f32>().map(Result::unwrap).collect();
     let likeness =
         |shift: usize| -> f32 { (4800..24_000).map(|i| values[i] * tone(i + shift)).sum() };
-    let best = (0..109)
-        .max_by(|a, b| likeness(*a).total_cmp(&likeness(*b)))
-        .unwrap();
+    let best = (0..109).max_by(|a, b| likeness(*a).total_cmp(&likeness(*b))).unwrap();
     // One period of 440 Hz is 109 samples; the high-pass in front of the model turns the phase
     // by a few of them.
     assert!(best <= 6 || best >= 103, "shifted by {best} samples");
@@ -94,10 +85,7 @@ fn a_file_can_replace_itself_and_keeps_umask_permissions() {
 fn an_empty_recording_stays_empty() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.wav"), folder.path().join("out.wav"));
-    WavWriter::create(&input, spec(2, SampleFormat::Int))
-        .unwrap()
-        .finalize()
-        .unwrap();
+    WavWriter::create(&input, spec(2, SampleFormat::Int)).unwrap().finalize().unwrap();
     denoise_file(&input, &output).unwrap();
     assert_eq!(WavReader::open(&output).unwrap().duration(), 0);
 }
@@ -106,32 +94,17 @@ fn an_empty_recording_stays_empty() {
 fn other_rates_and_widths_are_refused_with_the_command_that_converts() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in.wav");
-    write(
-        &input,
-        WavSpec {
-            sample_rate: 44_100,
-            ..spec(1, SampleFormat::Int)
-        },
-    );
+    write(&input, WavSpec { sample_rate: 44_100, ..spec(1, SampleFormat::Int) });
     let message = refusal(folder.path(), &input);
     assert!(message.contains("44100 Hz"), "{message}");
-    assert!(
-        message.contains(&format!("sox {} -r 48000", input.display())),
-        "{message}"
-    );
+    assert!(message.contains(&format!("sox {} -r 48000", input.display())), "{message}");
     assert!(message.contains("ffmpeg"), "{message}");
 
-    let wide = WavSpec {
-        bits_per_sample: 24,
-        ..spec(1, SampleFormat::Int)
-    };
+    let wide = WavSpec { bits_per_sample: 24, ..spec(1, SampleFormat::Int) };
     WavWriter::create(&input, wide).unwrap().finalize().unwrap();
     assert!(refusal(folder.path(), &input).contains("24-bit integer"));
 
-    WavWriter::create(&input, spec(65, SampleFormat::Int))
-        .unwrap()
-        .finalize()
-        .unwrap();
+    WavWriter::create(&input, spec(65, SampleFormat::Int)).unwrap().finalize().unwrap();
     assert!(refusal(folder.path(), &input).contains("65 channels"));
 }
 
@@ -171,11 +144,7 @@ fn an_output_that_cannot_be_written_is_named() {
     write(&input, spec(1, SampleFormat::Int));
     let message = |output: &Path| format!("{:#}", denoise_file(&input, output).unwrap_err());
     let nowhere = folder.path().join("missing/out.wav");
-    assert!(
-        message(&nowhere).contains("missing: cannot write"),
-        "{}",
-        message(&nowhere)
-    );
+    assert!(message(&nowhere).contains("missing: cannot write"), "{}", message(&nowhere));
     // A rename over a device would replace the device.
     assert!(message(Path::new("/dev/null")).contains("not a regular file"));
     assert!(message(folder.path()).contains("not a regular file"));
