@@ -5,8 +5,6 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto/open_inference.proto");
     let messages = protox::compile(["proto/open_inference.proto"], ["proto"])?;
-    tonic_prost_build::configure()
-        .build_client(false)
-        .compile_fds(messages)?;
+    tonic_prost_build::configure().build_client(false).compile_fds(messages)?;
     Ok(())
 }

@@ -27,12 +27,7 @@ mod tests {
     #[test]
     fn it_doubles_up_to_the_longest() {
         let steps: Vec<_> = (1..=10).map(|n| delay(n, 0.0).as_millis()).collect();
-        assert_eq!(
-            steps,
-            [
-                200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000
-            ]
-        );
+        assert_eq!(steps, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
     }
 
     proptest! {

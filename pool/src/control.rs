@@ -55,11 +55,7 @@ async fn converse(connection: UnixStream, view: &View) -> std::io::Result<()> {
             return Ok(());
         }
         let whole = line.ends_with(b"\n") || (line.len() as u64) < MAX_LINE;
-        let response = if whole {
-            answer(&line, view)
-        } else {
-            too_long()
-        };
+        let response = if whole { answer(&line, view) } else { too_long() };
         let mut text = serde_json::to_vec(&response)?;
         text.push(b'\n');
         timeout(IDLE, writer.write_all(&text)).await??;
@@ -79,9 +75,7 @@ fn answer(line: &[u8], view: &View) -> PoolResponse {
 }
 
 fn too_long() -> PoolResponse {
-    PoolResponse::Error {
-        message: format!("a request of more than {MAX_LINE} bytes"),
-    }
+    PoolResponse::Error { message: format!("a request of more than {MAX_LINE} bytes") }
 }
 
 #[cfg(test)]
@@ -90,12 +84,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_answered_with_what_to_send() {
-        for line in [
-            &b"\n"[..],
-            b"status\n",
-            b"{\"op\":\"explode\"}\n",
-            b"\xff\n",
-        ] {
+        for line in [&b"\n"[..], b"status\n", b"{\"op\":\"explode\"}\n", b"\xff\n"] {
             let PoolResponse::Error { message } = answer(line, &View::default()) else {
                 panic!("{line:?} was understood");
             };
@@ -116,10 +105,7 @@ mod tests {
             let line = lines.next_line().await.unwrap().unwrap();
             assert!(line.contains("\"note\":\"hello\""), "{line}");
         }
-        writer
-            .write_all(&vec![b'x'; MAX_LINE as usize])
-            .await
-            .unwrap();
+        writer.write_all(&vec![b'x'; MAX_LINE as usize]).await.unwrap();
         let line = lines.next_line().await.unwrap().unwrap();
         assert!(line.contains("more than 65536 bytes"), "{line}");
         assert_eq!(lines.next_line().await.unwrap(), None);

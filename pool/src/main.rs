@@ -62,18 +62,21 @@ impl FromStr for Listen {
         if text == "off" {
             return Ok(Self(None));
         }
-        text.parse()
-            .map(|address| Self(Some(address)))
-            .map_err(|_| {
-                "give an address with a port, like 127.0.0.1:8600 or [::1]:8600, or `off`".into()
-            })
+        text.parse().map(|address| Self(Some(address))).map_err(|_| {
+            "give an address with a port, like 127.0.0.1:8600 or [::1]:8600, or `off`".into()
+        })
     }
+}
+
+fn main() -> ExitCode {
+    process::hold_hangup();
+    supervise()
 }
 
 // One thread for everything: the workers must be started by the main thread (see `process`), and
 // nothing here computes.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+async fn supervise() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -104,10 +107,7 @@ mod tests {
     #[test]
     fn an_address_or_off() {
         assert_eq!("off".parse(), Ok(Listen(None)));
-        assert_eq!(
-            "127.0.0.1:1".parse(),
-            Ok(Listen(Some(([127, 0, 0, 1], 1).into())))
-        );
+        assert_eq!("127.0.0.1:1".parse(), Ok(Listen(Some(([127, 0, 0, 1], 1).into()))));
         let error = "localhost".parse::<Listen>().unwrap_err();
         assert!(error.contains("127.0.0.1:8600"), "{error}");
     }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use downbeat_api::pool::{Worker, WorkerState};
 use nix::sys::signal::Signal;
@@ -125,11 +124,7 @@ impl Member {
         let spawned = process::spawn(&self.config, &line, &paths.run_dir, &notify)?;
         let reports = reports.clone();
         self.last_line = LastLine::default();
-        tokio::spawn(output::copy(
-            name.clone(),
-            spawned.stderr,
-            self.last_line.clone(),
-        ));
+        tokio::spawn(output::copy(name.clone(), spawned.stderr, self.last_line.clone()));
         self.listener = Some(tokio::spawn(async move {
             let mut buffer = [0; notify::MAX_MESSAGE];
             while let Ok(length) = reporter.recv(&mut buffer).await {
@@ -176,23 +171,13 @@ impl Member {
             let _ = fs::remove_file(notify);
         }
         let mut how = process::describe(status);
-        let last = self
-            .last_line
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if !status.success() && !last.is_empty() {
+        if let Some(last) = self.last_line.words(Instant::now()).filter(|_| !status.success()) {
             how = format!("{how}: {last}");
         }
-        self.supervisor
-            .ended(now, status.success(), &how, fastrand::f64());
+        self.supervisor.ended(now, status.success(), &how, fastrand::f64());
         info!(worker = self.config.name, "{how}");
         if self.supervisor.is_over() && !self.leaving {
-            warn!(
-                worker = self.config.name,
-                "{}",
-                self.supervisor.note().unwrap_or_default()
-            );
+            warn!(worker = self.config.name, "{}", self.supervisor.note().unwrap_or_default());
         }
     }
 
@@ -260,10 +245,6 @@ impl Member {
         }
         let ready = self.supervisor.state() == WorkerState::Ready;
         let socket = paths.socket(&self.config.name).ok()?;
-        Some(Model {
-            ready,
-            socket,
-            deadline: self.config.deadline,
-        })
+        Some(Model { ready, socket, deadline: self.config.deadline })
     }
 }

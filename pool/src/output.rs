@@ -14,8 +14,25 @@ const MAX_LINE: usize = 1024;
 /// Lines per second of one worker; the others are counted.
 const MAX_RATE: u32 = 50;
 
+/// Older lines say nothing about an end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A worker's latest line, for the note on its end.
-pub type LastLine = Arc<Mutex<String>>;
+#[derive(Clone, Debug, Default)]
+pub struct LastLine(Arc<Mutex<Option<(Instant, String)>>>);
+
+impl LastLine {
+    fn set(&self, now: Instant, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, text));
+    }
+
+    /// The line, where it is so fresh that it may explain an end at `now`.
+    pub fn words(&self, now: Instant) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, text) = last.as_ref()?;
+        (now.saturating_duration_since(*at) <= LAST_WORDS).then(|| text.clone())
+    }
+}
 
 /// Copies lines to the log until all holders of the pipe are gone.
 pub async fn copy(name: String, stderr: ChildStderr, last: LastLine) {
@@ -42,7 +59,7 @@ pub async fn copy(name: String, stderr: ChildStderr, last: LastLine) {
         }
         let text = printable(&line);
         line.clear();
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = text.clone();
+        last.set(Instant::now(), text.clone());
         match gate.pass(Instant::now()) {
             Some(0) => info!(worker = name, "{text}"),
             Some(lost) => info!(worker = name, "{text} ({lost} lines before it left out)"),
@@ -52,7 +69,7 @@ pub async fn copy(name: String, stderr: ChildStderr, last: LastLine) {
     if !line.is_empty() {
         let text = printable(&line);
         info!(worker = name, "{text}");
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        last.set(Instant::now(), text);
     }
 }
 
@@ -60,13 +77,7 @@ pub async fn copy(name: String, stderr: ChildStderr, last: LastLine) {
 fn printable(line: &[u8]) -> String {
     String::from_utf8_lossy(line)
         .chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
         .collect()
 }
 
@@ -79,11 +90,7 @@ struct Gate {
 
 impl Gate {
     fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            passed: 0,
-            lost: 0,
-        }
+        Self { since: now, passed: 0, lost: 0 }
     }
 
     /// How many lines were left out before this one, if this one may pass.
@@ -112,6 +119,17 @@ mod tests {
         assert_eq!(passed, 50);
         assert_eq!(gate.pass(start + Duration::from_secs(1)), Some(70));
         assert_eq!(gate.pass(start + Duration::from_secs(1)), Some(0));
+    }
+
+    #[test]
+    fn only_a_fresh_line_explains_an_end() {
+        let now = Instant::now();
+        let last = LastLine::default();
+        assert_eq!(last.words(now), None);
+        last.set(now, "no model".into());
+        let words = |after| last.words(now + Duration::from_millis(after));
+        assert_eq!(words(1000).as_deref(), Some("no model"));
+        assert_eq!(words(1001), None);
     }
 
     #[test]

@@ -130,10 +130,7 @@ mod tests {
         let paths = Paths::create(folder.path()).unwrap();
         let listener = paths.listen().unwrap();
         let error = paths.listen().unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("pid {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(listener);
         paths.listen().unwrap();
     }
@@ -141,11 +138,6 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let error = Paths::create(Path::new("/proc/nothing")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("/proc/nothing/pool: cannot make"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("/proc/nothing/pool: cannot make"), "{error}");
     }
 }

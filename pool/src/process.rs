@@ -7,7 +7,7 @@
 //! - what a worker started and moved to another group or session still bears the mark
 //!   [`WORKER_MARK`] in its environment. It is found there when its worker ends, when the pool
 //!   stops, and when a new pool starts after a killed one. A program that wipes its environment
-//!   and leaves its group escapes; the agent's cgroup is the net below that.
+//!   and leaves its group escapes.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getppid};
 
@@ -62,6 +62,20 @@ pub fn become_subreaper() -> io::Result<()> {
         .map_err(|errno| io::Error::other(format!("prctl(PR_SET_CHILD_SUBREAPER): {errno}")))
 }
 
+/// Keeps SIGHUP pending until [`take_hangup`]: its default action ends a process, and the agent may
+/// send it before there is a handler.
+pub fn hold_hangup() {
+    // Fails only for an unknown way to change the mask.
+    let _ = SigSet::from(Signal::SIGHUP).thread_block();
+}
+
+/// Lets SIGHUP through, now that there is a handler. A mask also outlives an exec, so this clears
+/// one that the pool was started with.
+pub fn take_hangup() {
+    // As above.
+    let _ = SigSet::from(Signal::SIGHUP).thread_unblock();
+}
+
 /// Starts a worker. To be called on the main thread only; see the module's text.
 ///
 /// # Errors
@@ -101,19 +115,11 @@ pub fn spawn(
             Ok(())
         });
     }
-    let mut child = command
-        .spawn()
-        .map_err(|error| spawn_error(&line.program, &error))?;
+    let mut child = command.spawn().map_err(|error| spawn_error(&line.program, &error))?;
     let stderr = child.stderr.take().ok_or_else(|| {
-        SpawnError::Passing(format!(
-            "{}: no pipe for its standard error",
-            line.program.display()
-        ))
+        SpawnError::Passing(format!("{}: no pipe for its standard error", line.program.display()))
     })?;
-    Ok(Spawned {
-        pid: Pid::from_raw(child.id().cast_signed()),
-        stderr,
-    })
+    Ok(Spawned { pid: Pid::from_raw(child.id().cast_signed()), stderr })
 }
 
 fn spawn_error(program: &Path, error: &io::Error) -> SpawnError {
@@ -245,13 +251,7 @@ fn pidfd_kill(pidfd: &OwnedFd) -> bool {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open, and a null siginfo is allowed and means kill(2)'s own.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            no_info,
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0)
     };
     result == 0
 }
@@ -262,10 +262,7 @@ mod tests {
 
     #[test]
     fn ends_are_described() {
-        assert_eq!(
-            describe(ExitStatus::from_raw(3 << 8)),
-            "exited with status 3"
-        );
+        assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with status 3");
         assert_eq!(describe(ExitStatus::from_raw(9)), "killed by SIGKILL");
     }
 
@@ -277,11 +274,7 @@ mod tests {
         assert!(marked(ours, run, Some("mic")));
         assert!(!marked(ours, run, Some("mi")));
         assert!(!marked(ours, Path::new("/run/b"), None));
-        assert!(!marked(
-            b"XDOWNBEAT_POOL=/run/a\0DOWNBEAT_WORKER=mic\0",
-            run,
-            None
-        ));
+        assert!(!marked(b"XDOWNBEAT_POOL=/run/a\0DOWNBEAT_WORKER=mic\0", run, None));
         assert!(!marked(b"", run, None));
     }
 }

@@ -53,11 +53,7 @@ pub fn command_line(
             let (program, arguments) = words
                 .split_first()
                 .ok_or_else(|| format!("[worker.{}]: `command` names no program", config.name))?;
-            let path = config
-                .env
-                .get("PATH")
-                .map(OsString::from)
-                .or_else(|| env::var_os("PATH"));
+            let path = config.env.get("PATH").map(OsString::from).or_else(|| env::var_os("PATH"));
             Ok(CommandLine {
                 program: external(program, folder, path.as_deref())?,
                 arguments: arguments.iter().map(OsString::from).collect(),
@@ -72,9 +68,7 @@ fn built_in(worker_bin: Option<&Path>) -> Result<PathBuf, String> {
             .map_err(|reason| format!("{}: {reason}; correct --worker-bin", given.display()))?;
         return Ok(given.into());
     }
-    let beside = env::current_exe()
-        .ok()
-        .map(|own| own.with_file_name(WORKER_PROGRAM));
+    let beside = env::current_exe().ok().map(|own| own.with_file_name(WORKER_PROGRAM));
     if let Some(beside) = &beside
         && runnable(beside).is_ok()
     {
@@ -84,9 +78,7 @@ fn built_in(worker_bin: Option<&Path>) -> Result<PathBuf, String> {
         format!(
             "{WORKER_PROGRAM} is neither beside the pool's own program{} nor in PATH; install it \
              there, or name it with --worker-bin (from source: `cargo build -p {WORKER_PROGRAM}`)",
-            beside
-                .map(|path| format!(" ({})", path.display()))
-                .unwrap_or_default()
+            beside.map(|path| format!(" ({})", path.display())).unwrap_or_default()
         )
     })
 }
@@ -151,14 +143,8 @@ mod tests {
     #[test]
     fn a_missing_program_is_named_with_the_remedy() {
         let error = found(&config(&["no-such-program", "-x"], None)).unwrap_err();
-        assert!(
-            error.starts_with("no-such-program: not found in PATH ("),
-            "{error}"
-        );
-        assert!(
-            error.ends_with("install it, or write its whole path in `command`"),
-            "{error}"
-        );
+        assert!(error.starts_with("no-such-program: not found in PATH ("), "{error}");
+        assert!(error.ends_with("install it, or write its whole path in `command`"), "{error}");
         let error = found(&config(&["/no/such"], None)).unwrap_err();
         assert_eq!(error, "/no/such: does not exist; correct `command`");
         let error = found(&config(&["/tmp"], None)).unwrap_err();
@@ -179,10 +165,7 @@ mod tests {
     #[test]
     fn a_missing_folder_is_told_from_a_missing_program() {
         let error = found(&config(&["sh"], Some(Path::new("/no/folder")))).unwrap_err();
-        assert!(
-            error.starts_with("`dir`: /no/folder is not a folder"),
-            "{error}"
-        );
+        assert!(error.starts_with("`dir`: /no/folder is not a folder"), "{error}");
     }
 
     #[test]
@@ -197,10 +180,7 @@ mod tests {
         let mut worker = config(&[], None);
         worker.program = Program::Denoise;
         let error = command_line(&worker, Some(Path::new("/no/worker")), Path::new("/s"));
-        assert_eq!(
-            error.unwrap_err(),
-            "/no/worker: does not exist; correct --worker-bin"
-        );
+        assert_eq!(error.unwrap_err(), "/no/worker: does not exist; correct --worker-bin");
         let line = command_line(&worker, Some(Path::new("/bin/true")), Path::new("/s")).unwrap();
         assert_eq!(line.arguments, ["denoise", "--listen", "/s", "--name", "w"]);
     }

@@ -66,6 +66,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    process::take_hangup();
     let mut child = signal(SignalKind::child()).context("SIGCHLD")?;
     process::become_subreaper()?;
     let paths = Paths::create(&settings.run_dir)?;
@@ -154,12 +155,8 @@ impl Pool {
     }
 
     fn publish(&self) {
-        let notes: Vec<_> = self
-            .note
-            .iter()
-            .chain(&self.servers.problems)
-            .map(String::as_str)
-            .collect();
+        let notes: Vec<_> =
+            self.note.iter().chain(&self.servers.problems).map(String::as_str).collect();
         let status = PoolStatus {
             pid: Some(std::process::id()),
             note: (!notes.is_empty()).then(|| notes.join("; ")),
@@ -198,11 +195,7 @@ impl Pool {
     fn load(&mut self) {
         match read(&self.settings.pool_dir) {
             Ok((configs, note)) => {
-                info!(
-                    "{} workers declared in {}",
-                    configs.len(),
-                    self.settings.pool_dir.display()
-                );
+                info!("{} workers declared in {}", configs.len(), self.settings.pool_dir.display());
                 if let Some(note) = &note {
                     warn!("{note}");
                 }
@@ -228,10 +221,8 @@ impl Pool {
 
     fn follow(&mut self, configs: Vec<WorkerConfig>) {
         let now = self.now();
-        let mut configs: BTreeMap<_, _> = configs
-            .into_iter()
-            .map(|config| (config.name.clone(), config))
-            .collect();
+        let mut configs: BTreeMap<_, _> =
+            configs.into_iter().map(|config| (config.name.clone(), config)).collect();
         for (name, member) in &mut self.members {
             member.follow(configs.remove(name), now);
         }

@@ -108,10 +108,7 @@ impl Supervisor {
         match self.phase {
             Phase::Waiting { until } if now >= until => Next::Spawn,
             Phase::Waiting { until } => Next::Wait(until),
-            Phase::Running {
-                since,
-                ready: false,
-            } => match self.readiness {
+            Phase::Running { since, ready: false } => match self.readiness {
                 Readiness::Alive if now >= since + PROOF_OF_LIFE => {
                     self.ready();
                     Next::Idle
@@ -124,9 +121,7 @@ impl Supervisor {
                 Readiness::Notified => Next::Wait(since + READY_LIMIT),
             },
             Phase::ToStop => {
-                self.phase = Phase::Stopping {
-                    kill_at: now + STOP_LIMIT,
-                };
+                self.phase = Phase::Stopping { kill_at: now + STOP_LIMIT };
                 Next::Terminate
             }
             Phase::Stopping { kill_at } if now >= kill_at => {
@@ -144,10 +139,7 @@ impl Supervisor {
 
     /// The process runs.
     pub fn spawned(&mut self, now: Duration) {
-        self.phase = Phase::Running {
-            since: now,
-            ready: false,
-        };
+        self.phase = Phase::Running { since: now, ready: false };
         self.starts += 1;
     }
 
@@ -205,11 +197,7 @@ impl Supervisor {
         }
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.deaths.push_back(now);
-        while self
-            .deaths
-            .front()
-            .is_some_and(|first| now.saturating_sub(*first) >= DEATH_WINDOW)
-        {
+        while self.deaths.front().is_some_and(|first| now.saturating_sub(*first) >= DEATH_WINDOW) {
             self.deaths.pop_front();
         }
         if self.deaths.len() >= MAX_DEATHS {
@@ -220,9 +208,7 @@ impl Supervisor {
                 DEATH_WINDOW.as_secs()
             ));
         } else {
-            self.phase = Phase::Waiting {
-                until: now + backoff::delay(self.in_a_row, random),
-            };
+            self.phase = Phase::Waiting { until: now + backoff::delay(self.in_a_row, random) };
             self.note = Some(how.to_owned());
         }
     }
@@ -247,10 +233,7 @@ impl Supervisor {
 
     /// Gives a worker that is down another chance, at once and with its deaths forgotten.
     pub fn retry(&mut self, now: Duration) {
-        if matches!(
-            self.phase,
-            Phase::Waiting { .. } | Phase::Failed | Phase::Stopped
-        ) {
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Failed | Phase::Stopped) {
             self.phase = Phase::Waiting { until: now };
             self.deaths.clear();
             self.in_a_row = 0;

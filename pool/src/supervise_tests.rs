@@ -57,11 +57,7 @@ fn a_worker_that_hangs_at_its_start_is_killed_and_restarted() {
     let mut worker = new(Restart::Always, Readiness::Notified);
     worker.spawned(ZERO);
     assert_eq!(worker.next(READY_LIMIT), Next::Kill);
-    assert_eq!(
-        worker.next(READY_LIMIT),
-        Next::Idle,
-        "the signal is sent once"
-    );
+    assert_eq!(worker.next(READY_LIMIT), Next::Idle, "the signal is sent once");
     worker.ended(READY_LIMIT, false, "signal 9", 0.0);
     assert_eq!(worker.note(), Some("not ready within 10 s"));
     assert_eq!(worker.next(READY_LIMIT), Next::Wait(READY_LIMIT + ms(200)));
@@ -73,10 +69,7 @@ fn five_deaths_in_a_minute_are_enough() {
     assert_eq!(starts, [0, 210, 620, 1430, 3040].map(ms));
     assert_eq!(worker.restarts(), 4);
     let note = worker.note().unwrap();
-    assert!(
-        note.starts_with("exit status 1; 5 times within 60 s"),
-        "{note}"
-    );
+    assert!(note.starts_with("exit status 1; 5 times within 60 s"), "{note}");
     assert!(worker.is_over());
 }
 
@@ -84,11 +77,7 @@ fn five_deaths_in_a_minute_are_enough() {
 fn slow_deaths_wait_ever_longer_but_never_fail() {
     let (worker, starts) = starts_until_failed(ms(15_000), 30);
     assert_eq!(worker.state(), WorkerState::Backoff);
-    assert_eq!(
-        starts[29] - starts[28],
-        ms(45_000),
-        "life and the longest delay"
-    );
+    assert_eq!(starts[29] - starts[28], ms(45_000), "life and the longest delay");
 }
 
 #[test]
@@ -143,11 +132,7 @@ fn stopping_is_sigterm_then_sigkill_two_seconds_later() {
     assert!(!worker.is_over(), "its process is still there");
     worker.ended(ms(3001), false, "signal 9", 0.0);
     assert_eq!(worker.state(), WorkerState::Stopped);
-    assert_eq!(
-        worker.next(ms(9999)),
-        Next::Idle,
-        "a stopped worker is not restarted"
-    );
+    assert_eq!(worker.next(ms(9999)), Next::Idle, "a stopped worker is not restarted");
 }
 
 #[test]

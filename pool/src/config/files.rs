@@ -16,11 +16,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// Every file that cannot be read or that others may write, with the remedy.
 pub fn read(folder: &Path) -> Result<Option<Vec<Source>>, Vec<Problem>> {
-    let whole = |path: &Path, message: String| Problem {
-        path: path.into(),
-        place: None,
-        message,
-    };
+    let whole = |path: &Path, message: String| Problem { path: path.into(), place: None, message };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -31,12 +27,8 @@ pub fn read(folder: &Path) -> Result<Option<Vec<Source>>, Vec<Problem>> {
     };
     let mut paths = Vec::new();
     for entry in entries {
-        let path = entry
-            .map_err(|error| vec![whole(folder, error.to_string())])?
-            .path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let path = entry.map_err(|error| vec![whole(folder, error.to_string())])?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if path.extension() == Some(OsStr::new("toml")) && !hidden {
             paths.push(path);
         }
@@ -49,25 +41,18 @@ pub fn read(folder: &Path) -> Result<Option<Vec<Source>>, Vec<Problem>> {
             Err(message) => problems.push(whole(&path, message)),
         }
     }
-    if problems.is_empty() {
-        Ok(Some(sources))
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(Some(sources)) } else { Err(problems) }
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
     // Without O_NONBLOCK a FIFO would hold the pool up for ever.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| format!("{error}; make it readable for the pool's user, or remove it"))?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(
+            |error| format!("{error}; make it readable for the pool's user, or remove it"),
+        )?;
     check(&file)?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("longer than {MAX_BYTES} bytes; split it"));
     }
@@ -110,20 +95,11 @@ mod tests {
     #[test]
     fn toml_files_come_in_name_order_and_nothing_else_comes() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "20-b.toml",
-            "10-a.toml",
-            ".30-c.toml",
-            "40-d.toml.bak",
-            "README",
-        ] {
+        for name in ["20-b.toml", "10-a.toml", ".30-c.toml", "40-d.toml.bak", "README"] {
             write(&folder.path().join(name), b"", 0o644);
         }
         let sources = read(folder.path()).unwrap().unwrap();
-        let names: Vec<_> = sources
-            .iter()
-            .map(|s| s.path.file_name().unwrap())
-            .collect();
+        let names: Vec<_> = sources.iter().map(|s| s.path.file_name().unwrap()).collect();
         assert_eq!(names, ["10-a.toml", "20-b.toml"]);
     }
 
@@ -135,16 +111,8 @@ mod tests {
         write(&folder.path().join("c.toml"), b"", 0o644);
         let problems = read(folder.path()).unwrap_err();
         assert_eq!(problems.len(), 2);
-        assert!(
-            problems[0].to_string().contains("a.toml: mode 664"),
-            "{}",
-            problems[0]
-        );
-        assert!(
-            problems[1].message.contains("chmod go-w"),
-            "{}",
-            problems[1]
-        );
+        assert!(problems[0].to_string().contains("a.toml: mode 664"), "{}", problems[0]);
+        assert!(problems[1].message.contains("chmod go-w"), "{}", problems[1]);
     }
 
     #[test]

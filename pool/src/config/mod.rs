@@ -89,10 +89,7 @@ pub fn parse(sources: &[Source]) -> Result<Vec<WorkerConfig>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut found: BTreeMap<String, (WorkerConfig, String)> = BTreeMap::new();
     for source in sources {
-        let mut file = File {
-            source,
-            problems: Vec::new(),
-        };
+        let mut file = File { source, problems: Vec::new() };
         for (config, at) in file.workers() {
             let place = file.place(at);
             let here = format!("{}:{}", source.path.display(), place.0);
@@ -130,10 +127,7 @@ impl File<'_> {
     fn workers(&mut self) -> Vec<(WorkerConfig, usize)> {
         let (table, errors) = DeTable::parse_recoverable(&self.source.text);
         for error in &errors {
-            self.problem(
-                error.span().map_or(0, |span| span.start),
-                error.message().to_owned(),
-            );
+            self.problem(error.span().map_or(0, |span| span.start), error.message().to_owned());
         }
         if !errors.is_empty() {
             return Vec::new();
@@ -150,11 +144,7 @@ impl File<'_> {
                     other => self.wrong_type("worker", "tables `[worker.NAME]`", other, value),
                 },
                 "schema" => {
-                    if value
-                        .get_ref()
-                        .as_integer()
-                        .is_none_or(|n| n.as_str() != "1")
-                    {
+                    if value.get_ref().as_integer().is_none_or(|n| n.as_str() != "1") {
                         self.problem(
                             value.span().start,
                             "`schema`: this version reads schema 1 only; write `schema = 1`".into(),
@@ -179,12 +169,7 @@ impl File<'_> {
         }
         let DeValue::Table(table) = value.get_ref() else {
             let key = format!("worker.{name}");
-            self.wrong_type(
-                &key,
-                &format!("a table `[worker.{name}]`"),
-                value.get_ref(),
-                value,
-            );
+            self.wrong_type(&key, &format!("a table `[worker.{name}]`"), value.get_ref(), value);
             return None;
         };
         let before = self.problems.len();
@@ -199,16 +184,13 @@ impl File<'_> {
                     program_by_command = self.checked(at, "command", command(value.get_ref()));
                 }
                 "env" => {
-                    variables = self
-                        .checked(at, "env", env(value.get_ref()))
-                        .unwrap_or_default();
+                    variables = self.checked(at, "env", env(value.get_ref())).unwrap_or_default();
                 }
                 "dir" => dir = self.checked(at, "dir", folder(value.get_ref())),
                 "deadline" => limit = self.checked(at, "deadline", deadline(value.get_ref())),
                 "restart" => {
-                    policy = self
-                        .checked(at, "restart", restart(value.get_ref()))
-                        .unwrap_or_default();
+                    policy =
+                        self.checked(at, "restart", restart(value.get_ref())).unwrap_or_default();
                 }
                 unknown => {
                     self.unknown_key(key.span().start, unknown, &WORKER_KEYS, "a worker");
@@ -245,9 +227,7 @@ impl File<'_> {
     }
 
     fn checked<T>(&mut self, at: usize, key: &str, value: Result<T, String>) -> Option<T> {
-        value
-            .map_err(|message| self.problem(at, format!("`{key}`: {message}")))
-            .ok()
+        value.map_err(|message| self.problem(at, format!("`{key}`: {message}"))).ok()
     }
 
     fn wrong_type(
@@ -271,21 +251,14 @@ impl File<'_> {
 
     fn problem(&mut self, offset: usize, message: String) {
         let place = Some(self.place(offset));
-        self.problems.push(Problem {
-            path: self.source.path.clone(),
-            place,
-            message,
-        });
+        self.problems.push(Problem { path: self.source.path.clone(), place, message });
     }
 
     /// Line and column of a byte offset.
     fn place(&self, offset: usize) -> (usize, usize) {
         let before = self.source.text.get(..offset).unwrap_or(&self.source.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 }
 

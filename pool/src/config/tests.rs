@@ -2,27 +2,15 @@ use super::*;
 use std::fs;
 
 fn source(path: &str, text: &str) -> Source {
-    Source {
-        path: path.into(),
-        text: text.into(),
-    }
+    Source { path: path.into(), text: text.into() }
 }
 
 fn fixtures(kind: &str) -> Vec<(PathBuf, String)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("src/config/fixtures")
-        .join(kind);
-    let mut paths: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/config/fixtures").join(kind);
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
-    let texts = paths
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"));
-    texts
-        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
-        .collect()
+    let texts = paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
+    texts.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
 /// Each invalid file ends in comments that are exactly the messages it must give.
@@ -31,15 +19,8 @@ fn invalid_fixtures_give_their_messages() {
     let fixtures = fixtures("invalid");
     assert!(fixtures.len() >= 6);
     for (path, text) in fixtures {
-        let wanted: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("#> "))
-            .collect();
-        assert!(
-            !wanted.is_empty(),
-            "{}: no message is expected",
-            path.display()
-        );
+        let wanted: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#> ")).collect();
+        assert!(!wanted.is_empty(), "{}: no message is expected", path.display());
         let problems = parse(&[source("x.toml", &text)])
             .err()
             .unwrap_or_else(|| panic!("{}: was accepted", path.display()));
@@ -54,10 +35,7 @@ fn invalid_fixtures_give_their_messages() {
 #[test]
 fn valid_fixtures_and_the_shipped_examples_are_accepted() {
     let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../policies/pool.d/examples");
-    let mut all: Vec<_> = fs::read_dir(examples)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut all: Vec<_> = fs::read_dir(examples).unwrap().map(|e| e.unwrap().path()).collect();
     all.extend(fixtures("valid").into_iter().map(|(path, _)| path));
     assert!(all.len() >= 4);
     for path in all {
@@ -70,10 +48,8 @@ fn valid_fixtures_and_the_shipped_examples_are_accepted() {
 
 #[test]
 fn every_key_is_understood() {
-    let (_, text) = fixtures("valid")
-        .into_iter()
-        .find(|(path, _)| path.ends_with("every-key.toml"))
-        .unwrap();
+    let (_, text) =
+        fixtures("valid").into_iter().find(|(path, _)| path.ends_with("every-key.toml")).unwrap();
     let workers = parse(&[source("x.toml", &text)]).unwrap();
     assert_eq!(
         workers,

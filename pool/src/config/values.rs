@@ -23,10 +23,7 @@ const DEADLINES: std::ops::RangeInclusive<Duration> =
 
 pub fn worker_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let first = name
-        .chars()
-        .next()
-        .is_some_and(|c| c.is_ascii_alphanumeric());
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if !first || name.len() > MAX_NAME || !name.chars().all(plain) {
         return Err(format!(
             "`{name}` cannot be a worker's name: use 1 to {MAX_NAME} letters, digits, `-` and \
@@ -34,9 +31,7 @@ pub fn worker_name(name: &str) -> Result<(), String> {
         ));
     }
     if RESERVED.contains(&name) {
-        return Err(format!(
-            "`{name}` is the pool's own socket; choose another name"
-        ));
+        return Err(format!("`{name}` is the pool's own socket; choose another name"));
     }
     Ok(())
 }
@@ -51,10 +46,7 @@ pub fn model(value: &DeValue<'_>) -> Result<Program, String> {
 pub fn command(value: &DeValue<'_>) -> Result<Program, String> {
     const WANTED: &str = "write `command = [\"PROGRAM\", \"ARGUMENT\"]`";
     let Some(array) = value.as_array() else {
-        return Err(format!(
-            "expected an array of strings, found {}; {WANTED}",
-            value.type_str()
-        ));
+        return Err(format!("expected an array of strings, found {}; {WANTED}", value.type_str()));
     };
     let words = array
         .iter()
@@ -95,19 +87,14 @@ pub fn folder(value: &DeValue<'_>) -> Result<PathBuf, String> {
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(format!(
-            "`{}` is relative; write the whole path from `/`",
-            path.display()
-        ))
+        Err(format!("`{}` is relative; write the whole path from `/`", path.display()))
     }
 }
 
 pub fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
     const WANTED: &str = "write a time with its unit, like \"10ms\", \"800us\" or \"1.5s\"";
     let text = string(value).map_err(|reason| format!("{reason}; {WANTED}"))?;
-    let split = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds_per_unit = match unit {
         "us" => 1e-6,
@@ -124,9 +111,7 @@ pub fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
     if DEADLINES.contains(&duration) {
         Ok(duration)
     } else {
-        Err(format!(
-            "`{text}` is out of range; a deadline is 100us to 60s"
-        ))
+        Err(format!("`{text}` is out of range; a deadline is 100us to 60s"))
     }
 }
 
@@ -140,15 +125,10 @@ pub fn restart(value: &DeValue<'_>) -> Result<Restart, String> {
 }
 
 fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
-    let text = value
-        .as_str()
-        .ok_or_else(|| format!("expected a string, found {}", value.type_str()))?;
+    let text =
+        value.as_str().ok_or_else(|| format!("expected a string, found {}", value.type_str()))?;
     // The kernel's strings end at the first NUL.
-    if text.contains('\0') {
-        Err("contains a NUL".into())
-    } else {
-        Ok(text)
-    }
+    if text.contains('\0') { Err("contains a NUL".into()) } else { Ok(text) }
 }
 
 fn unknown_word(word: &str, known: &[&str], what: &str) -> String {

@@ -31,10 +31,7 @@ pub async fn serve(listener: TcpListener, service: Service) -> Result<(), tonic:
     let server = GrpcInferenceServiceServer::new(service)
         .max_decoding_message_size(MAX_BODY)
         .max_encoding_message_size(2 * MAX_BODY);
-    Server::builder()
-        .add_service(server)
-        .serve_with_incoming(TcpIncoming::from(listener))
-        .await
+    Server::builder().add_service(server).serve_with_incoming(TcpIncoming::from(listener)).await
 }
 
 impl From<Refusal> for Status {
@@ -61,9 +58,7 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        Ok(Response::new(ServerReadyResponse {
-            ready: self.ready(),
-        }))
+        Ok(Response::new(ServerReadyResponse { ready: self.ready() }))
     }
 
     async fn model_ready(
@@ -124,10 +119,7 @@ impl GrpcInferenceService for Service {
 pub(super) fn parse(request: ModelInferRequest) -> Result<(Sound, bool), Refusal> {
     check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
     let [input] = <[InferInputTensor; 1]>::try_from(request.inputs).map_err(|inputs| {
-        Refusal::Invalid(format!(
-            "{} inputs; the model takes one, `{INPUT}`",
-            inputs.len()
-        ))
+        Refusal::Invalid(format!("{} inputs; the model takes one, `{INPUT}`", inputs.len()))
     })?;
     if input.name != INPUT {
         return Err(Refusal::Invalid(format!(
@@ -135,10 +127,7 @@ pub(super) fn parse(request: ModelInferRequest) -> Result<(Sound, bool), Refusal
             input.name
         )));
     }
-    let (datatype, shape) = (
-        DataType::parse(&input.datatype)?,
-        Shape::parse(&input.shape)?,
-    );
+    let (datatype, shape) = (DataType::parse(&input.datatype)?, Shape::parse(&input.shape)?);
     let raw = request.raw_input_contents.as_slice();
     let elements: Vec<f64> = match (raw, input.contents) {
         ([raw], None) => from_raw(datatype, raw)?,
@@ -159,23 +148,11 @@ fn from_raw(datatype: DataType, raw: &[u8]) -> Result<Vec<f64>, Refusal> {
     let (elements, rest): (Vec<f64>, _) = match datatype {
         DataType::Fp32 => {
             let (chunks, rest) = raw.as_chunks::<4>();
-            (
-                chunks
-                    .iter()
-                    .map(|bytes| f64::from(f32::from_le_bytes(*bytes)))
-                    .collect(),
-                rest,
-            )
+            (chunks.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(), rest)
         }
         DataType::Int16 => {
             let (chunks, rest) = raw.as_chunks::<2>();
-            (
-                chunks
-                    .iter()
-                    .map(|bytes| f64::from(i16::from_le_bytes(*bytes)))
-                    .collect(),
-                rest,
-            )
+            (chunks.iter().map(|bytes| f64::from(i16::from_le_bytes(*bytes))).collect(), rest)
         }
     };
     if rest.is_empty() {
@@ -195,27 +172,16 @@ fn answer(model_name: String, id: String, sound: Sound, raw: bool) -> ModelInfer
             raw_output_contents.push(sound.floats().flat_map(f32::to_le_bytes).collect());
         }
         (true, DataType::Int16) => {
-            raw_output_contents.push(
-                sound
-                    .samples
-                    .iter()
-                    .flat_map(|sample| sample.to_le_bytes())
-                    .collect(),
-            );
+            raw_output_contents
+                .push(sound.samples.iter().flat_map(|sample| sample.to_le_bytes()).collect());
         }
         (false, DataType::Fp32) => {
             let fp32_contents = sound.floats().collect();
-            contents = Some(InferTensorContents {
-                fp32_contents,
-                ..Default::default()
-            });
+            contents = Some(InferTensorContents { fp32_contents, ..Default::default() });
         }
         (false, DataType::Int16) => {
             let int_contents = sound.samples.iter().copied().map(i32::from).collect();
-            contents = Some(InferTensorContents {
-                int_contents,
-                ..Default::default()
-            });
+            contents = Some(InferTensorContents { int_contents, ..Default::default() });
         }
     }
     let output = InferOutputTensor {

@@ -20,17 +20,10 @@ fn raw_and_typed_contents_mean_the_same() {
     raw.raw_input_contents = vec![values.iter().flat_map(|v| v.to_le_bytes()).collect()];
     let mut typed = request("INT16", &[480, 2]);
     let int_contents = values.iter().copied().map(i32::from).collect();
-    typed.inputs[0].contents = Some(InferTensorContents {
-        int_contents,
-        ..Default::default()
-    });
+    typed.inputs[0].contents = Some(InferTensorContents { int_contents, ..Default::default() });
     let mut float = request("FP32", &[480, 2]);
-    float.raw_input_contents = vec![
-        values
-            .iter()
-            .flat_map(|v| (f32::from(*v) / 32_768.0).to_le_bytes())
-            .collect(),
-    ];
+    float.raw_input_contents =
+        vec![values.iter().flat_map(|v| (f32::from(*v) / 32_768.0).to_le_bytes()).collect()];
     let (from_raw, was_raw) = parse(raw).unwrap();
     let (from_typed, was_typed_raw) = parse(typed).unwrap();
     let (from_float, _) = parse(float).unwrap();

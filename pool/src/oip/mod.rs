@@ -120,19 +120,13 @@ impl Shape {
         if !samples_fit || !(1..=MAX_CHANNELS).contains(&channels) {
             return Err(wrong());
         }
-        Ok(Self {
-            dimensions: dimensions.to_vec(),
-            channels,
-        })
+        Ok(Self { dimensions: dimensions.to_vec(), channels })
     }
 
     /// Number of elements.
     fn elements(&self) -> usize {
         // The bounds above keep both factors small and positive.
-        self.dimensions
-            .iter()
-            .map(|dimension| *dimension as usize)
-            .product()
+        self.dimensions.iter().map(|dimension| *dimension as usize).product()
     }
 }
 
@@ -155,11 +149,7 @@ impl Sound {
                 shape.elements()
             )));
         }
-        let scale = if datatype == DataType::Fp32 {
-            32_768.0
-        } else {
-            1.0
-        };
+        let scale = if datatype == DataType::Fp32 { 32_768.0 } else { 1.0 };
         let samples = elements
             .iter()
             .enumerate()
@@ -176,18 +166,12 @@ impl Sound {
                 _ => Ok((element * scale).round() as i16),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            datatype,
-            shape,
-            samples,
-        })
+        Ok(Self { datatype, shape, samples })
     }
 
     /// Elements as the type says, for FP32.
     fn floats(&self) -> impl Iterator<Item = f32> {
-        self.samples
-            .iter()
-            .map(|sample| f32::from(*sample) / 32_768.0)
+        self.samples.iter().map(|sample| f32::from(*sample) / 32_768.0)
     }
 }
 
@@ -200,10 +184,7 @@ struct Service {
 
 impl Service {
     fn new(view: View) -> Self {
-        Self {
-            view,
-            free: Arc::new(Semaphore::new(MAX_BUSY)),
-        }
+        Self { view, free: Arc::new(Semaphore::new(MAX_BUSY)) }
     }
 
     /// Whether all models are ready.
@@ -221,12 +202,7 @@ impl Service {
                 "model `{name}` has no version `{version}`; leave the version out"
             )));
         }
-        if snapshot
-            .status
-            .workers
-            .iter()
-            .any(|worker| worker.name == name)
-        {
+        if snapshot.status.workers.iter().any(|worker| worker.name == name) {
             return Err(Refusal::NotFound(format!(
                 "`{name}` is an external command; only built-in workers are models"
             )));
@@ -234,22 +210,18 @@ impl Service {
         let known: Vec<_> = snapshot.models.keys().map(String::as_str).collect();
         Err(Refusal::NotFound(match known.as_slice() {
             [] => format!("no model `{name}`; pool.d declares none"),
-            known => format!("no model `{name}`; there are {}", known.join(", ")),
+            known => format!("no model `{name}`; those of pool.d: {}", known.join(", ")),
         }))
     }
 
     async fn infer(&self, name: &str, version: &str, sound: Sound) -> Result<Sound, Refusal> {
         let model = self.model(name, version)?;
         if !model.ready {
-            return Err(Refusal::Unavailable(format!(
-                "model `{name}` is not ready; try again"
-            )));
+            return Err(Refusal::Unavailable(format!("model `{name}` is not ready; try again")));
         }
         let turn = timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await;
         let Ok(Ok(permit)) = turn else {
-            return Err(Refusal::Unavailable(
-                "too many requests at a time; try again".into(),
-            ));
+            return Err(Refusal::Unavailable("too many requests at a time; try again".into()));
         };
         let answer = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -271,9 +243,7 @@ impl Service {
 
 fn stream_refusal(name: &str, error: &std::io::Error) -> Refusal {
     warn!(worker = name, "inference failed: {error}");
-    Refusal::Failed(format!(
-        "model `{name}`: {error}; its worker may just have died, try again"
-    ))
+    Refusal::Failed(format!("model `{name}`: {error}; its worker may just have died, try again"))
 }
 
 fn check_outputs<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), Refusal> {

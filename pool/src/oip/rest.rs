@@ -68,11 +68,7 @@ async fn ready(State(service): State<Service>) -> Response {
 
 /// Clients read readiness from the status alone.
 fn readiness(ready: bool) -> StatusCode {
-    if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 async fn model(
@@ -95,11 +91,7 @@ async fn model_ready(
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
     let ready = service.model(&name, "")?.ready;
-    Ok((
-        readiness(ready),
-        Json(json!({ "name": name, "ready": ready })),
-    )
-        .into_response())
+    Ok((readiness(ready), Json(json!({ "name": name, "ready": ready }))).into_response())
 }
 
 #[derive(Debug, Deserialize)]
@@ -125,7 +117,7 @@ struct RequestedOutput {
 
 /// Flat, or a row for each sample.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`data` wants numbers: flat, or a list for each sample")]
 enum Data {
     Flat(Vec<f64>),
     Rows(Vec<Vec<f64>>),
@@ -168,14 +160,9 @@ async fn infer(
         status => error(status, &rejection.body_text()),
     })?;
     // A missing model is told before the body is looked at.
-    service
-        .model(&name, "")
-        .map_err(IntoResponse::into_response)?;
+    service.model(&name, "").map_err(IntoResponse::into_response)?;
     let (id, sound) = parse(&headers, &body).map_err(IntoResponse::into_response)?;
-    let sound = service
-        .infer(&name, "", sound)
-        .await
-        .map_err(IntoResponse::into_response)?;
+    let sound = service.infer(&name, "", sound).await.map_err(IntoResponse::into_response)?;
     let data = match sound.datatype {
         DataType::Fp32 => Elements::Fp32(sound.floats().collect()),
         DataType::Int16 => Elements::Int16(sound.samples),
@@ -186,12 +173,7 @@ async fn infer(
         shape: sound.shape.dimensions,
         data,
     };
-    Ok(Json(Answer {
-        model_name: &name,
-        id,
-        outputs: [output],
-    })
-    .into_response())
+    Ok(Json(Answer { model_name: &name, id, outputs: [output] }).into_response())
 }
 
 pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(Option<String>, Sound), Refusal> {
@@ -206,10 +188,7 @@ pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(Option<String>,
         .map_err(|error| Refusal::Invalid(format!("not an inference request: {error}")))?;
     check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
     let [input] = <[Input; 1]>::try_from(request.inputs).map_err(|inputs| {
-        Refusal::Invalid(format!(
-            "{} inputs; the model takes one, `{INPUT}`",
-            inputs.len()
-        ))
+        Refusal::Invalid(format!("{} inputs; the model takes one, `{INPUT}`", inputs.len()))
     })?;
     if input.name != INPUT {
         return Err(Refusal::Invalid(format!(
@@ -217,10 +196,7 @@ pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(Option<String>,
             input.name
         )));
     }
-    let (datatype, shape) = (
-        DataType::parse(&input.datatype)?,
-        Shape::parse(&input.shape)?,
-    );
+    let (datatype, shape) = (DataType::parse(&input.datatype)?, Shape::parse(&input.shape)?);
     let elements = match input.data {
         Data::Flat(elements) => elements,
         Data::Rows(rows) => {
@@ -240,19 +216,13 @@ pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(Option<String>,
 async fn nothing_here(uri: Uri) -> Response {
     error(
         StatusCode::NOT_FOUND,
-        &format!(
-            "nothing at {}; this is the Open Inference Protocol: start at /v2",
-            uri.path()
-        ),
+        &format!("nothing at {}; this is the Open Inference Protocol: start at /v2", uri.path()),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
     error(
         StatusCode::METHOD_NOT_ALLOWED,
-        &format!(
-            "{} does not take {method}; infer takes POST, everything else GET",
-            uri.path()
-        ),
+        &format!("{} does not take {method}; infer takes POST, everything else GET", uri.path()),
     )
 }

@@ -29,31 +29,20 @@ pub fn denoise(
     channels: usize,
     samples: &[i16],
 ) -> io::Result<Vec<i16>> {
-    let stream = socket::socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let stream =
+        socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
     let limit = TimeVal::seconds(ANSWER_LIMIT_S);
     socket::setsockopt(&stream, sockopt::ReceiveTimeout, &limit)?;
     socket::setsockopt(&stream, sockopt::SendTimeout, &limit)?;
     socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let deadline_us = deadline
-        .and_then(|deadline| u32::try_from(deadline.as_micros()).ok())
-        .unwrap_or_default();
+    let deadline_us =
+        deadline.and_then(|deadline| u32::try_from(deadline.as_micros()).ok()).unwrap_or_default();
     let silence = vec![0; FRAME * channels];
     let mut answers = Vec::with_capacity(samples.len());
     let mut message = vec![0; FrameHead::LEN + silence.len() * size_of::<i16>()];
-    let frames = samples
-        .chunks_exact(silence.len())
-        .chain([silence.as_slice()]);
+    let frames = samples.chunks_exact(silence.len()).chain([silence.as_slice()]);
     for (sequence, frame) in (0..).zip(frames) {
-        let head = FrameHead {
-            release_ns: monotonic()?,
-            sequence,
-            deadline_us,
-        };
+        let head = FrameHead { release_ns: monotonic()?, sequence, deadline_us };
         message[..FrameHead::LEN].copy_from_slice(&head.to_bytes());
         let payload = &mut message[FrameHead::LEN..];
         for (bytes, sample) in payload.as_chunks_mut::<2>().0.iter_mut().zip(frame) {
@@ -71,9 +60,7 @@ pub fn denoise(
         )?;
         let answered = FrameHead::split(&message).map(|(head, _)| head.sequence);
         if length != message.len() || answered != Some(sequence) {
-            return Err(io::Error::other(
-                "the worker closed the stream or lost its place",
-            ));
+            return Err(io::Error::other("the worker closed the stream or lost its place"));
         }
         if sequence > 0 {
             let payload = message[FrameHead::LEN..].as_chunks::<2>().0;
@@ -85,9 +72,6 @@ pub fn denoise(
 
 fn monotonic() -> io::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    let now = Duration::new(
-        now.tv_sec().unsigned_abs(),
-        now.tv_nsec().unsigned_abs() as u32,
-    );
+    let now = Duration::new(now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs() as u32);
     Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }

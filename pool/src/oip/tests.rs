@@ -3,9 +3,7 @@ use axum::http::HeaderMap;
 use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 
 fn message(body: &str) -> String {
-    rest::parse(&HeaderMap::new(), body.as_bytes())
-        .unwrap_err()
-        .to_string()
+    rest::parse(&HeaderMap::new(), body.as_bytes()).unwrap_err().to_string()
 }
 
 fn body(name: &str, datatype: &str, shape: &str, data: &str) -> String {
@@ -17,43 +15,22 @@ fn body(name: &str, datatype: &str, shape: &str, data: &str) -> String {
 #[test]
 fn wrong_requests_are_told_what_to_send() {
     assert!(message("{").starts_with("not an inference request"));
+    assert!(message(&body("pcm", "FP32", "[1]", r#"["a"]"#)).contains("`data` wants numbers"));
     assert!(message(r#"{"inputs":[]}"#).starts_with("0 inputs; the model takes one, `pcm`"));
     let cases = [
-        (
-            body("x", "FP32", "[480]", "[]"),
-            "no input `x`; the model takes `pcm`",
-        ),
-        (
-            body("pcm", "FP64", "[480]", "[]"),
-            "datatype FP64; send FP32",
-        ),
+        (body("x", "FP32", "[480]", "[]"), "no input `x`; the model takes `pcm`"),
+        (body("pcm", "FP64", "[480]", "[]"), "datatype FP64; send FP32"),
         (body("pcm", "FP32", "[481]", "[]"), "shape [481]; send [N]"),
         (body("pcm", "FP32", "[0]", "[]"), "shape [0]; send [N]"),
-        (
-            body("pcm", "FP32", "[-480]", "[]"),
-            "shape [-480]; send [N]",
-        ),
+        (body("pcm", "FP32", "[-480]", "[]"), "shape [-480]; send [N]"),
         (body("pcm", "FP32", "[480, 65]", "[]"), "1 to 64 channels"),
-        (
-            body("pcm", "FP32", "[480, 1, 1]", "[]"),
-            "shape [480, 1, 1]",
-        ),
+        (body("pcm", "FP32", "[480, 1, 1]", "[]"), "shape [480, 1, 1]"),
         (body("pcm", "FP32", "[480000000]", "[]"), "up to 480000"),
-        (
-            body("pcm", "FP32", "[480]", "[0.5]"),
-            "has 1 elements and its shape [480] asks for 480",
-        ),
-        (
-            body("pcm", "FP32", "[480, 2]", "[[0.5]]"),
-            "a row of `pcm` has 1 elements",
-        ),
+        (body("pcm", "FP32", "[480]", "[0.5]"), "has 1 elements and its shape [480] asks for 480"),
+        (body("pcm", "FP32", "[480, 2]", "[[0.5]]"), "a row of `pcm` has 1 elements"),
     ];
     for (body, wanted) in cases {
-        assert!(
-            message(&body).contains(wanted),
-            "{} for {body}",
-            message(&body)
-        );
+        assert!(message(&body).contains(wanted), "{} for {body}", message(&body));
     }
     let loud = body("pcm", "INT16", "[480]", &format!("{:?}", [40_000; 480]));
     assert!(message(&loud).contains("element 0 of `pcm` is 40000, which is no INT16"));
@@ -79,11 +56,7 @@ fn a_model_that_is_none_is_told_from_one_that_is_missing() {
     let service = Service::new(view.clone());
     let missing = |name: &str, version: &str| service.model(name, version).unwrap_err().to_string();
     assert_eq!(missing("x", ""), "no model `x`; pool.d declares none");
-    let model = Model {
-        ready: false,
-        socket: "/s".into(),
-        deadline: None,
-    };
+    let model = Model { ready: false, socket: "/s".into(), deadline: None };
     view.lock().models.insert("mic".into(), model);
     view.lock().status = PoolStatus {
         workers: vec![Worker {
@@ -101,7 +74,7 @@ fn a_model_that_is_none_is_told_from_one_that_is_missing() {
         }],
         ..PoolStatus::default()
     };
-    assert_eq!(missing("x", ""), "no model `x`; there are mic");
+    assert_eq!(missing("x", ""), "no model `x`; those of pool.d: mic");
     assert!(missing("film", "").contains("is an external command"));
     assert!(missing("mic", "7").contains("no version `7`"));
     assert!(!service.ready());
@@ -114,9 +87,6 @@ async fn a_taken_port_is_named_and_survived() {
     let servers = serve(View::default(), Some(address), None).await;
     assert_eq!((servers.rest, servers.grpc), (None, None));
     let problem = &servers.problems[0];
-    assert!(
-        problem.starts_with(&format!("--rest {address}: ")),
-        "{problem}"
-    );
+    assert!(problem.starts_with(&format!("--rest {address}: ")), "{problem}");
     assert!(problem.contains("`--rest off`"), "{problem}");
 }

@@ -12,12 +12,8 @@ use nix::sys::signal::Signal;
 const MIC: &str = "[worker.mic]\nmodel = \"denoise\"\n";
 
 fn power(payload: &[u8]) -> f64 {
-    let samples: Vec<_> = payload
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|b| f64::from(i16::from_le_bytes(*b)))
-        .collect();
+    let samples: Vec<_> =
+        payload.as_chunks::<2>().0.iter().map(|b| f64::from(i16::from_le_bytes(*b))).collect();
     samples.iter().map(|s| s * s).sum::<f64>() / samples.len() as f64
 }
 
@@ -43,11 +39,7 @@ fn a_live_stream_is_answered_in_order_and_counted() {
     }
     let status = pool.wait("counters", |status| status.workers[0].frames == Some(50));
     let mic = &status.workers[0];
-    assert_eq!(
-        mic.missed,
-        Some(0),
-        "a frame without a deadline cannot miss it"
-    );
+    assert_eq!(mic.missed, Some(0), "a frame without a deadline cannot miss it");
     let (p50, p99) = (mic.compute_p50_ns.unwrap(), mic.compute_p99_ns.unwrap());
     assert!(0 < p50 && p50 <= p99, "{p50} {p99}");
 }
@@ -59,11 +51,7 @@ fn frames_past_their_deadline_are_counted() {
     let stream = Stream::connect(&pool.socket("mic.sock"));
     for sequence in 0..4u32 {
         // Released at the machine's boot: every second one has a deadline and is late.
-        let head = FrameHead {
-            release_ns: 1,
-            sequence,
-            deadline_us: 10 * (sequence % 2),
-        };
+        let head = FrameHead { release_ns: 1, sequence, deadline_us: 10 * (sequence % 2) };
         let mut message = head.to_bytes().to_vec();
         message.resize(16 + 960, 0);
         stream.send(&message);
@@ -95,10 +83,7 @@ fn malformed_frames_end_only_their_own_connection() {
     assert_eq!(good.receive().len(), 16 + 960);
     assert_eq!(pool.wait_for("mic", WorkerState::Ready).pid, pid);
     let log = pool.log();
-    assert!(
-        log.contains("a message of 15 bytes, shorter than the head"),
-        "{log}"
-    );
+    assert!(log.contains("a message of 15 bytes, shorter than the head"), "{log}");
     assert!(log.contains("3 channels after 2"), "{log}");
 }
 
@@ -106,9 +91,7 @@ fn malformed_frames_end_only_their_own_connection() {
 fn a_stream_computes_on_a_thread_of_its_own_name() {
     let pool = TestPool::start(MIC);
     let pid = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
-    let streams: Vec<_> = (0..3)
-        .map(|_| Stream::connect(&pool.socket("mic.sock")))
-        .collect();
+    let streams: Vec<_> = (0..3).map(|_| Stream::connect(&pool.socket("mic.sock"))).collect();
     for stream in &streams {
         stream.send_frame(0, 1);
         stream.receive();
@@ -165,10 +148,7 @@ fn http(address: &str, request: &str, body: &str) -> String {
 fn a_request_over_rest_reaches_the_worker() {
     let mut pool = TestPool::start_with(MIC, &["--rest", "127.0.0.1:0"]);
     pool.wait_for("mic", WorkerState::Ready);
-    let address = pool
-        .wait("address", |status| status.rest.is_some())
-        .rest
-        .unwrap();
+    let address = pool.wait("address", |status| status.rest.is_some()).rest.unwrap();
     assert!(http(&address, "GET /v2/health/ready", "").starts_with("HTTP/1.1 200"));
     assert!(http(&address, "GET /v2/models/mic/ready", "").contains(r#""ready":true"#));
     assert!(http(&address, "GET /v2/models/nope", "").starts_with("HTTP/1.1 404"));
@@ -180,21 +160,11 @@ fn a_request_over_rest_reaches_the_worker() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let (_, json) = answer.split_once("\r\n\r\n").unwrap();
     let answer: serde_json::Value = serde_json::from_str(json).unwrap();
-    assert_eq!(
-        (answer["model_name"].as_str(), answer["id"].as_str()),
-        (Some("mic"), Some("7"))
-    );
+    assert_eq!((answer["model_name"].as_str(), answer["id"].as_str()), (Some("mic"), Some("7")));
     let output = &answer["outputs"][0];
     assert_eq!(output["shape"], serde_json::json!([480]));
-    let loud = output["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(serde_json::Value::as_f64);
-    assert!(
-        loud.fold(0.0, |most: f64, v| most.max(v.abs())) > 0.01,
-        "{answer}"
-    );
+    let loud = output["data"].as_array().unwrap().iter().filter_map(serde_json::Value::as_f64);
+    assert!(loud.fold(0.0, |most: f64, v| most.max(v.abs())) > 0.01, "{answer}");
     // The silence that follows each request is a frame too.
     pool.wait("counters", |status| status.workers[0].frames == Some(2));
     assert!(http(&address, "POST /v2/models/mic/infer", "{").starts_with("HTTP/1.1 400"));
@@ -202,12 +172,7 @@ fn a_request_over_rest_reaches_the_worker() {
     // A second pool cannot have the port; it says so and works without.
     let second = TestPool::start_with(MIC, &["--rest", &address]);
     let status = second.wait("note", |status| status.note.is_some());
-    assert!(
-        status
-            .note
-            .unwrap()
-            .contains(&format!("--rest {address}: "))
-    );
+    assert!(status.note.unwrap().contains(&format!("--rest {address}: ")));
     second.wait_for("mic", WorkerState::Ready);
 
     pool.signal(Signal::SIGTERM);

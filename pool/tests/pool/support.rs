@@ -102,10 +102,7 @@ impl TestPool {
                 return pid;
             }
             let (status, log) = (self.try_status(), self.log());
-            assert!(
-                Instant::now() < until,
-                "no file {file}; last: {status:#?}; log:\n{log}"
-            );
+            assert!(Instant::now() < until, "no file {file}; last: {status:#?}; log:\n{log}");
             sleep(Duration::from_millis(10));
         }
     }
@@ -145,11 +142,7 @@ pub fn spawn(folder: &Path, arguments: &[&str]) -> Child {
         "{} is missing: run `cargo build` (or `cargo build -p downbeat-worker`) first",
         worker.display()
     );
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("log"))
-        .unwrap();
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_downbeat-pool"));
     let defaults = [
         ("--pool-dir", folder.join("pool.d")),
@@ -162,12 +155,7 @@ pub fn spawn(folder: &Path, arguments: &[&str]) -> Child {
             command.arg(option).arg(value);
         }
     }
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+    command.args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 /// Replaces the pool's file.
@@ -180,8 +168,7 @@ pub fn declare(folder: &Path, text: &str) {
 /// Whether a process exists and is no zombie.
 pub fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Waits until a process is gone.
@@ -212,11 +199,7 @@ impl Stream {
 
     /// One frame of a tone.
     pub fn send_frame(&self, sequence: u32, channels: usize) {
-        let head = FrameHead {
-            release_ns: 0,
-            sequence,
-            deadline_us: 0,
-        };
+        let head = FrameHead { release_ns: 0, sequence, deadline_us: 0 };
         let mut message = head.to_bytes().to_vec();
         for i in 0..480 {
             let t = (sequence as f32 * 480.0 + i as f32) / 48_000.0;
