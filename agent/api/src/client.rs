@@ -69,15 +69,9 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Denied { path: path.into() },
-            _ => ClientError::NoAgent {
-                path: path.into(),
-                source,
-            },
+            _ => ClientError::NoAgent { path: path.into(), source },
         })?;
-        let client = Self {
-            path: path.into(),
-            stream: BufReader::new(stream),
-        };
+        let client = Self { path: path.into(), stream: BufReader::new(stream) };
         client
             .stream
             .get_ref()
@@ -119,18 +113,12 @@ impl Client {
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.garbled(e.to_string()))?;
         line.push(b'\n');
-        self.stream
-            .get_mut()
-            .write_all(&line)
-            .map_err(|source| self.broken(source))
+        self.stream.get_mut().write_all(&line).map_err(|source| self.broken(source))
     }
 
     fn receive(&mut self) -> Result<Response, ClientError> {
         let mut line = String::new();
-        let read = self
-            .stream
-            .read_line(&mut line)
-            .map_err(|source| self.broken(source))?;
+        let read = self.stream.read_line(&mut line).map_err(|source| self.broken(source))?;
         if read == 0 {
             return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -142,17 +130,11 @@ impl Client {
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
-        ClientError::Broken {
-            path: self.path.clone(),
-            source,
-        }
+        ClientError::Broken { path: self.path.clone(), source }
     }
 
     fn garbled(&self, reason: String) -> ClientError {
-        ClientError::Garbled {
-            path: self.path.clone(),
-            reason,
-        }
+        ClientError::Garbled { path: self.path.clone(), reason }
     }
 }
 

@@ -126,13 +126,6 @@ impl FrameHead {
         let release_ns = u64::from_le_bytes(head[..8].try_into().ok()?);
         let sequence = u32::from_le_bytes(head[8..12].try_into().ok()?);
         let deadline_us = u32::from_le_bytes(head[12..].try_into().ok()?);
-        Some((
-            Self {
-                release_ns,
-                sequence,
-                deadline_us,
-            },
-            payload,
-        ))
+        Some((Self { release_ns, sequence, deadline_us }, payload))
     }
 }

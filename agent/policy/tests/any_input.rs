@@ -10,14 +10,9 @@ fn valid_files() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/valid");
     let entries = fs::read_dir(folder).expect("a folder of fixtures");
     let files = entries.map(|entry| entry.expect("a readable folder").path());
-    let mut files: Vec<_> = files
-        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
-        .collect();
+    let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
     files.sort();
-    files
-        .iter()
-        .map(|file| fs::read_to_string(file).expect("a text"))
-        .collect()
+    files.iter().map(|file| fs::read_to_string(file).expect("a text")).collect()
 }
 
 /// Parses, and checks what holds for every outcome.
@@ -25,10 +20,7 @@ fn check(texts: &[String]) -> Result<(), TestCaseError> {
     let sources: Vec<Source> = texts
         .iter()
         .enumerate()
-        .map(|(i, text)| Source {
-            path: format!("{i}.toml").into(),
-            text: text.clone(),
-        })
+        .map(|(i, text)| Source { path: format!("{i}.toml").into(), text: text.clone() })
         .collect();
     match PolicySet::parse(&sources) {
         Ok(set) => {
@@ -50,10 +42,7 @@ fn check(texts: &[String]) -> Result<(), TestCaseError> {
                 let line = text.split('\n').nth(problem.line - 1);
                 let characters = line.expect("a line of the file").chars().count();
                 prop_assert!((1..=characters + 1).contains(&problem.column), "{problem}");
-                prop_assert!(
-                    !problem.message.chars().any(char::is_control),
-                    "{problem:?}"
-                );
+                prop_assert!(!problem.message.chars().any(char::is_control), "{problem:?}");
             }
         }
     }
@@ -174,19 +163,9 @@ fn deep_nesting_is_refused() {
 fn a_line_of_a_hundred_thousand_mistakes_is_read_in_linear_time() {
     let text = format!("schema = 1\nrule = [{}]", "1,".repeat(100_000));
     let start = std::time::Instant::now();
-    let sources = [Source {
-        path: "long.toml".into(),
-        text,
-    }];
+    let sources = [Source { path: "long.toml".into(), text }];
     let problems = PolicySet::parse(&sources).expect_err("no rule is a number");
     assert_eq!(problems.len(), 100_000);
-    assert_eq!(
-        problems.last().map(|p| (p.line, p.column)),
-        Some((2, 9 + 2 * 99_999))
-    );
-    assert!(
-        start.elapsed() < std::time::Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(problems.last().map(|p| (p.line, p.column)), Some((2, 9 + 2 * 99_999)));
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use downbeat_policy::{PolicySet, Source};
 
 fn fixtures(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(folder)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder)
 }
 
 /// Paths with this ending, in name order.
@@ -26,10 +24,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 /// A source that is shown by its file's name alone.
 fn source(path: &Path) -> Source {
     let name = path.file_name().expect("a file");
-    Source {
-        path: name.into(),
-        text: fs::read_to_string(path).expect("a text"),
-    }
+    Source { path: name.into(), text: fs::read_to_string(path).expect("a text") }
 }
 
 fn messages(sources: &[Source]) -> String {
@@ -43,11 +38,7 @@ fn messages(sources: &[Source]) -> String {
 fn difference(of: &Path, found: &str, expected: &Path) -> Option<String> {
     let wanted = fs::read_to_string(expected).unwrap_or_default();
     (found != wanted).then(|| {
-        format!(
-            "{}\n--- found\n{found}--- {}\n{wanted}",
-            of.display(),
-            expected.display()
-        )
+        format!("{}\n--- found\n{found}--- {}\n{wanted}", of.display(), expected.display())
     })
 }
 
@@ -69,11 +60,7 @@ fn invalid_sets_are_refused_with_the_problems_of_all_files() {
     for set in sets.map(|entry| entry.expect("a readable folder").path()) {
         let sources: Vec<Source> = files(&set, "toml").iter().map(|f| source(f)).collect();
         assert!(sources.len() > 1, "{}", set.display());
-        differences.extend(difference(
-            &set,
-            &messages(&sources),
-            &set.join("messages.txt"),
-        ));
+        differences.extend(difference(&set, &messages(&sources), &set.join("messages.txt")));
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
@@ -81,11 +68,7 @@ fn invalid_sets_are_refused_with_the_problems_of_all_files() {
 #[test]
 fn valid_files_are_read_as_they_were() {
     for file in files(&fixtures("valid"), "toml") {
-        let name = file
-            .file_stem()
-            .expect("a file")
-            .to_string_lossy()
-            .into_owned();
+        let name = file.file_stem().expect("a file").to_string_lossy().into_owned();
         let set = PolicySet::parse(&[source(&file)]);
         let set = set.unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
         insta::with_settings!({
@@ -100,10 +83,7 @@ fn valid_files_are_read_as_they_were() {
 /// The keys of the language, each of which some valid fixture uses.
 #[test]
 fn every_key_stands_in_a_valid_fixture() {
-    let texts: String = files(&fixtures("valid"), "toml")
-        .iter()
-        .map(|f| source(f).text)
-        .collect();
+    let texts: String = files(&fixtures("valid"), "toml").iter().map(|f| source(f).text).collect();
     for key in [
         "schema", "modality", "tier", "deadline", "cpus", "sched", "policy", "priority", "nice",
         "slice", "io", "class", "level", "memory", "oom", "name", "match", "unless", "any", "exe",

@@ -20,37 +20,19 @@ fn sources(folder: &Path) -> Vec<Source> {
         .collect();
     paths.sort();
     let text = |path: &PathBuf| fs::read_to_string(path).expect("a text");
-    paths
-        .iter()
-        .map(|path| Source {
-            path: path.clone(),
-            text: text(path),
-        })
-        .collect()
+    paths.iter().map(|path| Source { path: path.clone(), text: text(path) }).collect()
 }
 
 fn parsed(folder: &Path) -> PolicySet {
     let sources = sources(folder);
     assert!(!sources.is_empty(), "{}", folder.display());
     PolicySet::parse(&sources).unwrap_or_else(|problems| {
-        panic!(
-            "{}",
-            problems
-                .iter()
-                .map(|p| format!("{p}\n"))
-                .collect::<String>()
-        )
+        panic!("{}", problems.iter().map(|p| format!("{p}\n")).collect::<String>())
     })
 }
 
 fn process(exe: &str, cmdline: &str) -> ProcessFacts {
-    let name: String = exe
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(15)
-        .collect();
+    let name: String = exe.rsplit('/').next().unwrap_or_default().chars().take(15).collect();
     ProcessFacts {
         exe: Some(exe.into()),
         comm: name,
@@ -61,57 +43,29 @@ fn process(exe: &str, cmdline: &str) -> ProcessFacts {
 
 /// The class that a process of one thread gets.
 fn class<'s>(set: &'s PolicySet, process: &ProcessFacts) -> Option<&'s str> {
-    set.classify(process, &process.comm)
-        .map(|found| set.classes[found.class].name.as_str())
+    set.classify(process, &process.comm).map(|found| set.classes[found.class].name.as_str())
 }
 
 #[test]
 fn the_demo_knows_its_load() {
     let set = parsed(&policies().join("demo"));
     for (exe, cmdline, expected) in [
-        (
-            "/opt/x/downbeat-worker",
-            "downbeat-worker denoise --socket a.sock",
-            Some("voice"),
-        ),
-        (
-            "/opt/x/downbeat-load",
-            "/opt/x/downbeat-load video --fps 30",
-            Some("vision"),
-        ),
-        (
-            "/opt/x/downbeat-load",
-            "/opt/x/downbeat-load hog",
-            Some("batch"),
-        ),
-        (
-            "/opt/x/downbeat-load",
-            "/opt/x/downbeat-load bursty --seconds 6",
-            Some("batch"),
-        ),
+        ("/opt/x/downbeat-worker", "downbeat-worker denoise --socket a.sock", Some("voice")),
+        ("/opt/x/downbeat-load", "/opt/x/downbeat-load video --fps 30", Some("vision")),
+        ("/opt/x/downbeat-load", "/opt/x/downbeat-load hog", Some("batch")),
+        ("/opt/x/downbeat-load", "/opt/x/downbeat-load bursty --seconds 6", Some("batch")),
         ("/opt/x/downbeat-load", "/opt/x/downbeat-load audio", None),
         ("/usr/bin/bash", "bash -c denoise", None),
     ] {
         assert_eq!(class(&set, &process(exe, cmdline)), expected, "{cmdline}");
     }
-    let named = |name: &str| {
-        set.classes
-            .iter()
-            .find(|c| c.name == name)
-            .expect("a class")
-    };
+    let named = |name: &str| set.classes.iter().find(|c| c.name == name).expect("a class");
     let deadline = |name: &str| match named(name).deadline {
         Some(Deadline::After(after)) => after.as_millis(),
         other => panic!("{name}: {other:?}"),
     };
-    assert_eq!(
-        (named("voice").modality, named("voice").tier),
-        (Modality::Audio, Tier::Realtime)
-    );
-    assert_eq!(
-        (named("vision").modality, named("vision").tier),
-        (Modality::Video, Tier::Realtime)
-    );
+    assert_eq!((named("voice").modality, named("voice").tier), (Modality::Audio, Tier::Realtime));
+    assert_eq!((named("vision").modality, named("vision").tier), (Modality::Video, Tier::Realtime));
     assert_eq!(named("batch").tier, Tier::Background);
     assert_eq!((deadline("voice"), deadline("vision")), (10, 33));
     assert!(set.classes.iter().all(|c| c.sched == Sched::Auto));
@@ -121,54 +75,18 @@ fn the_demo_knows_its_load() {
 fn the_shipped_set_knows_real_programs() {
     let set = parsed(&policies());
     for (exe, cmdline, expected) in [
-        (
-            "/usr/local/bin/whisper-server",
-            "whisper-server -m base.bin",
-            Some("speech"),
-        ),
+        ("/usr/local/bin/whisper-server", "whisper-server -m base.bin", Some("speech")),
         ("/opt/piper/piper", "piper --model en.onnx", Some("speech")),
         ("/usr/bin/pipewire", "pipewire", None),
-        (
-            "/usr/lib/downbeat/downbeat-worker",
-            "downbeat-worker denoise --socket x",
-            Some("voice"),
-        ),
-        (
-            "/usr/bin/ffmpeg",
-            "ffmpeg -f v4l2 -i /dev/video0 -f null -",
-            Some("video"),
-        ),
-        (
-            "/usr/bin/ffmpeg",
-            "ffmpeg -i rtsp://camera/1 out.mkv",
-            Some("video"),
-        ),
-        (
-            "/usr/bin/ffmpeg",
-            "ffmpeg -i in.mkv out.mp4",
-            Some("background"),
-        ),
-        (
-            "/usr/lib/jellyfin-ffmpeg/ffmpeg",
-            "ffmpeg -i in.mkv -f hls -",
-            Some("background"),
-        ),
-        (
-            "/usr/local/bin/llama-server",
-            "llama-server -m m.gguf",
-            Some("language"),
-        ),
+        ("/usr/lib/downbeat/downbeat-worker", "downbeat-worker denoise --socket x", Some("voice")),
+        ("/usr/bin/ffmpeg", "ffmpeg -f v4l2 -i /dev/video0 -f null -", Some("video")),
+        ("/usr/bin/ffmpeg", "ffmpeg -i rtsp://camera/1 out.mkv", Some("video")),
+        ("/usr/bin/ffmpeg", "ffmpeg -i in.mkv out.mp4", Some("background")),
+        ("/usr/lib/jellyfin-ffmpeg/ffmpeg", "ffmpeg -i in.mkv -f hls -", Some("background")),
+        ("/usr/local/bin/llama-server", "llama-server -m m.gguf", Some("language")),
         ("/usr/local/bin/ollama", "ollama serve", Some("language")),
-        (
-            "/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus",
-            "cc1plus -quiet x.cc",
-            Some("background"),
-        ),
-        (
-            "/home/ann/.rustup/toolchains/stable/bin/rustc",
-            "rustc x.rs",
-            Some("background"),
-        ),
+        ("/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus", "cc1plus -quiet x.cc", Some("background")),
+        ("/home/ann/.rustup/toolchains/stable/bin/rustc", "rustc x.rs", Some("background")),
         ("/usr/bin/apt-get", "apt-get -y upgrade", Some("background")),
         ("/usr/bin/bash", "bash", None),
         ("/usr/sbin/sshd", "sshd: ann", None),
@@ -177,19 +95,14 @@ fn the_shipped_set_knows_real_programs() {
         assert_eq!(class(&set, &process(exe, cmdline)), expected, "{cmdline}");
     }
     let pipewire = process("/usr/bin/pipewire", "pipewire");
-    let found = set
-        .classify(&pipewire, "data-loop.0")
-        .expect("the thread that moves samples");
+    let found = set.classify(&pipewire, "data-loop.0").expect("the thread that moves samples");
     assert_eq!(set.classes[found.class].name, "voice");
     let viewer = ProcessFacts {
         parent: Some(ParentFacts {
             exe: Some("/usr/bin/jellyfin".into()),
             comm: "jellyfin".into(),
         }),
-        ..process(
-            "/usr/lib/jellyfin-ffmpeg/ffmpeg",
-            "ffmpeg -i in.mkv -f hls -",
-        )
+        ..process("/usr/lib/jellyfin-ffmpeg/ffmpeg", "ffmpeg -i in.mkv -f hls -")
     };
     assert_eq!(class(&set, &viewer), Some("video"));
 }
@@ -197,27 +110,13 @@ fn the_shipped_set_knows_real_programs() {
 /// A rule without its reason helps nobody who must decide whether to keep it.
 #[test]
 fn every_shipped_rule_has_a_name_and_a_comment() {
-    let folders = [
-        policies(),
-        policies().join("demo"),
-        policies().join("examples"),
-    ];
+    let folders = [policies(), policies().join("demo"), policies().join("examples")];
     for source in folders.iter().flat_map(|folder| sources(folder)) {
         let lines: Vec<&str> = source.text.lines().collect();
-        for (i, _) in lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| **line == "[[rule]]")
-        {
+        for (i, _) in lines.iter().enumerate().filter(|(_, line)| **line == "[[rule]]") {
             let place = format!("{}:{}", source.path.display(), i + 1);
-            assert!(
-                i > 0 && lines[i - 1].starts_with("# "),
-                "{place}: no comment"
-            );
-            assert!(
-                lines.get(i + 1).is_some_and(|l| l.starts_with("name ")),
-                "{place}: no name"
-            );
+            assert!(i > 0 && lines[i - 1].starts_with("# "), "{place}: no comment");
+            assert!(lines.get(i + 1).is_some_and(|l| l.starts_with("name ")), "{place}: no name");
         }
     }
 }

@@ -32,20 +32,13 @@ impl OwnReader {
     pub fn new(roots: &Roots) -> Self {
         let path = roots.proc.join("self/statm");
         let statm = File::open(&path).ok();
-        Self {
-            path,
-            statm,
-            page: page_size(),
-        }
+        Self { path, statm, page: page_size() }
     }
 
     /// What the process uses now.
     #[must_use]
     pub fn read(&mut self) -> Own {
-        Own {
-            cpu_seconds: cpu_seconds(),
-            rss: self.rss().unwrap_or(0),
-        }
+        Own { cpu_seconds: cpu_seconds(), rss: self.rss().unwrap_or(0) }
     }
 
     fn rss(&mut self) -> io::Result<u64> {
@@ -58,20 +51,13 @@ impl OwnReader {
         // Seven decimal numbers of at most 20 digits each.
         let mut buffer = [0_u8; 160];
         let length = file.read_at(&mut buffer, 0)?;
-        Ok(resident_pages(&buffer[..length])
-            .unwrap_or(0)
-            .saturating_mul(self.page))
+        Ok(resident_pages(&buffer[..length]).unwrap_or(0).saturating_mul(self.page))
     }
 }
 
 /// Second field of `statm`, in pages.
 fn resident_pages(statm: &[u8]) -> Option<u64> {
-    std::str::from_utf8(statm)
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    std::str::from_utf8(statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn cpu_seconds() -> f64 {
@@ -119,10 +105,7 @@ mod tests {
     #[test]
     fn a_folder_without_the_file_gives_no_memory_and_no_panic() {
         let folder = tempfile::tempdir().unwrap();
-        let roots = Roots {
-            proc: folder.path().into(),
-            ..Roots::default()
-        };
+        let roots = Roots { proc: folder.path().into(), ..Roots::default() };
         assert_eq!(OwnReader::new(&roots).read().rss, 0);
     }
 

@@ -26,6 +26,10 @@ pub struct ProcessSample {
     pub pid: u32,
     /// Parent.
     pub ppid: u32,
+    /// Process group.
+    pub group: u32,
+    /// Session.
+    pub session: u32,
     /// Start time, clock ticks since boot.
     pub start_time: u64,
     /// What the rules look at.
@@ -50,6 +54,10 @@ pub struct ThreadSample {
 pub struct ProcessStat {
     /// Parent.
     pub ppid: u32,
+    /// Process group: the id of the process that made it, which may be gone.
+    pub group: u32,
+    /// Session, likewise.
+    pub session: u32,
     /// Start time, clock ticks since boot.
     pub start_time: u64,
     /// The main thread's name.
@@ -103,7 +111,15 @@ impl ProcessReader {
         let stat = self.stat(pid).ok()?;
         let facts = self.facts(pid, &stat);
         let threads = self.threads(pid);
-        Some(ProcessSample { pid, ppid: stat.ppid, start_time: stat.start_time, facts, threads })
+        Some(ProcessSample {
+            pid,
+            ppid: stat.ppid,
+            group: stat.group,
+            session: stat.session,
+            start_time: stat.start_time,
+            facts,
+            threads,
+        })
     }
 
     /// What changes from moment to moment.
@@ -118,6 +134,8 @@ impl ProcessReader {
         })?;
         Ok(ProcessStat {
             ppid: stat.ppid.cast_unsigned(),
+            group: stat.pgrp.cast_unsigned(),
+            session: stat.session.cast_unsigned(),
             start_time: stat.starttime,
             comm: stat.comm,
             state: stat.state,

@@ -46,10 +46,7 @@ impl SystemReader {
     /// A reader below `roots.proc`.
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
-        Self {
-            proc: roots.proc.clone(),
-            cpus: BTreeMap::new(),
-        }
+        Self { proc: roots.proc.clone(), cpus: BTreeMap::new() }
     }
 
     /// The host now. What cannot be read stays at its default.
@@ -74,16 +71,10 @@ impl SystemReader {
         // One that went offline starts anew when it returns.
         self.cpus.retain(|id, _| now.contains_key(id));
         for (id, ticks) in now {
-            let baseline = self
-                .cpus
-                .entry(id)
-                .or_insert(Baseline { ticks, use_: None });
+            let baseline = self.cpus.entry(id).or_insert(Baseline { ticks, use_: None });
             // Two reads within one clock tick see nothing move; the last fractions still hold.
             if let Some(fractions) = ticks.since(baseline.ticks).fractions(id) {
-                *baseline = Baseline {
-                    ticks,
-                    use_: Some(fractions),
-                };
+                *baseline = Baseline { ticks, use_: Some(fractions) };
             }
         }
         self.cpus.values().filter_map(|cpu| cpu.use_).collect()
@@ -130,14 +121,7 @@ impl Ticks {
 
     /// Shares of the ticks' own sum, so that they always add up to one; nothing when it is 0.
     fn fractions(self, id: u32) -> Option<Cpu> {
-        let Self {
-            user,
-            system,
-            idle,
-            iowait,
-            irq,
-            steal,
-        } = self;
+        let Self { user, system, idle, iowait, irq, steal } = self;
         let busy = user + system + irq;
         let total = busy + idle + iowait + steal;
         if total == 0 {
@@ -180,23 +164,9 @@ fn parse_cpu(line: &str) -> Option<(u32, Ticks)> {
     // overflow the sums above.
     let mut next = || fields.next()?.ok().map(|ticks| ticks.min(u64::MAX / 16));
     let (user, nice, system, idle) = (next()?, next()?, next()?, next()?);
-    let (iowait, irq, softirq) = (
-        next().unwrap_or(0),
-        next().unwrap_or(0),
-        next().unwrap_or(0),
-    );
+    let (iowait, irq, softirq) = (next().unwrap_or(0), next().unwrap_or(0), next().unwrap_or(0));
     let steal = next().unwrap_or(0);
-    Some((
-        id,
-        Ticks {
-            user: user + nice,
-            system,
-            idle,
-            iowait,
-            irq: irq + softirq,
-            steal,
-        },
-    ))
+    Some((id, Ticks { user: user + nice, system, idle, iowait, irq: irq + softirq, steal }))
 }
 
 fn parse_load(line: &str) -> Option<[f64; 3]> {
@@ -218,11 +188,7 @@ fn parse_memory(reader: impl BufRead) -> Memory {
             "SwapFree" => &mut memory.swap_free,
             _ => continue,
         };
-        let kibibytes = value
-            .trim()
-            .trim_end_matches(" kB")
-            .parse::<u64>()
-            .unwrap_or(0);
+        let kibibytes = value.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
         *field = kibibytes.saturating_mul(1024);
     }
     memory
@@ -259,9 +225,7 @@ mod tests {
 
     impl Host {
         fn new(files: &[(&str, &str)]) -> Self {
-            let host = Self {
-                folder: tempfile::tempdir().unwrap(),
-            };
+            let host = Self { folder: tempfile::tempdir().unwrap() };
             for (name, text) in files {
                 host.write(name, text);
             }
@@ -275,10 +239,7 @@ mod tests {
         }
 
         fn reader(&self) -> SystemReader {
-            SystemReader::new(&Roots {
-                proc: self.folder.path().into(),
-                ..Roots::default()
-            })
+            SystemReader::new(&Roots { proc: self.folder.path().into(), ..Roots::default() })
         }
     }
 
@@ -299,15 +260,7 @@ mod tests {
         let cpus = reader.read().cpus;
         assert_eq!(
             cpus[0],
-            Cpu {
-                id: 0,
-                busy: 0.4,
-                user: 0.2,
-                system: 0.1,
-                irq: 0.1,
-                iowait: 0.1,
-                steal: 0.1
-            }
+            Cpu { id: 0, busy: 0.4, user: 0.2, system: 0.1, irq: 0.1, iowait: 0.1, steal: 0.1 }
         );
         assert_eq!((cpus[1].id, cpus[1].busy), (1, 0.0));
     }
@@ -331,30 +284,16 @@ mod tests {
         host.write("stat", "cpu1 200 0 50 350 0 0 0 0 0 0\n");
         let ids = |cpus: &[Cpu]| cpus.iter().map(|cpu| cpu.id).collect::<Vec<_>>();
         assert_eq!(ids(&reader.read().cpus), [1]);
-        host.write(
-            "stat",
-            "cpu0 0 0 0 9 0 0 0 0 0 0\ncpu1 200 0 50 360 0 0 0 0 0 0\n",
-        );
+        host.write("stat", "cpu0 0 0 0 9 0 0 0 0 0 0\ncpu1 200 0 50 360 0 0 0 0 0 0\n");
         assert_eq!(ids(&reader.read().cpus), [1]);
-        host.write(
-            "stat",
-            "cpu0 0 0 0 19 0 0 0 0 0 0\ncpu1 200 0 50 370 0 0 0 0 0 0\n",
-        );
+        host.write("stat", "cpu0 0 0 0 19 0 0 0 0 0 0\ncpu1 200 0 50 370 0 0 0 0 0 0\n");
         assert_eq!(ids(&reader.read().cpus), [0, 1]);
     }
 
     #[test]
     fn idle_time_that_runs_backwards_is_no_time() {
-        let before = Ticks {
-            idle: 100,
-            user: 10,
-            ..Ticks::default()
-        };
-        let after = Ticks {
-            idle: 99,
-            user: 20,
-            ..Ticks::default()
-        };
+        let before = Ticks { idle: 100, user: 10, ..Ticks::default() };
+        let after = Ticks { idle: 99, user: 20, ..Ticks::default() };
         assert_eq!(after.since(before).fractions(0).unwrap().busy, 1.0);
     }
 
@@ -367,18 +306,9 @@ mod tests {
                 "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\n\
                  SwapTotal:        512 kB\nSwapFree:         256 kB\nHugePages_Total: 3\n",
             ),
-            (
-                "pressure/cpu",
-                "some avg10=12.50 avg60=0.31 avg300=1.26 total=33\n",
-            ),
-            (
-                "pressure/memory",
-                "some avg10=0.00 avg60=0 avg300=0 total=0\nfull avg10=1\n",
-            ),
-            (
-                "pressure/io",
-                "some avg10=100.00 avg60=0 avg300=0 total=0\n",
-            ),
+            ("pressure/cpu", "some avg10=12.50 avg60=0.31 avg300=1.26 total=33\n"),
+            ("pressure/memory", "some avg10=0.00 avg60=0 avg300=0 total=0\nfull avg10=1\n"),
+            ("pressure/io", "some avg10=100.00 avg60=0 avg300=0 total=0\n"),
         ]);
         let system = host.reader().read();
         assert_eq!(system.load, [1.23, 0.5, 0.05]);
@@ -391,14 +321,7 @@ mod tests {
                 swap_free: 256 << 10
             }
         );
-        assert_eq!(
-            system.pressure,
-            Some(Pressure {
-                cpu: 0.125,
-                memory: 0.0,
-                io: 1.0
-            })
-        );
+        assert_eq!(system.pressure, Some(Pressure { cpu: 0.125, memory: 0.0, io: 1.0 }));
     }
 
     #[test]

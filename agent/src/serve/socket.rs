@@ -72,10 +72,7 @@ pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, BindError> 
     if path.as_os_str().len() > 107 {
         return Err(BindError::TooLong { path: path.into() });
     }
-    let unusable = |source| BindError::Unusable {
-        path: path.into(),
-        source,
-    };
+    let unusable = |source| BindError::Unusable { path: path.into(), source };
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
         std::fs::remove_file(path).map_err(unusable)?;
     }
@@ -152,25 +149,14 @@ async fn respond(request: Request, may_change: bool, sources: &Sources) -> Respo
 async fn ask_engine(request: Request, commands: &mpsc::Sender<Command>) -> Response {
     let (sender, receiver) = oneshot::channel();
     let exchange = async {
-        commands
-            .send(Command {
-                request,
-                answer: sender,
-            })
-            .await
-            .ok()?;
+        commands.send(Command { request, answer: sender }).await.ok()?;
         receiver.await.ok()
     };
     match tokio::time::timeout(COMMAND_TIMEOUT, exchange).await {
         Ok(Some(response)) => response,
-        Ok(None) => Response::Error {
-            message: "the agent is stopping".into(),
-        },
+        Ok(None) => Response::Error { message: "the agent is stopping".into() },
         Err(_) => Response::Error {
-            message: format!(
-                "the agent did not answer within {} s",
-                COMMAND_TIMEOUT.as_secs()
-            ),
+            message: format!("the agent did not answer within {} s", COMMAND_TIMEOUT.as_secs()),
         },
     }
 }
@@ -184,11 +170,7 @@ async fn watch_snapshots(
     let mut rest = [0; 64];
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        answer(
-            &mut writer,
-            &Response::Snapshot(Box::new((*snapshot).clone())),
-        )
-        .await?;
+        answer(&mut writer, &Response::Snapshot(Box::new((*snapshot).clone()))).await?;
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
             read = reader.read(&mut rest) => if read? == 0 { return Ok(()) },
@@ -200,17 +182,11 @@ async fn watch_snapshots(
 /// error: what follows it cannot be told apart.
 async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    reader
-        .take(MAX_REQUEST)
-        .read_until(b'\n', &mut line)
-        .await?;
+    reader.take(MAX_REQUEST).read_until(b'\n', &mut line).await?;
     match line.pop() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
-        Some(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a request without an end",
-        )),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a request without an end")),
     }
 }
 

@@ -89,12 +89,7 @@ impl GpuReader {
             at: Instant::now(),
             ended: false,
         })));
-        let reader = Self {
-            open,
-            times,
-            shared,
-            logged: None,
-        };
+        let reader = Self { open, times, shared, logged: None };
         reader.start();
         reader
     }
@@ -103,11 +98,7 @@ impl GpuReader {
     pub fn read(&mut self) -> GpuView {
         let (mut view, age, ended) = {
             let published = self.shared.lock();
-            (
-                published.view.clone(),
-                published.at.elapsed(),
-                published.ended,
-            )
+            (published.view.clone(), published.at.elapsed(), published.ended)
         };
         let mut stale = false;
         if ended {
@@ -153,10 +144,7 @@ impl GpuReader {
             .name("downbeat-gpu".into())
             .spawn(move || watch(open, every, &shared));
         if let Err(error) = spawned {
-            end(
-                &self.shared,
-                format!("no thread for the GPU driver: {error}"),
-            );
+            end(&self.shared, format!("no thread for the GPU driver: {error}"));
         }
     }
 }
@@ -192,10 +180,7 @@ fn watch(open: Open, every: Duration, shared: &Weak<Shared>) {
 
 fn end(shared: &Shared, reason: String) {
     *shared.lock() = Published {
-        view: GpuView {
-            devices: Vec::<Gpu>::new(),
-            note: Some(reason),
-        },
+        view: GpuView { devices: Vec::<Gpu>::new(), note: Some(reason) },
         at: Instant::now(),
         ended: true,
     };
@@ -215,13 +200,7 @@ mod tests {
     };
 
     fn one_device() -> GpuView {
-        GpuView {
-            devices: vec![Gpu {
-                name: "H".into(),
-                ..Gpu::default()
-            }],
-            note: None,
-        }
+        GpuView { devices: vec![Gpu { name: "H".into(), ..Gpu::default() }], note: None }
     }
 
     /// Reads until the view is as wanted, for at most 5 s.
@@ -240,9 +219,7 @@ mod tests {
     #[test]
     fn this_machine_shows_its_devices_or_one_line_with_the_reason() {
         let mut reader = GpuReader::new();
-        let view = until(&mut reader, |view| {
-            view.note.is_some() || !view.devices.is_empty()
-        });
+        let view = until(&mut reader, |view| view.note.is_some() || !view.devices.is_empty());
         if view.devices.is_empty() {
             let note = view.note.unwrap();
             assert!(!note.contains('\n') && note.contains("driver"), "{note}");
@@ -264,11 +241,7 @@ mod tests {
         }
         assert_eq!(ASKED.load(Ordering::Relaxed), 1);
         thread::sleep(QUICK.retry_after);
-        assert_eq!(
-            reader.read().note.as_deref(),
-            Some("no driver"),
-            "the reason stays meanwhile"
-        );
+        assert_eq!(reader.read().note.as_deref(), Some("no driver"), "the reason stays meanwhile");
         until(&mut reader, |_| ASKED.load(Ordering::Relaxed) == 2);
     }
 
@@ -296,9 +269,7 @@ mod tests {
             }))
         };
         let mut reader = GpuReader::with(open, QUICK);
-        until(&mut reader, |view| {
-            !view.devices.is_empty() && view.note.is_none()
-        });
+        until(&mut reader, |view| !view.devices.is_empty() && view.note.is_none());
         let stale = until(&mut reader, |view| view.note.is_some());
         assert_eq!(stale.devices.len(), 1);
         assert!(stale.note.unwrap().contains("has not answered"));
@@ -318,9 +289,7 @@ mod tests {
         assert_eq!(reader.read(), GpuView::default());
         assert!(started.elapsed() < Duration::from_millis(100));
         until(&mut reader, |view| {
-            view.note
-                .as_ref()
-                .is_some_and(|note| note.contains("has not answered"))
+            view.note.as_ref().is_some_and(|note| note.contains("has not answered"))
         });
     }
 
@@ -336,10 +305,7 @@ mod tests {
         let mut reader = GpuReader::with(open, QUICK);
         until(&mut reader, |view| !view.devices.is_empty());
         let view = until(&mut reader, |view| view.note.is_some());
-        assert_eq!(
-            (view.devices.len(), view.note.as_deref()),
-            (0, Some("GPU lost"))
-        );
+        assert_eq!((view.devices.len(), view.note.as_deref()), (0, Some("GPU lost")));
     }
 
     #[test]

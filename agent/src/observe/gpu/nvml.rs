@@ -63,10 +63,7 @@ fn look(nvml: &Nvml) -> Result<GpuView, String> {
     let mut view = GpuView::default();
     let mut failed = Vec::new();
     for index in 0..count {
-        match nvml
-            .device_by_index(index)
-            .and_then(|device| read(index, &device))
-        {
+        match nvml.device_by_index(index).and_then(|device| read(index, &device)) {
             Ok(gpu) => view.devices.push(gpu),
             Err(error) => failed.push(format!("GPU {index}: {error}")),
         }
@@ -93,22 +90,14 @@ fn read(index: u32, device: &Device<'_>) -> Result<Gpu, NvmlError> {
         memory_utilization: utilization.as_ref().and_then(|rates| percent(rates.memory)),
         memory_used: memory.as_ref().map(|memory| memory.used),
         memory_total: memory.as_ref().map(|memory| memory.total),
-        temperature: device
-            .temperature(TemperatureSensor::Gpu)
-            .ok()
-            .map(f64::from),
+        temperature: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
         power: device.power_usage().ok().map(watts),
         power_limit: device
             .enforced_power_limit()
             .or_else(|_| device.power_management_limit())
             .ok()
             .map(watts),
-        processes: merge(
-            compute
-                .into_iter()
-                .flatten()
-                .chain(graphics.into_iter().flatten()),
-        ),
+        processes: merge(compute.into_iter().flatten().chain(graphics.into_iter().flatten())),
     })
 }
 
@@ -128,11 +117,7 @@ fn watts(milliwatts: u32) -> f64 {
 fn merge(processes: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
     let mut instances = BTreeMap::new();
     for process in processes {
-        let key = (
-            process.pid,
-            process.gpu_instance_id,
-            process.compute_instance_id,
-        );
+        let key = (process.pid, process.gpu_instance_id, process.compute_instance_id);
         let memory = match process.used_gpu_memory {
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
@@ -147,10 +132,7 @@ fn merge(processes: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
             .and_modify(|sum| *sum = sum.zip(memory).map(|(a, b)| a.saturating_add(b)))
             .or_insert(memory);
     }
-    merged
-        .into_iter()
-        .map(|(pid, memory)| GpuProcess { pid, memory })
-        .collect()
+    merged.into_iter().map(|(pid, memory)| GpuProcess { pid, memory }).collect()
 }
 
 #[cfg(test)]
@@ -167,33 +149,22 @@ mod tests {
     }
 
     fn merged(processes: &[(u32, Option<u64>, Option<u32>)]) -> Vec<(u32, Option<u64>)> {
-        let processes = processes
-            .iter()
-            .map(|(pid, memory, instance)| process(*pid, *memory, *instance));
-        merge(processes)
-            .into_iter()
-            .map(|process| (process.pid, process.memory))
-            .collect()
+        let processes =
+            processes.iter().map(|(pid, memory, instance)| process(*pid, *memory, *instance));
+        merge(processes).into_iter().map(|process| (process.pid, process.memory)).collect()
     }
 
     #[test]
     fn a_process_in_both_lists_is_counted_once() {
         assert_eq!(
-            merged(&[
-                (7, Some(100), None),
-                (3, Some(5), None),
-                (7, Some(100), None)
-            ]),
+            merged(&[(7, Some(100), None), (3, Some(5), None), (7, Some(100), None)]),
             [(3, Some(5)), (7, Some(100))]
         );
     }
 
     #[test]
     fn a_figure_that_only_one_list_knows_is_the_figure() {
-        assert_eq!(
-            merged(&[(7, None, None), (7, Some(100), None)]),
-            [(7, Some(100))]
-        );
+        assert_eq!(merged(&[(7, None, None), (7, Some(100), None)]), [(7, Some(100))]);
     }
 
     #[test]
@@ -203,18 +174,12 @@ mod tests {
 
     #[test]
     fn instances_of_a_partitioned_gpu_add_up_and_an_unknown_one_makes_the_sum_unknown() {
-        assert_eq!(
-            merged(&[(7, Some(1), Some(0)), (7, Some(2), Some(1))]),
-            [(7, Some(3))]
-        );
+        assert_eq!(merged(&[(7, Some(1), Some(0)), (7, Some(2), Some(1))]), [(7, Some(3))]);
         assert_eq!(
             merged(&[(7, Some(u64::MAX), Some(0)), (7, Some(2), Some(1))]),
             [(7, Some(u64::MAX))]
         );
-        assert_eq!(
-            merged(&[(7, Some(1), Some(0)), (7, None, Some(1))]),
-            [(7, None)]
-        );
+        assert_eq!(merged(&[(7, Some(1), Some(0)), (7, None, Some(1))]), [(7, None)]);
     }
 
     #[test]

@@ -52,16 +52,12 @@ impl Cgroups {
                     found.v2 = Some(point.to_owned());
                 }
                 "cgroup" => {
-                    let controllers: Vec<&str> = options
-                        .split(',')
-                        .filter(|option| is_v1_controller(option))
-                        .collect();
+                    let controllers: Vec<&str> =
+                        options.split(',').filter(|option| is_v1_controller(option)).collect();
                     if controllers.contains(&"cpu") {
                         found.rt_runtime = rt_runtime(roots, point);
                     }
-                    found
-                        .v1_controllers
-                        .extend(controllers.into_iter().map(str::to_owned));
+                    found.v1_controllers.extend(controllers.into_iter().map(str::to_owned));
                 }
                 _ => {}
             }
@@ -95,19 +91,13 @@ impl Cgroups {
         if missing.is_empty() {
             return present(
                 id,
-                format!(
-                    "version 2 at {point} with {}",
-                    self.v2_controllers.join(" ")
-                ),
+                format!("version 2 at {point} with {}", self.v2_controllers.join(" ")),
             );
         }
         let held = if self.v1_controllers.is_empty() {
             String::new()
         } else {
-            format!(
-                "; version 1 holds {}, and is left as it is",
-                self.v1_controllers.join(" ")
-            )
+            format!("; version 1 holds {}, and is left as it is", self.v1_controllers.join(" "))
         };
         limited(
             id,
@@ -142,15 +132,9 @@ fn rt_runtime(roots: &Roots, point: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next()?;
-        controllers
-            .split(',')
-            .any(|name| name == "cpu")
-            .then(|| fields.next())
-            .flatten()
+        controllers.split(',').any(|name| name == "cpu").then(|| fields.next()).flatten()
     })?;
-    let file = below(roots, point)
-        .join(own.trim_start_matches('/'))
-        .join("cpu.rt_runtime_us");
+    let file = below(roots, point).join(own.trim_start_matches('/')).join("cpu.rt_runtime_us");
     file.exists().then_some(file)
 }
 

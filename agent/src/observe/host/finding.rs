@@ -18,10 +18,5 @@ pub(super) fn absent(id: &str, text: impl Into<String>, remedy: Option<&str>) ->
 }
 
 fn finding(id: &str, state: State, text: String, remedy: Option<&str>) -> Finding {
-    Finding {
-        id: id.into(),
-        state,
-        text,
-        remedy: remedy.map(Into::into),
-    }
+    Finding { id: id.into(), state, text, remedy: remedy.map(Into::into) }
 }

@@ -31,19 +31,12 @@ pub(super) fn version(release: &str, machine: &str) -> Finding {
 
 /// What kernel programs need. Nothing is loaded here: the agent reports what attached.
 pub(super) fn findings(roots: &Roots, privileges: &Privileges) -> Vec<Finding> {
-    vec![
-        bpf(privileges),
-        btf(roots),
-        tracepoints(roots),
-        lockdown(roots),
-    ]
+    vec![bpf(privileges), btf(roots), tracepoints(roots), lockdown(roots)]
 }
 
 fn bpf(privileges: &Privileges) -> Finding {
-    let missing: Vec<&str> = ["CAP_BPF", "CAP_PERFMON"]
-        .into_iter()
-        .filter(|name| !privileges.has(name))
-        .collect();
+    let missing: Vec<&str> =
+        ["CAP_BPF", "CAP_PERFMON"].into_iter().filter(|name| !privileges.has(name)).collect();
     if missing.is_empty() {
         return present("bpf", "this process may load kernel programs");
     }
@@ -60,10 +53,7 @@ fn bpf(privileges: &Privileges) -> Finding {
 
 fn btf(roots: &Roots) -> Finding {
     if roots.sys.join("kernel/btf/vmlinux").exists() {
-        return present(
-            "btf",
-            "the kernel describes its types in /sys/kernel/btf/vmlinux",
-        );
+        return present("btf", "the kernel describes its types in /sys/kernel/btf/vmlinux");
     }
     absent(
         "btf",
@@ -77,10 +67,7 @@ fn btf(roots: &Roots) -> Finding {
 
 fn tracepoints(roots: &Roots) -> Finding {
     let places = ["kernel/tracing", "kernel/debug/tracing"];
-    if places
-        .iter()
-        .any(|place| roots.sys.join(place).join("events/sched").exists())
-    {
+    if places.iter().any(|place| roots.sys.join(place).join("events/sched").exists()) {
         return present("tracepoints", "scheduler tracepoints are listed by tracefs");
     }
     limited(
@@ -102,10 +89,9 @@ fn lockdown(roots: &Roots) -> Finding {
              run-queue waits are not measured",
             Some("boot with lockdown=integrity, or without lockdown="),
         ),
-        other => present(
-            id,
-            format!("the kernel is locked down ({other}), which costs nothing here"),
-        ),
+        other => {
+            present(id, format!("the kernel is locked down ({other}), which costs nothing here"))
+        }
     }
 }
 
@@ -130,11 +116,7 @@ pub(super) fn nvidia(roots: &Roots) -> Finding {
         let is_version = |word: &&str| {
             word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.')
         };
-        text.lines()
-            .next()?
-            .split_ascii_whitespace()
-            .find(is_version)
-            .map(str::to_owned)
+        text.lines().next()?.split_ascii_whitespace().find(is_version).map(str::to_owned)
     });
     if let Some(version) = version {
         return present(id, format!("NVIDIA driver {version}"));

@@ -33,11 +33,7 @@ const DAEMONS: [(&str, &str, Option<&str>); 9] = [
             "systemctl disable --now ananicy-cpp, or keep rules for the same programs in one of the two",
         ),
     ),
-    (
-        "gamemoded",
-        "raises games while they ask for it; what it changes is then its own",
-        None,
-    ),
+    ("gamemoded", "raises games while they ask for it; what it changes is then its own", None),
     (
         "system76-scheduler",
         "sets nice and policy by name and by focus; what it changes is then its own",
@@ -50,11 +46,7 @@ const DAEMONS: [(&str, &str, Option<&str>); 9] = [
         "sets power and scheduler tunables, with a cpu-partitioning profile also affinities",
         None,
     ),
-    (
-        "uresourced",
-        "gives the active session's cgroups a share",
-        None,
-    ),
+    ("uresourced", "gives the active session's cgroups a share", None),
     (
         "irqbalance",
         "moves interrupts between CPUs, also onto those that frames run on",
@@ -62,11 +54,7 @@ const DAEMONS: [(&str, &str, Option<&str>); 9] = [
             "name the CPUs of real-time classes in IRQBALANCE_BANNED_CPULIST (/etc/default/irqbalance)",
         ),
     ),
-    (
-        "auto-cpufreq",
-        "sets governor and energy preference by load",
-        None,
-    ),
+    ("auto-cpufreq", "sets governor and energy preference by load", None),
 ];
 
 /// systemd, the daemons above and a loaded scheduler, each its own finding.
@@ -83,34 +71,23 @@ pub(super) fn findings(roots: &Roots) -> Vec<Finding> {
         }
     }
     findings.push(sched_ext(roots, &names));
-    if findings
-        .iter()
-        .all(|finding| !finding.id.starts_with("manager."))
-    {
-        findings.push(present(
-            "managers",
-            "nobody else is seen setting priorities here",
-        ));
+    if findings.iter().all(|finding| !finding.id.starts_with("manager.")) {
+        findings.push(present("managers", "nobody else is seen setting priorities here"));
     }
     findings
 }
 
 fn init(roots: &Roots) -> Finding {
     match text(roots.proc.join("1/comm")).as_deref() {
-        Some("systemd") => present(
-            "systemd",
-            "systemd is pid 1: units' groups are asked for through it",
-        ),
+        Some("systemd") => {
+            present("systemd", "systemd is pid 1: units' groups are asked for through it")
+        }
         Some(other) => absent(
             "systemd",
             format!("pid 1 is {other}, not systemd: rules cannot match units"),
             None,
         ),
-        None => absent(
-            "systemd",
-            "pid 1 cannot be seen here: rules cannot match units",
-            None,
-        ),
+        None => absent("systemd", "pid 1 cannot be seen here: rules cannot match units", None),
     }
 }
 
@@ -130,10 +107,7 @@ fn sched_ext(roots: &Roots, names: &BTreeSet<String>) -> Finding {
                 Some("stop it (systemctl stop scx, or its process) for the kernel's own scheduler"),
             )
         }
-        Some(_) => present(
-            "sched_ext",
-            "the kernel can load a scheduler, and none is loaded",
-        ),
+        Some(_) => present("sched_ext", "the kernel can load a scheduler, and none is loaded"),
         None => absent(
             "sched_ext",
             "this kernel cannot load a scheduler (kernel 6.12 with CONFIG_SCHED_CLASS_EXT can); \
@@ -149,13 +123,7 @@ fn thread_names(roots: &Roots) -> BTreeSet<String> {
     };
     entries
         .filter_map(Result::ok)
-        .filter(|entry| {
-            entry
-                .file_name()
-                .as_encoded_bytes()
-                .iter()
-                .all(u8::is_ascii_digit)
-        })
+        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
         .filter_map(|entry| text(entry.path().join("comm")))
         .collect()
 }

@@ -38,10 +38,7 @@ fn look(roots: &Roots, trials: &Trials) -> HostFacts {
     let cgroups = cgroup::Cgroups::read(roots);
     let release = &trials.release;
 
-    let mut findings = vec![
-        kernel::version(release, &trials.machine),
-        privileges.finding(),
-    ];
+    let mut findings = vec![kernel::version(release, &trials.machine), privileges.finding()];
     findings.extend(kernel::findings(roots, &privileges));
     findings.extend(scheduling::findings(roots, trials, &privileges, &cgroups));
     findings.push(cgroups.finding());

@@ -9,33 +9,13 @@ use crate::roots::Roots;
 /// The capabilities that downbeat has a use for: name, bit, and what is lost without it. Bits are
 /// those of `linux/capability.h`.
 const USED: [(&str, u32, &str); 8] = [
-    (
-        "CAP_SYS_NICE",
-        23,
-        "no priority, policy or affinity of others can be set",
-    ),
+    ("CAP_SYS_NICE", 23, "no priority, policy or affinity of others can be set"),
     ("CAP_BPF", 39, "no kernel programs"),
-    (
-        "CAP_PERFMON",
-        38,
-        "kernel programs cannot attach to tracepoints",
-    ),
-    (
-        "CAP_SYS_PTRACE",
-        19,
-        "executables of other users cannot be matched",
-    ),
+    ("CAP_PERFMON", 38, "kernel programs cannot attach to tracepoints"),
+    ("CAP_SYS_PTRACE", 19, "executables of other users cannot be matched"),
     ("CAP_SYS_RESOURCE", 24, "oom_score_adj cannot be lowered"),
-    (
-        "CAP_DAC_READ_SEARCH",
-        2,
-        "files of other users' processes cannot be read",
-    ),
-    (
-        "CAP_KILL",
-        5,
-        "the pool's workers of another user cannot be ended",
-    ),
+    ("CAP_DAC_READ_SEARCH", 2, "files of other users' processes cannot be read"),
+    ("CAP_KILL", 5, "the pool's workers of another user cannot be ended"),
     ("CAP_SYS_ADMIN", 21, "no run statistics of kernel programs"),
 ];
 
@@ -71,8 +51,7 @@ impl Privileges {
     pub(super) fn has(&self, name: &str) -> bool {
         let held = |name: &str| {
             let effective = self.effective.unwrap_or(0);
-            USED.iter()
-                .any(|(known, bit, _)| *known == name && effective >> bit & 1 == 1)
+            USED.iter().any(|(known, bit, _)| *known == name && effective >> bit & 1 == 1)
         };
         held(name) || matches!(name, "CAP_BPF" | "CAP_PERFMON") && held("CAP_SYS_ADMIN")
     }
@@ -81,23 +60,12 @@ impl Privileges {
     pub(super) fn finding(&self) -> Finding {
         let id = "privileges";
         let Some(uid) = self.uid else {
-            return absent(
-                id,
-                "unknown: /proc/self/status cannot be read",
-                Some("mount /proc"),
-            );
+            return absent(id, "unknown: /proc/self/status cannot be read", Some("mount /proc"));
         };
-        let who = if uid == 0 {
-            "root".to_owned()
-        } else {
-            format!("uid {uid}")
-        };
+        let who = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
         let missing: Vec<_> = USED.iter().filter(|(name, _, _)| !self.has(name)).collect();
         if missing.is_empty() {
-            return present(
-                id,
-                format!("{who}, with every capability that downbeat uses"),
-            );
+            return present(id, format!("{who}, with every capability that downbeat uses"));
         }
         let list = missing
             .iter()

@@ -151,11 +151,7 @@ fn uclamp(trial: Result<(), Errno>) -> Finding {
             "no utilisation clamps: frames cannot ask for a faster CPU or a higher frequency",
             Some("use a kernel with CONFIG_UCLAMP_TASK=y, where the hardware changes frequency"),
         ),
-        Err(errno) => absent(
-            id,
-            format!("sched_setattr: {errno}: no utilisation clamps"),
-            None,
-        ),
+        Err(errno) => absent(id, format!("sched_setattr: {errno}: no utilisation clamps"), None),
     }
 }
 
@@ -169,11 +165,9 @@ fn pressure(roots: &Roots) -> Finding {
             format!("no /proc/pressure: {lost}"),
             Some("boot with psi=1, or use a kernel with CONFIG_PSI=y"),
         ),
-        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => absent(
-            id,
-            format!("switched off in the kernel: {lost}"),
-            Some("boot with psi=1"),
-        ),
+        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            absent(id, format!("switched off in the kernel: {lost}"), Some("boot with psi=1"))
+        }
         Err(error) => absent(id, format!("/proc/pressure/cpu: {error}: {lost}"), None),
     }
 }
@@ -191,10 +185,7 @@ fn dma_latency(roots: &Roots) -> Finding {
     }
     // Opening it would already set a request, so the permission alone is asked for.
     match nix::unistd::access(&path, nix::unistd::AccessFlags::W_OK) {
-        Ok(()) => present(
-            id,
-            "deep sleep of CPUs can be bounded through /dev/cpu_dma_latency",
-        ),
+        Ok(()) => present(id, "deep sleep of CPUs can be bounded through /dev/cpu_dma_latency"),
         Err(errno) => limited(
             id,
             format!("/dev/cpu_dma_latency: {errno}: {lost}"),

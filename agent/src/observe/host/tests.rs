@@ -79,11 +79,7 @@ fn page(facts: &HostFacts) -> String {
 }
 
 fn find<'a>(facts: &'a HostFacts, id: &str) -> &'a downbeat_api::Finding {
-    facts
-        .findings
-        .iter()
-        .find(|finding| finding.id == id)
-        .unwrap_or_else(|| panic!("no {id}"))
+    facts.findings.iter().find(|finding| finding.id == id).unwrap_or_else(|| panic!("no {id}"))
 }
 
 const ROOT_STATUS: &str = "Name:\tdownbeatd\nUid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n";
@@ -94,22 +90,13 @@ const COMMON: &[(&str, &str)] = &[
     ("proc/sys/kernel/sched_rt_runtime_us", "950000\n"),
     ("proc/sys/kernel/sched_rt_period_us", "1000000\n"),
     ("proc/1/comm", "systemd\n"),
-    (
-        "proc/pressure/cpu",
-        "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
-    ),
+    ("proc/pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"),
     ("sys/kernel/btf/vmlinux", "BTF"),
     ("sys/kernel/tracing/events/sched/enable", "0\n"),
     ("dev/cpu_dma_latency", ""),
-    (
-        "proc/self/mounts",
-        "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec 0 0\n",
-    ),
+    ("proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec 0 0\n"),
     ("proc/self/cgroup", "0::/system.slice/downbeatd.service\n"),
-    (
-        "sys/fs/cgroup/cgroup.controllers",
-        "cpuset cpu io memory hugetlb pids rdma misc\n",
-    ),
+    ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n"),
 ];
 
 fn with(files: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
@@ -119,29 +106,14 @@ fn with(files: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static s
 #[test]
 fn debian_12_on_two_sockets() {
     let host = Host::new(&with(&[
-        (
-            "sys/kernel/security/lockdown",
-            "none [integrity] confidentiality\n",
-        ),
+        ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
         ("sys/devices/system/cpu/online", "0-3\n"),
         ("sys/devices/system/cpu/isolated", "3\n"),
         ("sys/devices/system/cpu/smt/active", "1\n"),
-        (
-            "sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list",
-            "0-1\n",
-        ),
-        (
-            "sys/devices/system/cpu/cpu1/cache/index3/shared_cpu_list",
-            "0-1\n",
-        ),
-        (
-            "sys/devices/system/cpu/cpu2/cache/index3/shared_cpu_list",
-            "2-3\n",
-        ),
-        (
-            "sys/devices/system/cpu/cpu3/cache/index3/shared_cpu_list",
-            "2-3\n",
-        ),
+        ("sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list", "0-1\n"),
+        ("sys/devices/system/cpu/cpu1/cache/index3/shared_cpu_list", "0-1\n"),
+        ("sys/devices/system/cpu/cpu2/cache/index3/shared_cpu_list", "2-3\n"),
+        ("sys/devices/system/cpu/cpu3/cache/index3/shared_cpu_list", "2-3\n"),
         ("sys/devices/system/node/online", "0-1\n"),
         ("sys/devices/system/node/node0/cpulist", "0-1\n"),
         ("sys/devices/system/node/node1/cpulist", "2-3\n"),
@@ -152,10 +124,7 @@ fn debian_12_on_two_sockets() {
             "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n",
         ),
     ]));
-    let facts = host.look(&Trials {
-        slice: Slice::Ignored,
-        ..trials("6.1.0-18-amd64")
-    });
+    let facts = host.look(&Trials { slice: Slice::Ignored, ..trials("6.1.0-18-amd64") });
     insta::assert_snapshot!(page(&facts));
 }
 
@@ -163,14 +132,8 @@ fn debian_12_on_two_sockets() {
 fn hybrid_laptop_with_a_crowd_of_managers() {
     let host = Host::new(&with(&[
         ("sys/devices/system/cpu/online", "0-5\n"),
-        (
-            "sys/devices/system/cpu/cpu0/topology/thread_siblings_list",
-            "0-1\n",
-        ),
-        (
-            "sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list",
-            "0-5\n",
-        ),
+        ("sys/devices/system/cpu/cpu0/topology/thread_siblings_list", "0-1\n"),
+        ("sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list", "0-5\n"),
         ("sys/devices/cpu_core/cpus", "0-1\n"),
         ("sys/devices/cpu_atom/cpus", "2-5\n"),
         ("sys/kernel/sched_ext/state", "enabled\n"),
@@ -188,16 +151,10 @@ fn hybrid_laptop_with_a_crowd_of_managers() {
 #[test]
 fn container_without_sys_or_rights() {
     let host = Host::new(&[
-        (
-            "proc/self/status",
-            "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n",
-        ),
+        ("proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n"),
         ("proc/1/comm", "tini\n"),
         ("proc/stat", "cpu  100 0 50 850 0 0 0 0 0 0\n"),
-        (
-            "proc/cpuinfo",
-            "processor\t: 0\nflags\t\t: fpu\n\nprocessor\t: 2\nflags\t\t: fpu\n",
-        ),
+        ("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu\n\nprocessor\t: 2\nflags\t\t: fpu\n"),
     ]);
     let facts = host.look(&Trials {
         realtime: Err(Errno::EPERM),
@@ -213,26 +170,14 @@ fn container_without_sys_or_rights() {
 #[test]
 fn micro_vm_with_version_1_groups() {
     let host = Host::new(&[
-        (
-            "proc/self/status",
-            "Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n",
-        ),
+        ("proc/self/status", "Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n"),
         ("proc/sys/kernel/pid_max", "32768\n"),
         ("proc/sys/kernel/sched_rt_runtime_us", "950000\n"),
         ("proc/sys/kernel/sched_rt_period_us", "1000000\n"),
         ("proc/1/comm", "init\n"),
-        (
-            "proc/pressure/cpu",
-            "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
-        ),
-        (
-            "proc/cpuinfo",
-            "processor\t: 0\nflags\t\t: fpu vme hypervisor lahf_lm\n",
-        ),
-        (
-            "proc/stat",
-            "cpu  87178 0 5732 127616 478 0 95 63 0 0\ncpu0 43043 0 2723 64630\n",
-        ),
+        ("proc/pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"),
+        ("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme hypervisor lahf_lm\n"),
+        ("proc/stat", "cpu  87178 0 5732 127616 478 0 95 63 0 0\ncpu0 43043 0 2723 64630\n"),
         (
             "proc/self/mounts",
             "tmpfs /sys/fs/cgroup tmpfs rw,relatime,mode=755 0 0\n\
@@ -252,55 +197,31 @@ fn micro_vm_with_version_1_groups() {
         ("sys/devices/system/cpu/isolated", "\n"),
         ("sys/devices/system/cpu/cpu0/cpu_capacity", "1024\n"),
         ("sys/devices/system/cpu/cpu1/cpu_capacity", "1024\n"),
-        (
-            "sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list",
-            "0-1\n",
-        ),
-        (
-            "sys/devices/system/cpu/cpu1/cache/index3/shared_cpu_list",
-            "0-1\n",
-        ),
+        ("sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list", "0-1\n"),
+        ("sys/devices/system/cpu/cpu1/cache/index3/shared_cpu_list", "0-1\n"),
         ("sys/devices/system/node/online", "0\n"),
         ("sys/devices/system/node/node0/cpulist", "0-1\n"),
         ("dev/cpu_dma_latency", ""),
     ]);
-    let facts = host.look(&Trials {
-        uclamp: Err(Errno::EOPNOTSUPP),
-        ..trials("6.18.44")
-    });
+    let facts = host.look(&Trials { uclamp: Err(Errno::EOPNOTSUPP), ..trials("6.18.44") });
     insta::assert_snapshot!(page(&facts));
 }
 
 #[test]
 fn root_that_is_refused_real_time_hears_of_the_groups_budget() {
-    let refused = Trials {
-        realtime: Err(Errno::EPERM),
-        ..trials("6.12.9")
-    };
+    let refused = Trials { realtime: Err(Errno::EPERM), ..trials("6.12.9") };
     let v2 = Host::new(&with(&[])).look(&refused);
     let finding = find(&v2, "realtime");
     assert_eq!(finding.state, State::Absent);
     assert!(finding.text.contains("RT_GROUP_SCHED"), "{finding:?}");
-    assert!(
-        finding
-            .remedy
-            .as_ref()
-            .unwrap()
-            .contains("rt_group_sched=0")
-    );
+    assert!(finding.remedy.as_ref().unwrap().contains("rt_group_sched=0"));
     assert!(!v2.realtime);
 
     let v1 = Host::new(&[
         ("proc/self/status", ROOT_STATUS),
-        (
-            "proc/self/mounts",
-            "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n",
-        ),
+        ("proc/self/mounts", "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n"),
         ("proc/self/cgroup", "4:cpu,cpuacct:/user.slice\n"),
-        (
-            "sys/fs/cgroup/cpu,cpuacct/user.slice/cpu.rt_runtime_us",
-            "0\n",
-        ),
+        ("sys/fs/cgroup/cpu,cpuacct/user.slice/cpu.rt_runtime_us", "0\n"),
     ])
     .look(&refused);
     let remedy = find(&v1, "realtime").remedy.clone().unwrap();
@@ -321,14 +242,9 @@ fn throttling_that_is_off_is_a_limit_with_a_remedy() {
 
 #[test]
 fn confidentiality_lockdown_costs_the_waits() {
-    let host = Host::new(&with(&[(
-        "sys/kernel/security/lockdown",
-        "none integrity [confidentiality]\n",
-    )]));
-    assert_eq!(
-        find(&host.look(&trials("6.12.9")), "lockdown").state,
-        State::Absent
-    );
+    let host =
+        Host::new(&with(&[("sys/kernel/security/lockdown", "none integrity [confidentiality]\n")]));
+    assert_eq!(find(&host.look(&trials("6.12.9")), "lockdown").state, State::Absent);
 }
 
 #[test]
@@ -338,17 +254,11 @@ fn arm_capacities_are_told_apart() {
         ("sys/devices/system/cpu/cpu0/cpu_capacity", "446\n"),
         ("sys/devices/system/cpu/cpu1/cpu_capacity", "1024\n"),
         ("sys/devices/system/cpu/cpu2/cpu_capacity", "446\n"),
-        (
-            "sys/devices/system/cpu/cpu0/cache/index2/shared_cpu_list",
-            "0-2\n",
-        ),
+        ("sys/devices/system/cpu/cpu0/cache/index2/shared_cpu_list", "0-2\n"),
     ]));
     let facts = host.look(&trials("6.12.9"));
     let text = &find(&facts, "cpus").text;
-    assert!(
-        text.contains("capacity 1024 1 | capacity 446 0,2"),
-        "{text}"
-    );
+    assert!(text.contains("capacity 1024 1 | capacity 446 0,2"), "{text}");
 }
 
 #[test]
@@ -356,16 +266,9 @@ fn an_empty_host_has_a_finding_for_everything_and_loses_no_cpu() {
     let facts = Host::new(&[]).look(&trials(""));
     assert!(!facts.cpus.is_empty());
     for finding in &facts.findings {
-        assert!(
-            !finding.text.is_empty() && !finding.text.ends_with('.'),
-            "{finding:?}"
-        );
+        assert!(!finding.text.is_empty() && !finding.text.ends_with('.'), "{finding:?}");
     }
-    let mut ids: Vec<&str> = facts
-        .findings
-        .iter()
-        .map(|finding| finding.id.as_str())
-        .collect();
+    let mut ids: Vec<&str> = facts.findings.iter().map(|finding| finding.id.as_str()).collect();
     let count = ids.len();
     ids.sort_unstable();
     ids.dedup();

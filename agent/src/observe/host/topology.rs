@@ -42,9 +42,7 @@ impl Topology {
         let smt = text(system.join("cpu/smt/active")).as_deref() == Some("1")
             || online.iter().any(|id| {
                 let siblings = text(cpu(*id).join("topology/thread_siblings_list"));
-                siblings
-                    .and_then(|list| parse_list(&list))
-                    .is_some_and(|list| list.len() > 1)
+                siblings.and_then(|list| parse_list(&list)).is_some_and(|list| list.len() > 1)
             });
         let nodes = text(system.join("node/online"))
             .and_then(|list| parse_list(&list))
@@ -68,11 +66,7 @@ impl Topology {
         let virtual_machine = cpuinfo
             .lines()
             .find(|line| line.starts_with("flags"))
-            .is_some_and(|flags| {
-                flags
-                    .split_ascii_whitespace()
-                    .any(|flag| flag == "hypervisor")
-            });
+            .is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor"));
         Self {
             capacities: capacities(roots, &online),
             isolated: text(system.join("cpu/isolated")).filter(|list| !list.is_empty()),
@@ -112,20 +106,13 @@ impl Topology {
             words.push(format!("last-level caches {}", self.caches.join(" | ")));
         }
         if self.capacities.len() > 1 {
-            let kinds: Vec<String> = self
-                .capacities
-                .iter()
-                .map(|(kind, cpus)| format!("{kind} {cpus}"))
-                .collect();
+            let kinds: Vec<String> =
+                self.capacities.iter().map(|(kind, cpus)| format!("{kind} {cpus}")).collect();
             words.push(format!("unequal CPUs: {}", kinds.join(" | ")));
         }
         if self.caches.is_empty() && self.nodes.is_empty() {
             words.push("what they share is not shown here (no /sys)".into());
-            return limited(
-                "cpus",
-                words.join(", "),
-                Some("in a container mount the host's /sys"),
-            );
+            return limited("cpus", words.join(", "), Some("in a container mount the host's /sys"));
         }
         present("cpus", words.join(", "))
     }
@@ -143,11 +130,9 @@ impl Topology {
                 ),
                 Some("give the machine dedicated CPUs where frames must not be late"),
             ),
-            _ if self.virtual_machine => limited(
-                id,
-                "a hypervisor is underneath, and has taken no time so far",
-                None,
-            ),
+            _ if self.virtual_machine => {
+                limited(id, "a hypervisor is underneath, and has taken no time so far", None)
+            }
             _ => present(id, "no hypervisor is seen underneath"),
         }
     }

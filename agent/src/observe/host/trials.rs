@@ -61,23 +61,11 @@ impl Trials {
             Err(Errno::EAGAIN),
             Err(Errno::EAGAIN),
         ));
-        Self {
-            release,
-            machine,
-            realtime,
-            slice,
-            uclamp,
-            deadline,
-        }
+        Self { release, machine, realtime, slice, uclamp, deadline }
     }
 }
 
-type Scheduling = (
-    Result<(), Errno>,
-    Slice,
-    Result<(), Errno>,
-    Result<(), Errno>,
-);
+type Scheduling = (Result<(), Errno>, Slice, Result<(), Errno>, Result<(), Errno>);
 
 /// Runs on the trial's own thread. Each policy is put back before the next trial.
 fn try_scheduling() -> Scheduling {
@@ -92,10 +80,7 @@ fn try_scheduling() -> Scheduling {
         Err(errno) => return (Err(errno), Slice::Refused(errno), Err(errno), Err(errno)),
     };
 
-    let wanted = Attributes {
-        sched_runtime: SLICE_NS,
-        ..other
-    };
+    let wanted = Attributes { sched_runtime: SLICE_NS, ..other };
     let slice = match set(&wanted).and_then(|()| get()) {
         Ok(read) if read.sched_runtime == SLICE_NS => Slice::Kept,
         Ok(_) => Slice::Ignored,
@@ -115,11 +100,7 @@ fn try_scheduling() -> Scheduling {
         sched_priority: 1,
         ..Attributes::of(libc::SCHED_FIFO)
     });
-    let put_back = if realtime.is_ok() {
-        set(&other)
-    } else {
-        Ok(())
-    };
+    let put_back = if realtime.is_ok() { set(&other) } else { Ok(()) };
 
     // Were the thread still real-time, nothing more would be tried on it.
     let deadline = put_back.and_then(|()| {
@@ -162,11 +143,7 @@ const _: () = assert!(size_of::<Attributes>() == SIZE as usize);
 
 impl Attributes {
     fn of(policy: i32) -> Self {
-        Self {
-            size: SIZE,
-            sched_policy: policy.cast_unsigned(),
-            ..Self::default()
-        }
+        Self { size: SIZE, sched_policy: policy.cast_unsigned(), ..Self::default() }
     }
 }
 
@@ -195,11 +172,7 @@ mod tests {
         let first = Trials::run();
         let after = get().unwrap();
         assert_eq!(
-            (
-                before.sched_policy,
-                before.sched_nice,
-                before.sched_priority
-            ),
+            (before.sched_policy, before.sched_nice, before.sched_priority),
             (after.sched_policy, after.sched_nice, after.sched_priority)
         );
         assert_eq!(before.sched_runtime, after.sched_runtime);

@@ -58,10 +58,7 @@ impl Families {
             .map(|(labels, value)| Sample { labels, value })
             .collect();
         if !samples.is_empty() {
-            self.0.push(Family {
-                definition,
-                samples,
-            });
+            self.0.push(Family { definition, samples });
         }
     }
 
@@ -81,20 +78,15 @@ impl Families {
         labels: impl Fn(&T) -> Vec<String>,
         value: impl Fn(&T) -> Option<Value>,
     ) {
-        let samples = items
-            .iter()
-            .filter_map(|item| Some((labels(item), value(item)?)));
+        let samples = items.iter().filter_map(|item| Some((labels(item), value(item)?)));
         self.add(definition, samples);
     }
 
     /// One series per possible state: 1 for the one that holds, 0 for the others.
     fn states(&mut self, definition: &'static Definition, all: &[&str], holds: &str) {
-        let samples = all.iter().map(|state| {
-            (
-                vec![(*state).to_owned()],
-                Value::Gauge(f64::from(*state == holds)),
-            )
-        });
+        let samples = all
+            .iter()
+            .map(|state| (vec![(*state).to_owned()], Value::Gauge(f64::from(*state == holds))));
         self.add(definition, samples);
     }
 }
@@ -126,10 +118,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         cost,
     } = snapshot;
     let mut families = Families(Vec::new());
-    families.add(
-        &catalogue::BUILD,
-        [(vec![version.clone(), kernel.clone()], Value::Info)],
-    );
+    families.add(&catalogue::BUILD, [(vec![version.clone(), kernel.clone()], Value::Info)]);
     families.gauge(&catalogue::UPTIME, *uptime);
     families.count(&catalogue::TICKS, *tick);
     let mode = match mode {
@@ -137,28 +126,19 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         Mode::Paused => "paused",
         Mode::ObserveOnly => "observe_only",
     };
-    families.states(
-        &catalogue::MODE,
-        &["engaged", "paused", "observe_only"],
-        mode,
-    );
+    families.states(&catalogue::MODE, &["engaged", "paused", "observe_only"], mode);
     let source = match source {
         Source::Bpf => "bpf",
         Source::Procfs { reason: _ } => "procfs",
     };
     families.states(&catalogue::SOURCE, &["bpf", "procfs"], source);
-    let standing = [
-        ("info", Severity::Info),
-        ("warning", Severity::Warning),
-        ("error", Severity::Error),
-    ]
-    .map(|(name, severity)| {
-        let count = notices
-            .iter()
-            .filter(|notice| notice.severity == severity)
-            .count();
-        (vec![name.to_owned()], Value::Gauge(count as f64))
-    });
+    let standing =
+        [("info", Severity::Info), ("warning", Severity::Warning), ("error", Severity::Error)].map(
+            |(name, severity)| {
+                let count = notices.iter().filter(|notice| notice.severity == severity).count();
+                (vec![name.to_owned()], Value::Gauge(count as f64))
+            },
+        );
     families.add(&catalogue::NOTICES, standing);
 
     add_classes(&mut families, classes, processes);
@@ -166,19 +146,11 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
     add_cost(&mut families, cost);
 
     let cpu = |cpu: &Cpu| vec![cpu.id.to_string()];
-    families.each(&catalogue::CPU_BUSY, cpus, cpu, |cpu| {
-        Some(Value::Gauge(cpu.busy))
-    });
-    families.each(&catalogue::CPU_STEAL, cpus, cpu, |cpu| {
-        Some(Value::Gauge(cpu.steal))
-    });
+    families.each(&catalogue::CPU_BUSY, cpus, cpu, |cpu| Some(Value::Gauge(cpu.busy)));
+    families.each(&catalogue::CPU_STEAL, cpus, cpu, |cpu| Some(Value::Gauge(cpu.steal)));
     if let Some(pressure) = pressure {
-        let samples = [
-            ("cpu", pressure.cpu),
-            ("memory", pressure.memory),
-            ("io", pressure.io),
-        ]
-        .map(|(resource, share)| (vec![resource.to_owned()], Value::Gauge(share)));
+        let samples = [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)]
+            .map(|(resource, share)| (vec![resource.to_owned()], Value::Gauge(share)));
         families.add(&catalogue::PRESSURE, samples);
     }
     add_gpus(&mut families, &gpu.devices);
@@ -191,12 +163,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
 fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]) {
     let name = |class: &Class| vec![class.name.clone()];
     let described = |class: &Class| {
-        vec![
-            class.name.clone(),
-            class.modality.clone(),
-            class.tier.clone(),
-            class.sched.clone(),
-        ]
+        vec![class.name.clone(), class.modality.clone(), class.tier.clone(), class.sched.clone()]
     };
     families.each(&catalogue::CLASS, classes, described, |_| Some(Value::Info));
     families.each(&catalogue::CLASS_DEADLINE, classes, name, |class| {
@@ -208,9 +175,7 @@ fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]
     families.each(&catalogue::CLASS_THREADS, classes, name, |class| {
         Some(Value::Gauge(f64::from(class.threads)))
     });
-    families.each(&catalogue::CLASS_CPUS, classes, name, |class| {
-        Some(Value::Gauge(class.cpu))
-    });
+    families.each(&catalogue::CLASS_CPUS, classes, name, |class| Some(Value::Gauge(class.cpu)));
     families.each(&catalogue::CLASS_FRAMES, classes, name, |class| {
         class.misses.map(|misses| Value::Count(misses.frames))
     });
@@ -228,9 +193,7 @@ fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]
         .into_iter()
         .map(|(class, bytes)| (vec![class.to_owned()], Value::Gauge(bytes as f64)));
     families.add(&catalogue::CLASS_GPU_MEMORY, memory);
-    families.each(&catalogue::WAIT, classes, name, |class| {
-        class.wait.as_ref().map(histogram)
-    });
+    families.each(&catalogue::WAIT, classes, name, |class| class.wait.as_ref().map(histogram));
 }
 
 /// Into the exposed buckets, with every bound rounded up: a wait is counted below a bound only
@@ -248,53 +211,26 @@ fn histogram(wait: &Wait) -> Value {
         *count = below - before;
         before = below;
     }
-    let all = wait
-        .buckets
-        .last()
-        .map_or(wait.total.count, |(_, cumulative)| *cumulative);
-    Value::Histogram {
-        sum_ns: wait.total.sum_ns,
-        count: all.max(before),
-        counts,
-    }
+    let all = wait.buckets.last().map_or(wait.total.count, |(_, cumulative)| *cumulative);
+    Value::Histogram { sum_ns: wait.total.sum_ns, count: all.max(before), counts }
 }
 
 fn add_actions(families: &mut Families, actions: &Actions) {
-    let Actions {
-        levers,
-        journalled,
-        exec_to_set,
-        recent: _,
-    } = actions;
+    let Actions { levers, journalled, exec_to_set, recent: _ } = actions;
     let outcomes = levers.iter().flat_map(|count| {
-        let LeverCount {
-            lever,
-            applied,
-            failed,
-            restored,
-            handed_off,
-        } = count;
+        let LeverCount { lever, applied, failed, restored, handed_off } = count;
         [
             ("applied", applied),
             ("failed", failed),
             ("restored", restored),
             ("handed_off", handed_off),
         ]
-        .map(|(outcome, count)| {
-            (
-                vec![lever.clone(), outcome.to_owned()],
-                Value::Count(*count),
-            )
-        })
+        .map(|(outcome, count)| (vec![lever.clone(), outcome.to_owned()], Value::Count(*count)))
     });
     families.add(&catalogue::ACTIONS, outcomes);
     families.gauge(&catalogue::JOURNAL, *journalled as f64);
     if let Some(summary) = exec_to_set {
-        let quantiles = [
-            ("0.5", summary.p50_ns),
-            ("0.99", summary.p99_ns),
-            ("1", summary.max_ns),
-        ];
+        let quantiles = [("0.5", summary.p50_ns), ("0.99", summary.p99_ns), ("1", summary.max_ns)];
         families.add(&catalogue::EXEC_TO_SET, known_quantiles(&[], quantiles));
         families.count(&catalogue::EXEC_TO_SET_COUNT, summary.count);
     }
@@ -307,27 +243,15 @@ fn known_quantiles<const N: usize>(
     quantiles
         .into_iter()
         .filter_map(|(quantile, ns)| {
-            let labels = labels
-                .iter()
-                .cloned()
-                .chain([quantile.to_owned()])
-                .collect();
+            let labels = labels.iter().cloned().chain([quantile.to_owned()]).collect();
             Some((labels, Value::Gauge(seconds(ns?))))
         })
         .collect()
 }
 
 fn add_cost(families: &mut Families, cost: &Cost) {
-    let Cost {
-        cpu_seconds,
-        cpu: _,
-        rss,
-        bpf,
-    } = cost;
-    families.add(
-        &catalogue::AGENT_CPU,
-        [(Vec::new(), Value::Seconds(*cpu_seconds))],
-    );
+    let Cost { cpu_seconds, cpu: _, rss, bpf } = cost;
+    families.add(&catalogue::AGENT_CPU, [(Vec::new(), Value::Seconds(*cpu_seconds))]);
     families.gauge(&catalogue::AGENT_MEMORY, *rss as f64);
     let Some(bpf) = bpf else {
         return;
@@ -349,27 +273,17 @@ fn add_gpus(families: &mut Families, devices: &[Gpu]) {
     type Figure = fn(&Gpu) -> Option<f64>;
     let figures: [(&'static Definition, Figure); 8] = [
         (&catalogue::GPU_UTILIZATION, |gpu| gpu.utilization),
-        (&catalogue::GPU_MEMORY_UTILIZATION, |gpu| {
-            gpu.memory_utilization
-        }),
-        (&catalogue::GPU_MEMORY_USED, |gpu| {
-            gpu.memory_used.map(|bytes| bytes as f64)
-        }),
-        (&catalogue::GPU_MEMORY_TOTAL, |gpu| {
-            gpu.memory_total.map(|bytes| bytes as f64)
-        }),
+        (&catalogue::GPU_MEMORY_UTILIZATION, |gpu| gpu.memory_utilization),
+        (&catalogue::GPU_MEMORY_USED, |gpu| gpu.memory_used.map(|bytes| bytes as f64)),
+        (&catalogue::GPU_MEMORY_TOTAL, |gpu| gpu.memory_total.map(|bytes| bytes as f64)),
         (&catalogue::GPU_TEMPERATURE, |gpu| gpu.temperature),
         (&catalogue::GPU_POWER, |gpu| gpu.power),
         (&catalogue::GPU_POWER_LIMIT, |gpu| gpu.power_limit),
-        (&catalogue::GPU_PROCESSES, |gpu| {
-            Some(gpu.processes.len() as f64)
-        }),
+        (&catalogue::GPU_PROCESSES, |gpu| Some(gpu.processes.len() as f64)),
     ];
     let labels = |gpu: &Gpu| vec![gpu.uuid.clone(), gpu.name.clone()];
     for (definition, figure) in figures {
-        families.each(definition, devices, labels, |gpu| {
-            figure(gpu).map(Value::Gauge)
-        });
+        families.each(definition, devices, labels, |gpu| figure(gpu).map(Value::Gauge));
     }
 }
 
@@ -386,10 +300,7 @@ fn add_pool(families: &mut Families, pool: &PoolStatus) {
         ]
         .map(|(name, state)| {
             let holds = f64::from(worker.state == state);
-            (
-                vec![worker.name.clone(), name.to_owned()],
-                Value::Gauge(holds),
-            )
+            (vec![worker.name.clone(), name.to_owned()], Value::Gauge(holds))
         })
     });
     families.add(&catalogue::WORKER_STATE, states);
@@ -397,17 +308,12 @@ fn add_pool(families: &mut Families, pool: &PoolStatus) {
     families.each(&catalogue::WORKER_RESTARTS, workers, name, |worker| {
         Some(Value::Count(worker.restarts))
     });
-    families.each(&catalogue::WORKER_FRAMES, workers, name, |worker| {
-        worker.frames.map(Value::Count)
-    });
-    families.each(&catalogue::WORKER_MISSED, workers, name, |worker| {
-        worker.missed.map(Value::Count)
-    });
+    families
+        .each(&catalogue::WORKER_FRAMES, workers, name, |worker| worker.frames.map(Value::Count));
+    families
+        .each(&catalogue::WORKER_MISSED, workers, name, |worker| worker.missed.map(Value::Count));
     let compute = workers.iter().flat_map(|worker| {
-        let quantiles = [
-            ("0.5", worker.compute_p50_ns),
-            ("0.99", worker.compute_p99_ns),
-        ];
+        let quantiles = [("0.5", worker.compute_p50_ns), ("0.99", worker.compute_p99_ns)];
         known_quantiles(std::slice::from_ref(&worker.name), quantiles)
     });
     families.add(&catalogue::WORKER_COMPUTE, compute);

@@ -29,24 +29,12 @@ fn page() -> String {
             Kind::Histogram => "histogram",
             Kind::Info => "info",
         };
-        let labels: Vec<String> = family
-            .labels
-            .iter()
-            .map(|label| format!("`{label}`"))
-            .collect();
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let name = family.query_name();
-        writeln!(
-            page,
-            "| `{name}` | {kind} | {} | {} |",
-            labels.join(" "),
-            family.help
-        )
-        .unwrap();
+        writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(" "), family.help).unwrap();
     }
-    let bounds: Vec<String> = WAIT_BOUNDS_NS
-        .iter()
-        .map(|ns| format!("{}", *ns as f64 / 1e9))
-        .collect();
+    let bounds: Vec<String> =
+        WAIT_BOUNDS_NS.iter().map(|ns| format!("{}", *ns as f64 / 1e9)).collect();
     write!(
         page,
         "\nBuckets of `downbeat_run_queue_wait_seconds`, in seconds: {}, +Inf. Each is a power of \
@@ -65,8 +53,5 @@ fn the_page_in_docs_is_the_catalogue() {
         fs::write(&path, &page).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        written, page,
-        "docs/metrics.md is stale: run this test with UPDATE=1"
-    );
+    assert_eq!(written, page, "docs/metrics.md is stale: run this test with UPDATE=1");
 }

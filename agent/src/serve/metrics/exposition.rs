@@ -35,17 +35,12 @@ struct OneSnapshot(Arc<Snapshot>);
 
 impl Collector for OneSnapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        families(&self.0)
-            .iter()
-            .try_for_each(|family| write_family(&mut encoder, family))
+        families(&self.0).iter().try_for_each(|family| write_family(&mut encoder, family))
     }
 }
 
 fn write_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Result {
-    let Family {
-        definition,
-        samples,
-    } = family;
+    let Family { definition, samples } = family;
     let unit = definition.unit.map(|unit| match unit {
         "seconds" => Unit::Seconds,
         "bytes" => Unit::Bytes,
@@ -85,11 +80,7 @@ fn write_value(metric: &mut MetricEncoder<'_>, value: &Value) -> fmt::Result {
         Value::Seconds(total) => metric.encode_counter(total, NO_EXEMPLAR),
         Value::Gauge(value) => metric.encode_gauge(value),
         Value::Info => Ok(()),
-        Value::Histogram {
-            sum_ns,
-            count,
-            counts,
-        } => {
+        Value::Histogram { sum_ns, count, counts } => {
             let above = count - counts.iter().sum::<u64>();
             let mut buckets: Vec<(f64, u64)> = WAIT_BOUNDS_NS
                 .iter()

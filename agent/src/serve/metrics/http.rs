@@ -51,9 +51,7 @@ async fn metrics(State(snapshots): State<Snapshots>) -> Response {
 /// 200 while ticks come, 503 with the reason when they do not.
 async fn health(State(snapshots): State<Snapshots>) -> (StatusCode, String) {
     let tick = snapshots.borrow().unix_time;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(tick, |now| now.as_secs_f64());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(tick, |now| now.as_secs_f64());
     let age = now - tick;
     if age > HUNG_AFTER_SECONDS {
         let text = format!("the last tick is {age:.0} s old: the agent hangs\n");

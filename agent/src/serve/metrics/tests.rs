@@ -18,18 +18,8 @@ use super::*;
 fn full() -> Snapshot {
     let wait = Wait {
         recent: WaitSummary::default(),
-        total: WaitSummary {
-            count: 10,
-            sum_ns: 40_000_000,
-            ..WaitSummary::default()
-        },
-        buckets: vec![
-            (1_023, 2),
-            (2_047, 5),
-            (1_048_575, 8),
-            (8_589_934_591, 9),
-            (u64::MAX, 10),
-        ],
+        total: WaitSummary { count: 10, sum_ns: 40_000_000, ..WaitSummary::default() },
+        buckets: vec![(1_023, 2), (2_047, 5), (1_048_575, 8), (8_589_934_591, 9), (u64::MAX, 10)],
     };
     let class = |name: &str, wait, misses| Class {
         name: name.into(),
@@ -74,11 +64,7 @@ fn full() -> Snapshot {
         interval: 0.25,
         mode: Mode::Engaged,
         source: Source::Bpf,
-        notices: vec![Notice {
-            severity: Severity::Warning,
-            text: "t".into(),
-            remedy: None,
-        }],
+        notices: vec![Notice { severity: Severity::Warning, text: "t".into(), remedy: None }],
         cpus: vec![Cpu {
             id: 3,
             busy: 0.5,
@@ -90,24 +76,10 @@ fn full() -> Snapshot {
         }],
         load: [0.0; 3],
         memory: Memory::default(),
-        pressure: Some(Pressure {
-            cpu: 0.25,
-            memory: 0.0,
-            io: 0.5,
-        }),
+        pressure: Some(Pressure { cpu: 0.25, memory: 0.0, io: 0.5 }),
         classes: vec![
-            class(
-                "voice",
-                Some(wait),
-                Some(Misses {
-                    frames: 100,
-                    missed: 3,
-                }),
-            ),
-            Class {
-                deadline_ns: None,
-                ..class("batch", None, None)
-            },
+            class("voice", Some(wait), Some(Misses { frames: 100, missed: 3 })),
+            Class { deadline_ns: None, ..class("batch", None, None) },
         ],
         processes: vec![
             process(1, Some("voice"), Some(1 << 30)),
@@ -128,17 +100,9 @@ fn full() -> Snapshot {
                     temperature: Some(41.0),
                     power: Some(71.5),
                     power_limit: Some(700.0),
-                    processes: vec![GpuProcess {
-                        pid: 1,
-                        memory: None,
-                    }],
+                    processes: vec![GpuProcess { pid: 1, memory: None }],
                 },
-                Gpu {
-                    index: 1,
-                    uuid: "GPU-2".into(),
-                    name: "old".into(),
-                    ..Gpu::default()
-                },
+                Gpu { index: 1, uuid: "GPU-2".into(), name: "old".into(), ..Gpu::default() },
             ],
             note: None,
         },
@@ -201,9 +165,7 @@ fn full() -> Snapshot {
 fn bare() -> Snapshot {
     Snapshot {
         mode: Mode::ObserveOnly,
-        source: Source::Procfs {
-            reason: "no root".into(),
-        },
+        source: Source::Procfs { reason: "no root".into() },
         notices: Vec::new(),
         cpus: Vec::new(),
         pressure: None,
@@ -232,9 +194,7 @@ struct Series {
 /// Reads an exposition as the specification has it: metadata before samples, samples only of the
 /// family that was announced, no series twice, `# EOF` last.
 fn parse(text: &str) -> Result<Vec<Series>, String> {
-    let body = text
-        .strip_suffix("# EOF\n")
-        .ok_or("does not end in # EOF")?;
+    let body = text.strip_suffix("# EOF\n").ok_or("does not end in # EOF")?;
     let (mut family, mut series) = (String::new(), Vec::new());
     let (mut families, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for line in body.split_terminator('\n') {
@@ -249,10 +209,7 @@ fn parse(text: &str) -> Result<Vec<Series>, String> {
             continue;
         }
         let sample = parse_sample(line)?;
-        let suffix = sample
-            .name
-            .strip_prefix(&family)
-            .ok_or(format!("stray {line}"))?;
+        let suffix = sample.name.strip_prefix(&family).ok_or(format!("stray {line}"))?;
         if !["", "_total", "_info", "_bucket", "_sum", "_count"].contains(&suffix) {
             return Err(format!("{line} after {family}"));
         }
@@ -293,11 +250,7 @@ fn parse_sample(line: &str) -> Result<Series, String> {
     }
     let value = rest.strip_prefix(' ').ok_or("no space")?;
     let value = value.parse().map_err(|_| format!("value {value}"))?;
-    Ok(Series {
-        name: name.to_owned(),
-        labels,
-        value,
-    })
+    Ok(Series { name: name.to_owned(), labels, value })
 }
 
 fn value(series: &[Series], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -308,10 +261,7 @@ fn value(series: &[Series], name: &str, labels: &[(&str, &str)]) -> Option<f64> 
                 .all(|(key, value)| series.labels.iter().any(|(k, v)| k == key && v == value))
     });
     let value = found.next()?.value;
-    assert!(
-        found.next().is_none(),
-        "{name} {labels:?} is not one series"
-    );
+    assert!(found.next().is_none(), "{name} {labels:?} is not one series");
     Some(value)
 }
 
@@ -346,29 +296,17 @@ fn values_that_are_known_for_one_and_not_for_another_stay_apart() {
         get("downbeat_class_gpu_memory_bytes", &[("class", "voice")]),
         Some(1_074_790_400.0)
     );
-    assert_eq!(
-        get("downbeat_class_gpu_memory_bytes", &[("class", "batch")]),
-        None
-    );
-    assert_eq!(
-        get("downbeat_class_frames_total", &[("class", "batch")]),
-        None
-    );
+    assert_eq!(get("downbeat_class_gpu_memory_bytes", &[("class", "batch")]), None);
+    assert_eq!(get("downbeat_class_frames_total", &[("class", "batch")]), None);
     assert_eq!(get("downbeat_gpu_power_watts", &[("uuid", "GPU-2")]), None);
     assert_eq!(
-        get(
-            "downbeat_pool_worker_compute_seconds",
-            &[("worker", "denoise"), ("quantile", "0.99")]
-        ),
+        get("downbeat_pool_worker_compute_seconds", &[("worker", "denoise"), ("quantile", "0.99")]),
         None
     );
     let backoff = [("worker", "denoise"), ("state", "backoff")];
     assert_eq!(get("downbeat_pool_worker_state", &backoff), Some(1.0));
     assert_eq!(
-        get(
-            "downbeat_actions_total",
-            &[("lever", "sched"), ("outcome", "handed_off")]
-        ),
+        get("downbeat_actions_total", &[("lever", "sched"), ("outcome", "handed_off")]),
         Some(3.0)
     );
 }
@@ -395,10 +333,7 @@ fn bounds_are_rounded_up_and_stable() {
     assert_eq!(buckets[24], (f64::INFINITY, 10.0));
     let count = value(&series, "downbeat_run_queue_wait_seconds_count", &[]);
     assert_eq!(count, Some(10.0));
-    assert_eq!(
-        value(&series, "downbeat_run_queue_wait_seconds_sum", &[]),
-        Some(0.04)
-    );
+    assert_eq!(value(&series, "downbeat_run_queue_wait_seconds_sum", &[]), Some(0.04));
 }
 
 #[test]
@@ -406,14 +341,8 @@ fn a_rate_that_is_not_a_number_is_absent() {
     let mut snapshot = full();
     snapshot.classes[0].cpu = f64::NAN;
     let series = parse(&text(snapshot)).unwrap();
-    assert_eq!(
-        value(&series, "downbeat_class_used_cpus", &[("class", "voice")]),
-        None
-    );
-    assert_eq!(
-        value(&series, "downbeat_class_used_cpus", &[("class", "batch")]),
-        Some(0.25)
-    );
+    assert_eq!(value(&series, "downbeat_class_used_cpus", &[("class", "voice")]), None);
+    assert_eq!(value(&series, "downbeat_class_used_cpus", &[("class", "batch")]), Some(0.25));
 }
 
 proptest! {
@@ -479,43 +408,21 @@ async fn over_http_the_latest_snapshot_is_served_and_a_hung_agent_is_unhealthy()
     let server = tokio::spawn(serve(listener, receiver));
 
     let page = ask(address, "/").await;
-    assert!(
-        page.contains("href=\"metrics\"") && page.contains("href=\"healthz\""),
-        "{page}"
-    );
+    assert!(page.contains("href=\"metrics\"") && page.contains("href=\"healthz\""), "{page}");
     let answer = ask(address, "/metrics").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(
-        head.contains(&format!("content-type: {CONTENT_TYPE}\r\n")),
-        "{head}"
-    );
+    assert!(head.contains(&format!("content-type: {CONTENT_TYPE}\r\n")), "{head}");
     parse(body).unwrap();
     assert!(body.contains("downbeat_ticks_total 42\n"));
     assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404"));
 
     // The literal snapshot is years old.
     let health = ask(address, "/healthz").await;
-    assert!(
-        health.starts_with("HTTP/1.1 503") && health.contains("hangs"),
-        "{health}"
-    );
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64();
-    sender
-        .send(Arc::new(Snapshot {
-            tick: 43,
-            unix_time: now,
-            ..bare()
-        }))
-        .unwrap();
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("hangs"), "{health}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    sender.send(Arc::new(Snapshot { tick: 43, unix_time: now, ..bare() })).unwrap();
     assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-    assert!(
-        ask(address, "/metrics")
-            .await
-            .contains("downbeat_ticks_total 43\n")
-    );
+    assert!(ask(address, "/metrics").await.contains("downbeat_ticks_total 43\n"));
     server.abort();
 }
