@@ -88,10 +88,7 @@ impl Cli {
     #[must_use]
     pub fn policy_dirs(&self) -> Vec<PathBuf> {
         if self.policy_dir.is_empty() {
-            vec![
-                "/usr/lib/downbeat/policy.d".into(),
-                "/etc/downbeat/policy.d".into(),
-            ]
+            vec!["/usr/lib/downbeat/policy.d".into(), "/etc/downbeat/policy.d".into()]
         } else {
             self.policy_dir.clone()
         }

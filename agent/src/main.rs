@@ -42,30 +42,25 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let roots = Roots::default();
     make_run_dir(&cli.run_dir)?;
     let lock = RunLock::acquire(&cli.run_dir)?;
-    let policy = read_policy(cli)?;
     let mut notices = Notices::default();
     if cli.observe_only {
         tell_of_predecessors_changes(&cli.run_dir, &mut notices);
     } else {
         put_back_predecessors_changes(&cli.run_dir, &roots, &mut notices)?;
     }
+    // After the above, so that a policy that is refused does not keep a predecessor's changes.
+    let policy = read_policy(cli)?;
     let host = Arc::new(host::probe(&roots));
     // Before the own priority is raised: the levers learn the kernel's default slice from this
     // thread.
     let kernel = Kernel::new(&roots);
     own_priority::raise(&host, &kernel);
     let probes = load_probes(cli, &roots);
-    let actuator = if cli.observe_only {
-        None
-    } else {
-        Some(actuator(cli, &roots, kernel)?)
-    };
+    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, kernel)?) };
 
     // The engine's thread is this one: the pool is told to stop when the thread that started it
     // ends, so that thread must live as long as the agent.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _inside = runtime.enter();
     let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME))?;
     let metrics = listen(cli.listen, &mut notices);
@@ -86,24 +81,15 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let (engine, snapshots) = Engine::start(parts);
     let (command_sender, commands) = mpsc::channel(16);
-    let sources = socket::Sources {
-        snapshots: snapshots.clone(),
-        host,
-        commands: command_sender,
-    };
+    let sources = socket::Sources { snapshots: snapshots.clone(), host, commands: command_sender };
     let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
     thread::Builder::new()
         .name("serve".into())
         .spawn(move || serve(socket, sources, metrics, snapshots, status))
         .context("starting the thread that serves clients")?;
     notify_ready();
-    tracing::info!(
-        "watching; socket {}",
-        cli.run_dir.join(SOCKET_NAME).display()
-    );
-    runtime
-        .block_on(engine.run(commands))
-        .context("the agent's loop")?;
+    tracing::info!("watching; socket {}", cli.run_dir.join(SOCKET_NAME).display());
+    runtime.block_on(engine.run(commands)).context("the agent's loop")?;
 
     let _ = fs::remove_file(cli.run_dir.join(SOCKET_NAME));
     drop(lock);
@@ -120,10 +106,7 @@ fn serve(
     snapshots: watch::Receiver<Arc<Snapshot>>,
     status: Option<(std::path::PathBuf, watch::Sender<Option<PoolStatus>>)>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("no clients can be served: {error}"),
     };
@@ -150,16 +133,9 @@ fn serve(
 }
 
 fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(run_dir)
-        .with_context(|| {
-            format!(
-                "{}: making the run directory; name another with --run-dir",
-                run_dir.display()
-            )
-        })
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).with_context(|| {
+        format!("{}: making the run directory; name another with --run-dir", run_dir.display())
+    })
 }
 
 fn read_policy(cli: &Cli) -> anyhow::Result<PolicySet> {
@@ -200,10 +176,7 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
     if cli.no_bpf {
         return Err("switched off with --no-bpf".to_owned());
     }
-    let options = ProbeOptions {
-        log: cli.bpf_log,
-        ..ProbeOptions::default()
-    };
+    let options = ProbeOptions { log: cli.bpf_log, ..ProbeOptions::default() };
     KernelProbes::load(roots, &options).map_err(|error| {
         let reason = error.to_string();
         tracing::warn!("no kernel programs, /proc alone: {reason}");
@@ -213,10 +186,7 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
 
 fn actuator(cli: &Cli, roots: &Roots, kernel: Kernel) -> anyhow::Result<Actuator<Kernel>> {
     let journal = Journal::create(&cli.run_dir, roots).with_context(|| {
-        format!(
-            "{}: making the journal; without it nothing is changed",
-            cli.run_dir.display()
-        )
+        format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
     })?;
     Ok(Actuator::new(kernel, journal))
 }
@@ -254,10 +224,8 @@ fn pool_options(cli: &Cli) -> PoolOptions {
 }
 
 fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(
-        |_| "unknown".to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    nix::unistd::gethostname()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Tells systemd (`Type=notify`) that the first scan is done; nothing happens elsewhere.

@@ -16,18 +16,9 @@ const NICE: i32 = -10;
 pub fn raise(host: &HostFacts, kernel: &Kernel) {
     let sched = if host.realtime {
         let policy = libc::SCHED_FIFO.cast_unsigned();
-        Sched {
-            policy,
-            priority: 1,
-            flags: RESET_ON_FORK,
-            ..Sched::DEFAULT
-        }
+        Sched { policy, priority: 1, flags: RESET_ON_FORK, ..Sched::DEFAULT }
     } else {
-        Sched {
-            nice: NICE,
-            flags: RESET_ON_FORK,
-            ..Sched::DEFAULT
-        }
+        Sched { nice: NICE, flags: RESET_ON_FORK, ..Sched::DEFAULT }
     };
     let thread = nix::unistd::gettid().as_raw().cast_unsigned();
     if let Err(error) = kernel.write(thread, &Value::Sched(sched)) {

@@ -11,7 +11,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use downbeat_api::pool::{CONTROL_SOCKET, POOL_DIR, PoolRequest, PoolResponse, PoolStatus};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, User, chown, geteuid};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -75,21 +75,9 @@ impl PoolSupervisor {
             .into_iter()
             .flatten()
             .flatten()
-            .any(|entry| {
-                entry
-                    .path()
-                    .extension()
-                    .is_some_and(|extension| extension == "toml")
-            });
-        let state = State::Waiting {
-            until: Instant::now(),
-        };
-        declared.then_some(Self {
-            options,
-            state,
-            deaths: 0,
-            note: None,
-        })
+            .any(|entry| entry.path().extension().is_some_and(|extension| extension == "toml"));
+        let state = State::Waiting { until: Instant::now() };
+        declared.then_some(Self { options, state, deaths: 0, note: None })
     }
 
     /// Waits for the next thing to do and does it: a start, or taking note of a death. May be
@@ -126,15 +114,10 @@ impl PoolSupervisor {
             return;
         };
         if timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
-            tracing::warn!(
-                "the pool did not stop within {} s: killed",
-                STOP_TIMEOUT.as_secs()
-            );
+            tracing::warn!("the pool did not stop within {} s: killed", STOP_TIMEOUT.as_secs());
             let _ = child.kill().await;
         }
-        self.state = State::Waiting {
-            until: Instant::now() + LONGEST_BACKOFF,
-        };
+        self.state = State::Waiting { until: Instant::now() + LONGEST_BACKOFF };
     }
 
     /// The pool's process and, while it is down, why.
@@ -150,28 +133,18 @@ impl PoolSupervisor {
         match self.spawn() {
             Ok(child) => {
                 tracing::info!(pid = child.id(), "the pool runs");
-                self.state = State::Running {
-                    child,
-                    since: Instant::now(),
-                };
+                self.state = State::Running { child, since: Instant::now() };
             }
             Err(reason) => self.wait_after(reason),
         }
     }
 
     fn wait_after(&mut self, reason: String) {
-        let pause = FIRST_BACKOFF
-            .saturating_mul(1 << self.deaths.min(10))
-            .min(LONGEST_BACKOFF);
+        let pause = FIRST_BACKOFF.saturating_mul(1 << self.deaths.min(10)).min(LONGEST_BACKOFF);
         self.deaths = self.deaths.saturating_add(1);
-        tracing::warn!(
-            "the pool is down: {reason}; next start in {} ms",
-            pause.as_millis()
-        );
+        tracing::warn!("the pool is down: {reason}; next start in {} ms", pause.as_millis());
         self.note = Some(reason);
-        self.state = State::Waiting {
-            until: Instant::now() + pause,
-        };
+        self.state = State::Waiting { until: Instant::now() + pause };
     }
 
     fn spawn(&self) -> Result<Child, String> {
@@ -183,10 +156,7 @@ impl PoolSupervisor {
         let mut command = Command::new(&program);
         command.arg("--pool-dir").arg(&self.options.pool_dir);
         command.arg("--run-dir").arg(&self.options.run_dir);
-        for (flag, value) in [
-            ("--rest", &self.options.rest),
-            ("--grpc", &self.options.grpc),
-        ] {
+        for (flag, value) in [("--rest", &self.options.rest), ("--grpc", &self.options.grpc)] {
             if let Some(value) = value {
                 command.arg(flag).arg(value);
             }
@@ -194,17 +164,18 @@ impl PoolSupervisor {
         if let Some(user) = &user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
-        command
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true);
+        command.stdin(std::process::Stdio::null()).kill_on_drop(true);
         // The agent's notification socket is the agent's.
         command.env_remove("NOTIFY_SOCKET");
         let agent = nix::unistd::getpid();
-        // SAFETY: the closure runs between fork and exec and makes two system calls, both of
+        // SAFETY: the closure runs between fork and exec and makes three system calls, all of
         // which are safe there.
         unsafe {
             command.pre_exec(move || {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+                // A reload in the pool's first milliseconds waits until the pool can hear it;
+                // the pool then takes it out of its mask.
+                SigSet::from(Signal::SIGHUP).thread_block()?;
                 // The agent may have died before the line above.
                 if nix::unistd::getppid() == agent {
                     Ok(())
@@ -232,11 +203,7 @@ impl PoolSupervisor {
             let own = std::env::current_exe().ok()?;
             Some(own.parent()?.join("downbeat-pool")).filter(|path| path.exists())
         };
-        self.options
-            .program
-            .clone()
-            .or_else(beside)
-            .unwrap_or_else(|| "downbeat-pool".into())
+        self.options.program.clone().or_else(beside).unwrap_or_else(|| "downbeat-pool".into())
     }
 
     /// Whom the pool runs as; nothing: as the agent's own user, who is not root.
@@ -247,14 +214,11 @@ impl PoolSupervisor {
             Some(name) => find(name).map(Some).ok_or_else(|| {
                 format!("--pool-user {name}: no such user; make it with `useradd --system {name}`")
             }),
-            None => find("downbeat")
-                .or_else(|| find("nobody"))
-                .map(Some)
-                .ok_or_else(|| {
-                    "neither user downbeat nor nobody is there; make one with `useradd --system \
+            None => find("downbeat").or_else(|| find("nobody")).map(Some).ok_or_else(|| {
+                "neither user downbeat nor nobody is there; make one with `useradd --system \
                  downbeat`"
-                        .to_owned()
-                }),
+                    .to_owned()
+            }),
         }
     }
 
@@ -284,10 +248,7 @@ fn describe(status: ExitStatus) -> String {
 pub async fn poll_status(run_dir: PathBuf, publish: watch::Sender<Option<PoolStatus>>) {
     let path = run_dir.join(POOL_DIR).join(CONTROL_SOCKET);
     while !publish.is_closed() {
-        let status = timeout(STATUS_PERIOD, ask(&path))
-            .await
-            .ok()
-            .and_then(Result::ok);
+        let status = timeout(STATUS_PERIOD, ask(&path)).await.ok().and_then(Result::ok);
         publish.send_replace(status);
         tokio::time::sleep(STATUS_PERIOD).await;
     }

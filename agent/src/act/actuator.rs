@@ -9,8 +9,9 @@ use std::io;
 
 use super::control::{Control, is_gone};
 use super::journal::{Change, Changes, Journal, ThreadId};
+use super::lineage::{Lineage, inherited};
 use super::outcome::{Done, Event, LeverEntry, Request, Standing};
-use super::value::{Lever, Sched, Value};
+use super::value::{Lever, Value};
 
 type Levers = HashMap<Lever, LeverEntry>;
 
@@ -29,13 +30,15 @@ pub struct Actuator<C> {
     control: C,
     journal: Journal,
     threads: HashMap<u32, (ThreadId, Levers)>,
+    lineage: Lineage,
+    heirs: u64,
 }
 
 impl<C: Control> Actuator<C> {
     /// An actuator that has changed nothing yet.
     #[must_use]
     pub fn new(control: C, journal: Journal) -> Self {
-        Self { control, journal, threads: HashMap::new() }
+        Self { control, journal, threads: HashMap::new(), lineage: Lineage::default(), heirs: 0 }
     }
 
     /// Brings threads to what is wanted: reads, journals, sets, in this order, with one write to
@@ -43,6 +46,8 @@ impl<C: Control> Actuator<C> {
     pub fn apply(&mut self, requests: &[Request<'_>], now: u64) -> Vec<Done> {
         let mut done = Vec::new();
         let mut writes = Vec::new();
+        // A journal that was full may have room again.
+        self.tidy_journal();
         for request in requests {
             self.plan(request, now, &mut writes, &mut done);
         }
@@ -63,42 +68,41 @@ impl<C: Control> Actuator<C> {
         done
     }
 
-    /// Notes that `child` may have started with values that its creator `parent` had from us, so
-    /// that they go back to the creator's old ones. Does nothing for a child that is known.
-    pub fn inherit(&mut self, child: ThreadId, parent: u32) {
+    /// Notes what `child` has from us through whoever made it, so that it goes back to what its
+    /// creator had before; `creators` are the processes that may have passed it on. Returns whether
+    /// there was anything. Does nothing for a child that is known.
+    pub fn inherit(&mut self, child: ThreadId, creators: &[u32]) -> bool {
         if self.threads.get(&child.tid).is_some_and(|(id, _)| *id == child) {
-            return;
+            return false;
         }
-        let Some((_, levers)) = self.threads.get(&parent) else {
-            return;
-        };
-        let heirlooms: Vec<Change> = levers
-            .values()
-            .filter_map(|entry| match &entry.standing {
-                Standing::Ours(change) if child.start_time >= change.since => Some(change.clone()),
-                _ => None,
-            })
-            .filter(|change| child.pid == child.tid || change.ours.lever() != Lever::OomScoreAdj)
-            .collect();
-        let mut inherited = Levers::new();
-        for change in heirlooms {
-            let lever = change.ours.lever();
-            let Ok(current) = self.control.read(lever, child.tid) else {
-                return;
-            };
-            if !is_inherited(&current, &change.ours) || current.agrees_with(&change.old) {
-                continue;
-            }
-            let change = Change { old: change.old, ours: current, since: change.since };
+        let left = self.lineage.left_by(creators, child.start_time);
+        let found = inherited(&self.control, child, &left);
+        if found.is_empty() {
+            return false;
+        }
+        self.heirs += 1;
+        self.bury(child.tid);
+        for change in found {
             self.journal.set(child, &change);
-            inherited.insert(lever, LeverEntry { wanted: None, standing: Standing::Ours(change) });
-        }
-        if !inherited.is_empty() {
-            self.threads.insert(child.tid, (child, inherited));
+            let lever = change.ours.lever();
+            self.note(child, lever, LeverEntry { wanted: None, standing: Standing::Ours(change) });
         }
         // A journal that cannot be written is reported by the next `apply`; nothing is changed
         // here.
         let _ = self.journal.commit();
+        true
+    }
+
+    /// How many children were found to have something from us.
+    #[must_use]
+    pub fn heirs(&self) -> u64 {
+        self.heirs
+    }
+
+    /// Notes that the process `parent` made the process `child`, which ended before anyone looked
+    /// at it: what its own children inherited came from `parent`.
+    pub fn pass_on(&mut self, parent: u32, child: u32) {
+        self.lineage.pass_on(parent, child);
     }
 
     /// A thread that was not the main one called exec: the kernel ended all others and gave it the
@@ -133,22 +137,30 @@ impl<C: Control> Actuator<C> {
         self.tidy_journal();
     }
 
-    /// Puts back everything that is still ours on one thread, and forgets the thread.
+    /// Puts back everything that is still ours on one thread, and forgets what it had. What
+    /// someone else changed stays theirs, and what could not be put back stays ours.
     pub fn undo(&mut self, tid: u32) -> Vec<Done> {
         let mut done = Vec::new();
-        if let Some((thread, levers)) = self.threads.remove(&tid) {
-            for lever in Lever::ALL {
-                let Some(entry) = levers.get(&lever) else { continue };
-                let Standing::Ours(change) = &entry.standing else { continue };
-                self.put_back(thread, change, &mut done);
-                // A child that lost what it had from its creator is as if it had never had it:
-                // nothing was set there, so nothing is told.
-                if entry.wanted.is_none()
-                    && matches!(done.last(), Some(Done { event: Event::Restored { .. }, .. }))
-                {
-                    done.pop();
+        let Some((thread, mut levers)) = self.threads.remove(&tid) else {
+            return done;
+        };
+        for lever in Lever::ALL {
+            let Some(entry) = levers.get(&lever) else { continue };
+            let stays = match &entry.standing {
+                // What a child loses again was not set there, so it is not told.
+                Standing::Ours(change) if entry.wanted.is_none() => {
+                    self.put_back(thread, change, &mut Vec::new())
                 }
+                Standing::Ours(change) => self.put_back(thread, change, &mut done),
+                Standing::HandedOff(_) => true,
+                _ => false,
+            };
+            if !stays {
+                levers.remove(&lever);
             }
+        }
+        if !levers.is_empty() {
+            self.threads.insert(tid, (thread, levers));
         }
         // What is put back twice is put back: a lost "forget" does no harm.
         let _ = self.journal.commit();
@@ -162,21 +174,30 @@ impl<C: Control> Actuator<C> {
         tids.into_iter().flat_map(|tid| self.undo(tid)).collect()
     }
 
-    /// Forgets a thread that is gone.
+    /// Forgets a thread that has ended. The main thread's end is not its process's: what belongs
+    /// to the process as a whole stays ours until that is gone.
     pub fn forget(&mut self, tid: u32) {
-        let Some((thread, levers)) = self.threads.remove(&tid) else {
+        let Some((thread, mut levers)) = self.threads.remove(&tid) else {
             return;
         };
-        for (lever, entry) in levers {
-            if matches!(entry.standing, Standing::Ours(_)) {
-                self.journal.forget(thread, lever);
+        let process_lives = thread.tid == thread.pid
+            && self.control.start_time(tid).ok() == Some(thread.start_time);
+        levers.retain(|lever, entry| {
+            let stays = process_lives && *lever == Lever::OomScoreAdj;
+            if !stays && matches!(entry.standing, Standing::Ours(_)) {
+                self.journal.forget(thread, *lever);
             }
+            stays
+        });
+        if !levers.is_empty() {
+            self.threads.insert(tid, (thread, levers));
         }
         self.tidy_journal();
     }
 
     /// Looks whether everything that we set is still so. What someone else changed is theirs.
-    pub fn verify(&mut self) -> Vec<Done> {
+    /// `now` is in clock ticks since boot; a second between two looks is enough.
+    pub fn verify(&mut self, now: u64) -> Vec<Done> {
         let mut done = Vec::new();
         let mut gone = Vec::new();
         for (tid, (thread, levers)) in &mut self.threads {
@@ -192,6 +213,7 @@ impl<C: Control> Actuator<C> {
                     continue;
                 };
                 if theirs.agrees_with(&change.ours) {
+                    self.lineage.note(thread.pid, change, now);
                     continue;
                 }
                 self.journal.forget(*thread, *lever);
@@ -201,9 +223,10 @@ impl<C: Control> Actuator<C> {
             }
         }
         for tid in gone {
-            self.forget(tid);
+            self.bury(tid);
         }
-        let _ = self.journal.commit();
+        self.lineage.expire(now);
+        self.tidy_journal();
         done
     }
 
@@ -237,7 +260,7 @@ impl<C: Control> Actuator<C> {
     /// # Errors
     /// As `unlink(2)`.
     pub fn finish(self) -> io::Result<()> {
-        if self.threads.is_empty() { self.journal.remove() } else { Ok(()) }
+        if self.ours().next().is_none() { self.journal.remove() } else { Ok(()) }
     }
 
     fn plan(
@@ -249,7 +272,7 @@ impl<C: Control> Actuator<C> {
     ) {
         let thread = request.thread;
         if self.threads.get(&thread.tid).is_some_and(|(known, _)| *known != thread) {
-            self.forget(thread.tid);
+            self.bury(thread.tid);
         }
         self.put_back_unwanted(request, done);
         for wanted in request.wanted {
@@ -300,17 +323,15 @@ impl<C: Control> Actuator<C> {
         let Some((thread, mut levers)) = self.threads.remove(&request.thread.tid) else {
             return;
         };
-        let unwanted: Vec<Lever> = levers
-            .keys()
-            .copied()
-            .filter(|lever| request.wanted.iter().all(|value| value.lever() != *lever))
-            .collect();
-        for lever in unwanted {
-            if let Some(LeverEntry { standing: Standing::Ours(change), .. }) = levers.remove(&lever)
-            {
-                self.put_back(thread, &change, done);
-            }
-        }
+        levers.retain(|lever, entry| {
+            let is_wanted = request.wanted.iter().any(|value| value.lever() == *lever);
+            is_wanted
+                || match &entry.standing {
+                    Standing::Ours(change) => self.put_back(thread, change, done),
+                    Standing::HandedOff(_) => true,
+                    _ => false,
+                }
+        });
         self.threads.insert(thread.tid, (thread, levers));
     }
 
@@ -323,10 +344,7 @@ impl<C: Control> Actuator<C> {
                 done.push(Done { thread, lever, event });
             }
             Err(error) if is_gone(&error) => self.forget(thread.tid),
-            Err(error) => {
-                self.journal.forget(thread, lever);
-                self.fail(write, words(&error, lever), done);
-            }
+            Err(error) => self.fail(write, words(&error, lever), done),
         }
     }
 
@@ -335,6 +353,7 @@ impl<C: Control> Actuator<C> {
         let Write { thread, change, before } = write;
         let lever = change.ours.lever();
         self.refuse(thread, change.ours, reason, done);
+        self.journal.forget(thread, lever);
         if let Some(before) = before {
             self.journal.set(thread, &before);
             let wanted = Some(before.ours.clone());
@@ -342,11 +361,27 @@ impl<C: Control> Actuator<C> {
         }
     }
 
-    fn put_back(&mut self, thread: ThreadId, change: &Change, done: &mut Vec<Done>) {
+    /// Puts one value back; returns whether it is still ours, since the kernel refused.
+    fn put_back(&mut self, thread: ThreadId, change: &Change, done: &mut Vec<Done>) -> bool {
         let lever = change.ours.lever();
-        self.journal.forget(thread, lever);
-        if let Some(event) = put_back(&self.control, thread, change) {
-            done.push(Done { thread, lever, event });
+        let event = put_back(&self.control, thread, change);
+        let failed = matches!(event, Some(Event::Failed { .. }));
+        if !failed {
+            self.journal.forget(thread, lever);
+        }
+        done.extend(event.map(|event| Done { thread, lever, event }));
+        failed
+    }
+
+    /// Forgets a thread whose id is free or another's.
+    fn bury(&mut self, tid: u32) {
+        let Some((thread, levers)) = self.threads.remove(&tid) else {
+            return;
+        };
+        for (lever, entry) in levers {
+            if matches!(entry.standing, Standing::Ours(_)) {
+                self.journal.forget(thread, lever);
+            }
         }
     }
 
@@ -358,6 +393,9 @@ impl<C: Control> Actuator<C> {
     }
 
     fn note(&mut self, thread: ThreadId, lever: Lever, entry: LeverEntry) {
+        if let Standing::Ours(change) = &entry.standing {
+            self.lineage.note(thread.pid, change, change.since.max(thread.start_time));
+        }
         let (_, levers) = self.threads.entry(thread.tid).or_insert_with(|| (thread, Levers::new()));
         levers.insert(lever, entry);
     }
@@ -403,16 +441,6 @@ pub(super) fn put_back<C: Control>(
         Err(error) => {
             Some(Event::Failed { wanted: change.old.clone(), reason: words(&error, lever) })
         }
-    }
-}
-
-/// Whether a child that has `current` can have it from a creator that has `ours`.
-pub(super) fn is_inherited(current: &Value, ours: &Value) -> bool {
-    match (current, ours) {
-        (Value::Sched(current), Value::Sched(ours)) if ours.resets_on_fork() => {
-            current.agrees_with(&Sched::DEFAULT) || current.agrees_with(ours)
-        }
-        _ => current.agrees_with(ours),
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Journal {
     dead: usize,
     live: usize,
     buffer: Vec<u8>,
+    /// A write failed: the file is whole up to some line, and is to be written anew.
+    torn: bool,
 }
 
 /// Dead records that are let be, whatever the number of live ones.
@@ -88,7 +90,7 @@ impl Journal {
         let path = run_dir.join(FILE_NAME);
         let boot_id = boot_id(roots)?;
         let file = write_anew(&path, &boot_id, &Changes::new())?;
-        Ok(Self { path, boot_id, file, dead: 0, live: 0, buffer: Vec::new() })
+        Ok(Self { path, boot_id, file, dead: 0, live: 0, buffer: Vec::new(), torn: false })
     }
 
     /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
@@ -104,27 +106,30 @@ impl Journal {
         self.dead += 2;
     }
 
-    /// Writes what was noted, with one system call.
+    /// Writes what was noted, with one system call. After a failure nothing is written until
+    /// [`Self::compact`] has made the file whole again.
     ///
     /// # Errors
-    /// As `write(2)`: a full file system, most of all. What was noted stays noted.
+    /// As `write(2)`: a full file system, most of all. What was noted is lost.
     pub fn commit(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let written = self.file.write_all(&self.buffer);
-        match written {
-            Ok(()) => self.buffer.clear(),
-            // Half a line may be out: the next attempt must not continue it.
-            Err(_) => self.buffer.insert(0, b'\n'),
-        }
+        let written = if self.torn {
+            Err(io::Error::other("an earlier write failed, and there is still no room"))
+        } else {
+            self.file.write_all(&self.buffer)
+        };
+        self.torn |= written.is_err();
+        // Kept, it would grow for as long as the file system is full.
+        self.buffer.clear();
         written
     }
 
     /// Whether the file should be written anew from what is still to be put back.
     #[must_use]
     pub fn wants_compaction(&self) -> bool {
-        self.dead > DEAD_LIMIT.max(4 * self.live)
+        self.torn || self.dead > DEAD_LIMIT.max(4 * self.live)
     }
 
     /// Writes the file anew, atomically, holding `changes` alone.
@@ -134,6 +139,7 @@ impl Journal {
     pub fn compact(&mut self, changes: &Changes) -> io::Result<()> {
         self.file = write_anew(&self.path, &self.boot_id, changes)?;
         self.buffer.clear();
+        self.torn = false;
         self.dead = 0;
         self.live = changes.len();
         Ok(())
@@ -211,9 +217,12 @@ fn write_anew(path: &Path, boot_id: &str, changes: &Changes) -> io::Result<File>
     let new_path = path.with_extension("new");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new_path)?;
-    file.write_all(&text)?;
-    fs::rename(&new_path, path)?;
-    Ok(file)
+    let moved = file.write_all(&text).and_then(|()| fs::rename(&new_path, path));
+    if moved.is_err() {
+        // Half a file would only take the room that the next attempt needs.
+        let _ = fs::remove_file(&new_path);
+    }
+    moved.map(|()| file)
 }
 
 fn boot_id(roots: &Roots) -> io::Result<String> {
@@ -316,5 +325,28 @@ mod tests {
         assert_eq!(read(run.path(), &roots).unwrap(), Found::Changes(kept));
         let lines = fs::read_to_string(run.path().join(FILE_NAME)).unwrap();
         assert_eq!(lines.lines().count(), 2);
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_written_until_the_file_is_whole_again() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        journal.set(thread(1), &change(1));
+        assert_eq!(journal.commit().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(journal.buffer.is_empty(), "it must not grow while there is no room");
+        journal.set(thread(2), &change(2));
+        assert!(journal.commit().is_err());
+
+        assert!(journal.wants_compaction());
+        let kept = HashMap::from([((thread(3), Lever::OomScoreAdj), change(3))]);
+        journal.compact(&kept).unwrap();
+        journal.set(thread(4), &change(4));
+        journal.commit().unwrap();
+        let Found::Changes(found) = read(run.path(), &roots).unwrap() else {
+            panic!("it is of this boot");
+        };
+        assert_eq!(found.len(), 2);
     }
 }

@@ -1,11 +1,12 @@
 //! Changing the host: the only place that does.
 //!
 //! [`Control`] is one lever of one thread, [`Journal`] the old values on disk, [`Actuator`] the
-//! order between the two, [`restore`] the way back after a kill.
+//! order between the two, [`restore`] the way back after a kill, `lineage` what children inherit.
 
 mod actuator;
 mod control;
 mod journal;
+mod lineage;
 mod lock;
 mod outcome;
 mod restore;

@@ -1,18 +1,19 @@
 //! Putting back what a killed agent left changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::actuator::{is_inherited, put_back};
+use super::actuator::put_back;
 use super::control::{Control, Kernel};
 use super::journal::{self, Change, Changes, Found, ThreadId};
+use super::lineage::inherited;
 use super::lock::{LockError, RunLock};
 use super::outcome::Event;
 use super::value::Lever;
-use crate::observe::process::ProcessReader;
+use crate::observe::process::{ProcessReader, ProcessStat};
 use crate::roots::Roots;
 
 /// What a restore did.
@@ -88,71 +89,71 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
     Ok(report)
 }
 
+/// How often children are looked for. Those that are made while others are put back are found by
+/// another look; only a process that forks faster than all is read needs more than two.
+const ROUNDS: usize = 8;
+
 fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> RestoreReport {
     let mut report = RestoreReport::default();
-    // Children first, while their creators still tell which values are ours.
-    for (thread, change) in inherited(changes, control, roots) {
-        report.count(thread, change.ours.lever(), put_back(control, thread, &change));
-    }
     for ((thread, lever), change) in changes {
         report.count(*thread, *lever, put_back(control, *thread, change));
+    }
+    let mut seen: HashSet<(ThreadId, Lever)> = changes.keys().copied().collect();
+    for _ in 0..ROUNDS {
+        let mut strays = strays(changes, control, roots);
+        strays.retain(|(thread, change)| seen.insert((*thread, change.ours.lever())));
+        if strays.is_empty() {
+            break;
+        }
+        for (thread, change) in strays {
+            report.count(thread, change.ours.lever(), put_back(control, thread, &change));
+        }
     }
     report
 }
 
 /// Threads and child processes that started after a change and that the agent did not live to
 /// note: what they have from their creator is ours, too.
-fn inherited<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(ThreadId, Change)> {
+fn strays<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(ThreadId, Change)> {
     let mut by_process: HashMap<u32, Vec<&Change>> = HashMap::new();
     for ((thread, _), change) in changes {
         by_process.entry(thread.pid).or_default().push(change);
     }
     let reader = ProcessReader::new(roots);
-    let parents: HashMap<u32, u32> = reader
-        .pids()
-        .into_iter()
-        .filter_map(|pid| Some((pid, reader.stat(pid).ok()?.ppid)))
-        .collect();
+    let stats: HashMap<u32, ProcessStat> =
+        reader.pids().into_iter().filter_map(|pid| Some((pid, reader.stat(pid).ok()?))).collect();
     let mut found = Vec::new();
-    for &pid in parents.keys() {
-        let Some(heirlooms) = nearest(pid, &parents, &by_process) else {
+    for &pid in stats.keys() {
+        let Some(left) = nearest(pid, &stats, &by_process) else {
             continue;
         };
         for thread in reader.thread_ids(pid) {
-            for change in heirlooms.iter().filter(|change| thread.start_time >= change.since) {
-                let lever = change.ours.lever();
-                if changes.contains_key(&(thread, lever)) {
-                    continue;
-                }
-                let Ok(current) = control.read(lever, thread.tid) else {
-                    continue;
-                };
-                let ours = is_inherited(&current, &change.ours);
-                if ours && !current.agrees_with(&change.old) {
-                    let change = Change { ours: current, ..(*change).clone() };
-                    found.push((thread, change));
-                }
-            }
+            let left = left.iter().copied().filter(|change| thread.start_time >= change.since);
+            let changes = inherited(control, thread, left);
+            found.extend(changes.into_iter().map(|change| (thread, change)));
         }
     }
     found
 }
 
-/// The changes of a process or of its nearest ancestor that has any.
+/// The changes of a process or of its nearest ancestor that has any. Where an ancestor is gone, the
+/// process's group and session still carry the id of one.
 fn nearest<'a>(
     pid: u32,
-    parents: &HashMap<u32, u32>,
+    stats: &HashMap<u32, ProcessStat>,
     by_process: &'a HashMap<u32, Vec<&'a Change>>,
 ) -> Option<&'a Vec<&'a Change>> {
-    let mut pid = pid;
+    let mut ancestor = pid;
     // A chain of parents that is read while it changes could go round in a circle.
     for _ in 0..64 {
-        if let Some(changes) = by_process.get(&pid) {
+        if let Some(changes) = by_process.get(&ancestor) {
             return Some(changes);
         }
-        pid = *parents.get(&pid)?;
+        let Some(stat) = stats.get(&ancestor) else { break };
+        ancestor = stat.ppid;
     }
-    None
+    let stat = stats.get(&pid)?;
+    by_process.get(&stat.group).or_else(|| by_process.get(&stat.session))
 }
 
 impl RestoreReport {

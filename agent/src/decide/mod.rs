@@ -38,9 +38,7 @@ pub struct Target {
 pub fn target(class: &Class, host: &HostFacts) -> Target {
     let (sched, fallback) = sched(class, host);
     let affinity = class.cpus.as_ref().and_then(|cpus| affinity(cpus, host));
-    let words = sched
-        .as_ref()
-        .map_or_else(|| "keep".to_owned(), ToString::to_string);
+    let words = sched.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
     let values = [
         sched.map(Value::Sched),
         affinity.map(Value::Affinity),
@@ -59,12 +57,7 @@ fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
     match &class.sched {
         Wish::Keep => (None, None),
         Wish::Auto => auto(class, host),
-        Wish::Set {
-            policy,
-            priority,
-            nice,
-            slice,
-        } => {
+        Wish::Set { policy, priority, nice, slice } => {
             let realtime = matches!(policy, SchedPolicy::Fifo | SchedPolicy::RoundRobin);
             let given = priority.map_or(DEFAULT_PRIORITY, u32::from);
             let slice = slice.filter(|_| host.eevdf_slice);
@@ -79,10 +72,7 @@ fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
                 ..Sched::DEFAULT
             };
             if realtime && !host.realtime {
-                return (
-                    Some(nice_in_place_of_realtime(host)),
-                    Some(no_realtime(class)),
-                );
+                return (Some(nice_in_place_of_realtime(host)), Some(no_realtime(class)));
             }
             (Some(sched), None)
         }
@@ -92,39 +82,21 @@ fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
 /// `sched = "auto"`: from tier and deadline.
 fn auto(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
     match class.tier {
-        Tier::Realtime if !host.realtime => (
-            Some(nice_in_place_of_realtime(host)),
-            Some(no_realtime(class)),
-        ),
+        Tier::Realtime if !host.realtime => {
+            (Some(nice_in_place_of_realtime(host)), Some(no_realtime(class)))
+        }
         Tier::Realtime => {
             let policy = Sched::policy_number(SchedPolicy::Fifo);
             let priority = rate_monotonic(class.deadline);
-            let sched = Sched {
-                policy,
-                priority,
-                flags: RESET_ON_FORK,
-                ..Sched::DEFAULT
-            };
+            let sched = Sched { policy, priority, flags: RESET_ON_FORK, ..Sched::DEFAULT };
             (Some(sched), None)
         }
-        Tier::Interactive => (
-            Some(Sched {
-                nice: INTERACTIVE_NICE,
-                ..Sched::DEFAULT
-            }),
-            None,
-        ),
+        Tier::Interactive => (Some(Sched { nice: INTERACTIVE_NICE, ..Sched::DEFAULT }), None),
         Tier::Background => {
             // Idle and not merely nice: a waking frame preempts it at once, and the load
             // balancer counts its CPU as free.
             let policy = Sched::policy_number(SchedPolicy::Idle);
-            (
-                Some(Sched {
-                    policy,
-                    ..Sched::DEFAULT
-                }),
-                None,
-            )
+            (Some(Sched { policy, ..Sched::DEFAULT }), None)
         }
     }
 }
@@ -146,16 +118,8 @@ fn rate_monotonic(deadline: Option<Deadline>) -> u32 {
 }
 
 fn nice_in_place_of_realtime(host: &HostFacts) -> Sched {
-    let runtime = if host.eevdf_slice {
-        nanoseconds(REALTIME_SLICE)
-    } else {
-        0
-    };
-    Sched {
-        nice: REALTIME_NICE,
-        runtime,
-        ..Sched::DEFAULT
-    }
+    let runtime = if host.eevdf_slice { nanoseconds(REALTIME_SLICE) } else { 0 };
+    Sched { nice: REALTIME_NICE, runtime, ..Sched::DEFAULT }
 }
 
 fn no_realtime(class: &Class) -> String {
@@ -170,11 +134,9 @@ fn no_realtime(class: &Class) -> String {
 fn affinity(list: &CpuList, host: &HostFacts) -> Option<Vec<u32>> {
     let cpus: Vec<u32> = match list {
         CpuList::All => host.cpus.clone(),
-        CpuList::Only(wanted) => wanted
-            .iter()
-            .copied()
-            .filter(|cpu| host.cpus.contains(cpu))
-            .collect(),
+        CpuList::Only(wanted) => {
+            wanted.iter().copied().filter(|cpu| host.cpus.contains(cpu)).collect()
+        }
     };
     (!cpus.is_empty()).then_some(cpus)
 }
@@ -193,10 +155,7 @@ mod tests {
 
     fn class(body: &str) -> Class {
         let text = format!("schema = 1\n[class.it]\n{body}\n");
-        let source = Source {
-            path: PathBuf::from("test.toml"),
-            text,
-        };
+        let source = Source { path: PathBuf::from("test.toml"), text };
         PolicySet::parse(&[source]).unwrap().classes.remove(0)
     }
 
@@ -231,11 +190,7 @@ mod tests {
 
     #[test]
     fn without_real_time_a_class_gets_a_nice_value_and_the_reason() {
-        let host = HostFacts {
-            realtime: false,
-            eevdf_slice: false,
-            ..host()
-        };
+        let host = HostFacts { realtime: false, eevdf_slice: false, ..host() };
         let got = target(&class("tier = \"realtime\"\ndeadline = \"10ms\""), &host);
         assert_eq!(got.words, "other nice -15");
         assert!(got.fallback.unwrap().contains("doctor"));
@@ -254,19 +209,12 @@ mod tests {
                     io = { class = \"best-effort\", level = 6 }\nmemory = { oom = 300 }";
         let got = target(&class(body), &host());
         let words: Vec<String> = got.values.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            words,
-            ["batch nice 4 slice 20000 us", "1", "best-effort 6", "300"]
-        );
+        assert_eq!(words, ["batch nice 4 slice 20000 us", "1", "best-effort 6", "300"]);
     }
 
     #[test]
     fn a_list_of_cpus_that_the_host_has_not_is_not_touched() {
         let got = target(&class("tier = \"interactive\"\ncpus = \"5-7\""), &host());
-        assert!(
-            got.values
-                .iter()
-                .all(|value| !matches!(value, Value::Affinity(_)))
-        );
+        assert!(got.values.iter().all(|value| !matches!(value, Value::Affinity(_))));
     }
 }

@@ -32,7 +32,6 @@ impl Engine {
             Mode::Paused => Response::Done { message: "paused already".into() },
             Mode::Engaged => {
                 let restored = self.disengage();
-                self.mode = Mode::Paused;
                 self.publish();
                 Response::Done { message: format!("paused: {} put back", values(restored)) }
             }

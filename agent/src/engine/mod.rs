@@ -102,6 +102,8 @@ pub struct Engine {
     waits_before: Vec<WaitHistogram>,
     events: Vec<KernelEvent>,
     dropped_before: u64,
+    /// A process was gone when the news of its birth came: it may have left children.
+    orphans: bool,
     started: Instant,
     sampled: Instant,
     tick: u64,
@@ -146,6 +148,7 @@ impl Engine {
             waits_before: Vec::new(),
             events: Vec::new(),
             dropped_before: 0,
+            orphans: false,
             started: now,
             sampled: now,
             tick: 0,
@@ -199,7 +202,7 @@ impl Engine {
         self.on_kernel_events();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();
-        } else if self.probes.is_none() {
+        } else if std::mem::take(&mut self.orphans) || self.probes.is_none() {
             self.look_for_new_processes();
         }
     }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::Engine;
-use crate::act::{Done, ThreadId};
+use super::threads::boot_ticks;
+use crate::act::Done;
 
 /// The parent of all kernel threads.
 const KTHREADD: u32 = 2;
@@ -24,11 +25,11 @@ impl Engine {
         self.publish_after(elapsed);
     }
 
-    /// Without kernel programs: processes that were not there a tick ago.
+    /// Processes and threads that were not there a moment ago.
     pub(super) fn look_for_new_processes(&mut self) {
         for pid in self.reader.pids() {
             if self.world.get(pid).is_none() {
-                self.meet(pid);
+                self.consider(pid);
             }
         }
         self.catch_up_with_threads();
@@ -56,21 +57,12 @@ impl Engine {
                         self.consider(pid);
                     }
                 }
-                _ => self.meet(pid),
+                _ => {
+                    self.consider(pid);
+                }
             }
             self.world.fold(pid, stat, elapsed_ticks);
         }
-    }
-
-    /// A process that no event told of: it may have its values from a managed parent.
-    fn meet(&mut self, pid: u32) {
-        if let Ok(stat) = self.reader.stat(pid)
-            && let Some(actuator) = &mut self.actuator
-        {
-            let child = ThreadId { pid, tid: pid, start_time: stat.start_time };
-            actuator.inherit(child, stat.ppid);
-        }
-        self.consider(pid);
     }
 
     /// After a full ring, every process is looked at: one of them was missed.
@@ -89,6 +81,6 @@ impl Engine {
     }
 
     fn verify(&mut self) -> Vec<Done> {
-        self.actuator.as_mut().map_or_else(Vec::new, crate::act::Actuator::verify)
+        self.actuator.as_mut().map_or_else(Vec::new, |actuator| actuator.verify(boot_ticks()))
     }
 }

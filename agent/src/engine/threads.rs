@@ -9,14 +9,18 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Engine;
 use super::ledger::Subject;
-use crate::act::{Done, Event, Request, ThreadId};
+use crate::act::Done;
+use crate::act::{Actuator, Event, Kernel, Request, ThreadId};
 use crate::model::{Process, Thread};
 use crate::observe::kernel::KernelEvent;
-use crate::observe::process::ThreadSample;
+use crate::observe::process::{ProcessSample, ThreadSample};
 
 /// How often a process is listed again while it makes threads faster than they are set. The
 /// kernel's events and the next tick take care of what comes later.
 const ROUNDS: usize = 4;
+
+/// The same for the whole host, when nothing comes later.
+const LAST_ROUNDS: usize = 8;
 
 impl Engine {
     /// Acts on one event.
@@ -32,8 +36,8 @@ impl Engine {
                     self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
                 }
             }
-            KernelEvent::Fork { parent_tid, pid, tid, .. } => {
-                self.on_fork(parent_tid, pid, tid);
+            KernelEvent::Fork { parent_pid, pid, tid, .. } => {
+                self.on_fork(parent_pid, pid, tid);
             }
             KernelEvent::Exit { tid, .. } => {
                 if let Some(actuator) = &mut self.actuator {
@@ -46,17 +50,17 @@ impl Engine {
     }
 
     /// A managed thread made a thread or a process, which starts with what its creator had.
-    fn on_fork(&mut self, parent_tid: u32, pid: u32, tid: u32) {
-        let Some(child) = self.reader.thread(pid, tid) else {
-            return;
-        };
-        let id = ThreadId { pid, tid, start_time: child.start_time };
-        if let Some(actuator) = &mut self.actuator {
-            actuator.inherit(id, parent_tid);
-        }
+    fn on_fork(&mut self, parent_pid: u32, pid: u32, tid: u32) {
         if pid == tid {
+            // Said by the event, since the child may have another parent by now, or be gone and
+            // have left children of its own.
+            if let Some(actuator) = &mut self.actuator {
+                actuator.pass_on(parent_pid, pid);
+            }
             self.consider(pid);
-        } else {
+            self.orphans |= self.world.get(pid).is_none();
+        } else if let Some(child) = self.reader.thread(pid, tid) {
+            self.inherit(pid, &child, &[pid]);
             self.consider_thread(pid, &child);
         }
     }
@@ -80,6 +84,7 @@ impl Engine {
             self.forget_process(pid);
             return 0;
         };
+        let heirs = self.inherit_new(&sample);
         let policy = &self.policy;
         let watched = policy.set.looks_at_threads_of(&sample.facts);
         let gone = self.world.insert(&sample, watched, |facts, name| policy.classify(facts, name));
@@ -102,11 +107,31 @@ impl Engine {
         // moment its creator was measured, the kernel tells of it as well.
         for _ in 0..ROUNDS {
             let managed = threads.iter().any(|(_, classified)| classified.is_some());
-            if !(managed || watched) || !self.catch_up(pid) {
+            if !(managed || watched || heirs) || !self.catch_up(pid) {
                 break;
             }
         }
         self.world.get(pid).map_or(0, Process::managed_threads)
+    }
+
+    /// Notes what a process's threads that are not known yet have from whoever made them. Where the
+    /// parent is gone, the group and the session still carry the id of an ancestor. Returns whether
+    /// there was anything.
+    fn inherit_new(&mut self, sample: &ProcessSample) -> bool {
+        let ProcessSample { pid, ppid, group, session, .. } = *sample;
+        let known = self.world.get(pid).filter(|known| known.start_time == sample.start_time);
+        let is_known = |thread: &&ThreadSample| {
+            let known = known.and_then(|process| process.threads.get(&thread.tid));
+            known.is_some_and(|known| known.start_time == thread.start_time)
+        };
+        let new: Vec<&ThreadSample> = sample.threads.iter().filter(|t| !is_known(t)).collect();
+        let inherits = |thread| self.inherit(pid, thread, &[pid, ppid, group, session]);
+        new.into_iter().map(inherits).fold(false, |any, has| any | has)
+    }
+
+    fn inherit(&mut self, pid: u32, thread: &ThreadSample, creators: &[u32]) -> bool {
+        let id = ThreadId { pid, tid: thread.tid, start_time: thread.start_time };
+        self.actuator.as_mut().is_some_and(|actuator| actuator.inherit(id, creators))
     }
 
     /// Looks at every process anew; returns how many values were set.
@@ -175,15 +200,29 @@ impl Engine {
         }
     }
 
-    /// Puts everything back; returns how many values.
+    /// Puts everything back and leaves alone what comes; returns how many values went back. What
+    /// is made meanwhile by those who come last is found by looking again.
     pub(super) fn disengage(&mut self) -> u64 {
-        self.catch_up_with_threads();
-        let Some(actuator) = &mut self.actuator else {
+        if self.actuator.is_none() {
             return 0;
-        };
-        let done = actuator.undo_all();
-        self.enter(&done);
-        done.iter().filter(|done| matches!(done.event, Event::Restored { .. })).count() as u64
+        }
+        self.mode = Mode::Paused;
+        let mut restored = 0;
+        for _ in 0..LAST_ROUNDS {
+            let Some(actuator) = &mut self.actuator else { break };
+            let heirs = actuator.heirs();
+            let done = actuator.undo_all();
+            restored += done.iter().filter(|d| matches!(d.event, Event::Restored { .. })).count();
+            self.enter(&done);
+            self.on_kernel_events();
+            self.look_for_new_processes();
+            let any = |actuator: &Actuator<Kernel>| actuator.heirs() > heirs;
+            if !done.is_empty() || self.actuator.as_ref().is_some_and(any) {
+                continue;
+            }
+            break;
+        }
+        restored as u64
     }
 
     /// Lists the threads of every managed process again: for what no event told.
@@ -193,15 +232,18 @@ impl Engine {
         }
     }
 
-    /// Lists a process's threads again. New ones are looked at, with what they inherited from its
-    /// main thread; those that ended are forgotten. Returns whether there were new ones.
+    /// Lists a process's threads again. New ones are looked at, with what they inherited; those that ended are forgotten. Returns whether there were new ones.
     fn catch_up(&mut self, pid: u32) -> bool {
         let listed = self.reader.tids(pid);
         let Some(process) = self.world.get(pid) else {
             return false;
         };
-        let ended: Vec<u32> =
-            process.threads.keys().copied().filter(|tid| !listed.contains(tid)).collect();
+        let ended: Vec<u32> = process
+            .threads
+            .keys()
+            .copied()
+            .filter(|tid| listed.binary_search(tid).is_err())
+            .collect();
         let new: Vec<u32> =
             listed.into_iter().filter(|tid| !process.threads.contains_key(tid)).collect();
         for tid in ended {
@@ -212,10 +254,7 @@ impl Engine {
             let Some(sample) = self.reader.thread(pid, *tid) else {
                 continue;
             };
-            let id = ThreadId { pid, tid: *tid, start_time: sample.start_time };
-            if let Some(actuator) = &mut self.actuator {
-                actuator.inherit(id, pid);
-            }
+            self.inherit(pid, &sample, &[pid]);
             self.consider_thread(pid, &sample);
         }
         !new.is_empty()
@@ -223,6 +262,10 @@ impl Engine {
 
     fn apply(&mut self, threads: &[(ThreadId, Option<Classified>)]) {
         if self.mode != Mode::Engaged {
+            // They may have something from before the pause, through whoever made them.
+            for (thread, _) in threads {
+                self.put_back(thread.tid);
+            }
             return;
         }
         let Some(actuator) = &mut self.actuator else {
@@ -266,7 +309,7 @@ impl Engine {
 }
 
 /// Now, as start times in `stat` are counted: clock ticks since boot.
-fn boot_ticks() -> u64 {
+pub(super) fn boot_ticks() -> u64 {
     let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     let per_second = u128::from(procfs::ticks_per_second());
     u64::try_from(since_boot.as_nanos() * per_second / 1_000_000_000).unwrap_or(u64::MAX)

@@ -235,7 +235,7 @@ mod tests {
             .map(|(tid, name)| ThreadSample { tid: *tid, name: (*name).into(), start_time: 5 })
             .collect();
         let facts = ProcessFacts { comm: "it".into(), ..ProcessFacts::default() };
-        ProcessSample { pid, ppid: 1, start_time: 5, facts, threads }
+        ProcessSample { pid, ppid: 1, group: 1, session: 1, start_time: 5, facts, threads }
     }
 
     fn by_name(_: &ProcessFacts, thread: &str) -> Option<Classified> {
@@ -245,6 +245,8 @@ mod tests {
     fn stat(cpu_ticks: u64) -> ProcessStat {
         ProcessStat {
             ppid: 1,
+            group: 1,
+            session: 1,
             start_time: 5,
             comm: "it".into(),
             state: 'S',

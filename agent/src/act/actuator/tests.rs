@@ -6,6 +6,7 @@ use std::fs;
 use std::rc::Rc;
 
 use super::*;
+use crate::act::Sched;
 use crate::act::journal::{self, Found};
 use crate::roots::Roots;
 
@@ -177,8 +178,8 @@ fn a_value_that_someone_else_changed_is_theirs_from_then_on() {
     let thread = bench.kernel.thread(7, BEFORE, nice(0));
     bench.apply(thread, &[fifo(20)]);
     bench.kernel.change_behind_its_back(7, Value::Sched(nice(11)));
-    assert!(matches!(events(&bench.actuator.verify())[..], [Event::HandedOff { .. }]));
-    assert!(bench.actuator.verify().is_empty(), "it is told once");
+    assert!(matches!(events(&bench.actuator.verify(NOW))[..], [Event::HandedOff { .. }]));
+    assert!(bench.actuator.verify(NOW).is_empty(), "it is told once");
     assert!(bench.apply(thread, &[fifo(20)]).is_empty());
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
@@ -225,7 +226,7 @@ fn a_child_of_an_idle_thread_gets_its_creators_old_value_back() {
     bench.apply(parent, &[idle()]);
     let child = bench.kernel.thread(8, NOW, nice(0));
     bench.kernel.change_behind_its_back(8, idle());
-    bench.actuator.inherit(child, 7);
+    bench.actuator.inherit(child, &[100]);
     assert_eq!(bench.journalled(), 2);
     bench.actuator.undo(8);
     assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(3)));
@@ -238,7 +239,7 @@ fn a_child_that_the_kernel_reset_gets_its_creators_old_value_back() {
     let parent = bench.kernel.thread(7, BEFORE, nice(3));
     bench.apply(parent, &[fifo(20)]);
     let child = bench.kernel.thread(8, NOW, Sched::DEFAULT);
-    bench.actuator.inherit(child, 7);
+    bench.actuator.inherit(child, &[100]);
     bench.apply(child, &[fifo(20)]);
     assert_eq!(bench.kernel.value(8, Lever::Sched), fifo(20));
     bench.actuator.undo_all();
@@ -252,7 +253,7 @@ fn a_thread_that_was_there_before_inherits_nothing() {
     bench.apply(parent, &[idle()]);
     let Value::Sched(own) = idle() else { unreachable!() };
     let older = bench.kernel.thread(8, BEFORE, own);
-    bench.actuator.inherit(older, 7);
+    bench.actuator.inherit(older, &[100]);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(8, Lever::Sched), idle());
 }
@@ -281,7 +282,7 @@ fn a_thread_that_execs_takes_its_values_along_to_the_main_threads_id() {
     bench.kernel.0.borrow_mut().start_times.remove(&101);
     bench.kernel.change_behind_its_back(100, fifo(20));
     bench.actuator.succeed(101, 100);
-    assert!(bench.actuator.verify().is_empty(), "nobody else changed anything");
+    assert!(bench.actuator.verify(NOW).is_empty(), "nobody else changed anything");
     assert_eq!(bench.journalled(), 2);
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(2)));
@@ -307,7 +308,7 @@ fn a_thread_that_ends_is_forgotten() {
     let thread = bench.kernel.thread(7, BEFORE, nice(0));
     bench.apply(thread, &[idle()]);
     bench.kernel.0.borrow_mut().start_times.remove(&7);
-    assert!(bench.actuator.verify().is_empty());
+    assert!(bench.actuator.verify(NOW).is_empty());
     assert_eq!((bench.actuator.journalled(), bench.journalled()), (0, 0));
 }
 
@@ -329,7 +330,7 @@ fn a_new_value_that_is_refused_leaves_the_earlier_one_ours() {
     bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
     let done = bench.apply(thread, &[fifo(20)]);
     assert!(matches!(events(&done)[..], [Event::Failed { .. }]));
-    bench.actuator.verify();
+    bench.actuator.verify(NOW);
     assert_eq!(bench.journalled(), 1);
     bench.kernel.0.borrow_mut().refused.clear();
     bench.actuator.undo_all();
@@ -343,7 +344,76 @@ fn what_a_child_loses_again_is_not_told() {
     bench.apply(parent, &[idle()]);
     let child = bench.kernel.thread(8, NOW, nice(0));
     bench.kernel.change_behind_its_back(8, idle());
-    bench.actuator.inherit(child, 7);
+    bench.actuator.inherit(child, &[100]);
     assert!(bench.actuator.undo(8).is_empty());
     assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(0)));
+}
+
+#[test]
+fn a_child_that_is_met_after_its_creator_was_put_back_loses_what_it_has() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(parent, &[idle()]);
+    bench.actuator.undo(7);
+    let child = bench.kernel.thread(8, NOW + 10, nice(0));
+    bench.kernel.change_behind_its_back(8, idle());
+    assert!(bench.actuator.inherit(child, &[100]));
+    bench.actuator.undo(8);
+    assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(3)));
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn a_grandchild_whose_parent_nobody_saw_loses_what_it_has() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(parent, &[idle()]);
+    bench.actuator.pass_on(100, 200);
+    let grandchild = bench.kernel.thread(8, NOW + 10, nice(0));
+    bench.kernel.change_behind_its_back(8, idle());
+    assert!(bench.actuator.inherit(ThreadId { pid: 8, ..grandchild }, &[8, 1, 200, 200]));
+    bench.actuator.undo(8);
+    assert_eq!(bench.kernel.value(8, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
+fn the_end_of_the_main_thread_is_not_the_end_of_the_processs_own_values() {
+    let mut bench = Bench::new();
+    let main = bench.kernel.thread(100, BEFORE, nice(0));
+    bench.apply(main, &[idle(), Value::OomScoreAdj(300)]);
+    // A main thread that ended before the others stays as a zombie with its start time.
+    bench.actuator.forget(100);
+    assert_eq!(bench.journalled(), 1);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
+    assert_eq!(bench.kernel.value(100, Lever::Sched), idle(), "nobody can run on it any more");
+}
+
+#[test]
+fn what_is_someone_elses_stays_so_through_a_pause() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(0));
+    bench.apply(thread, &[fifo(20)]);
+    bench.kernel.change_behind_its_back(7, Value::Sched(nice(11)));
+    bench.actuator.verify(NOW);
+    bench.actuator.undo_all();
+    bench.apply(thread, &[]);
+    assert!(bench.apply(thread, &[fifo(20)]).is_empty());
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
+    bench.actuator.finish().unwrap();
+    assert_eq!(journal::read(bench.run.path(), &bench.roots).unwrap(), Found::Nothing);
+}
+
+#[test]
+fn what_cannot_be_put_back_stays_in_the_journal() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[fifo(20)]);
+    bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
+    assert!(matches!(events(&bench.actuator.undo_all())[..], [Event::Failed { .. }]));
+    assert_eq!(bench.journalled(), 1);
+    bench.kernel.0.borrow_mut().refused.clear();
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+    assert_eq!(bench.journalled(), 0);
 }
