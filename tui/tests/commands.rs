@@ -40,10 +40,7 @@ fn status_is_plain_text_in_a_pipe() {
     let output = downbeat(&["status", "--run-dir", dir(run.path())]);
     assert_eq!(code(&output), 0, "{output:?}");
     let shown = text(&output.stdout);
-    assert!(
-        shown.starts_with("downbeat 0.1.0 on studio (Linux 6.18.5): engaged"),
-        "{shown}"
-    );
+    assert!(shown.starts_with("downbeat 0.1.0 on studio (Linux 6.18.5): engaged"), "{shown}");
     assert!(!shown.contains('\x1b'));
 }
 
@@ -52,9 +49,7 @@ fn colours_can_be_forced_and_forbidden() {
     let run = tempfile::tempdir().unwrap();
     let _agent = FakeAgent::start(run.path(), host::small(), TICK);
     let shown = |when| {
-        downbeat(&["status", "--color", when, "--run-dir", dir(run.path())])
-            .stdout
-            .contains(&0x1b)
+        downbeat(&["status", "--color", when, "--run-dir", dir(run.path())]).stdout.contains(&0x1b)
     };
     assert!(shown("always"));
     assert!(!shown("never"));
@@ -71,10 +66,7 @@ fn json_is_one_document_of_the_snapshot() {
     let shown = text(&output.stdout);
     assert!(!shown.contains(['\u{9b}', '\x1b', '\u{202e}']), "{shown}");
     let read: Snapshot = serde_json::from_str(shown).unwrap();
-    assert_eq!(
-        read.processes, said.processes,
-        "nothing of its meaning is lost"
-    );
+    assert_eq!(read.processes, said.processes, "nothing of its meaning is lost");
     drop(agent);
 }
 
@@ -122,10 +114,7 @@ fn without_an_agent_it_names_the_socket_and_the_remedy() {
         let output = downbeat(&[command, "--run-dir", dir(run.path())]);
         assert_eq!(code(&output), 2, "{output:?}");
         let told = text(&output.stderr);
-        assert!(
-            told.contains(dir(run.path())) && told.contains("Start one with"),
-            "{told}"
-        );
+        assert!(told.contains(dir(run.path())) && told.contains("Start one with"), "{told}");
     }
 }
 
@@ -134,10 +123,7 @@ fn the_socket_itself_can_be_named() {
     let run = tempfile::tempdir().unwrap();
     let _agent = FakeAgent::start(run.path(), host::small(), TICK);
     let socket = run.path().join("agent.sock");
-    assert_eq!(
-        code(&downbeat(&["--connect", dir(&socket), "status", "--once"])),
-        0
-    );
+    assert_eq!(code(&downbeat(&["--connect", dir(&socket), "status", "--once"])), 0);
     let both = downbeat(&["status", "--connect", dir(&socket), "--run-dir", "/x"]);
     assert_eq!(code(&both), 2);
 }
@@ -147,10 +133,7 @@ fn the_live_screen_needs_a_terminal() {
     let output = downbeat(&[]);
     assert_eq!(code(&output), 2);
     let told = text(&output.stderr);
-    assert!(
-        told.contains("downbeat status --once") && told.contains("--json"),
-        "{told}"
-    );
+    assert!(told.contains("downbeat status --once") && told.contains("--json"), "{told}");
     assert_eq!(text(&output.stdout), "");
 }
 
@@ -173,15 +156,9 @@ fn pause_and_resume_say_what_was_done() {
     let run = tempfile::tempdir().unwrap();
     let agent = FakeAgent::start(run.path(), host::small(), TICK);
     let paused = downbeat(&["pause", "--run-dir", dir(run.path())]);
-    assert_eq!(
-        (code(&paused), text(&paused.stdout)),
-        (0, "paused: 31 values put back\n")
-    );
+    assert_eq!((code(&paused), text(&paused.stdout)), (0, "paused: 31 values put back\n"));
     let resumed = downbeat(&["resume", "--run-dir", dir(run.path())]);
-    assert_eq!(
-        (code(&resumed), text(&resumed.stdout)),
-        (0, "engaged: 31 values set\n")
-    );
+    assert_eq!((code(&resumed), text(&resumed.stdout)), (0, "engaged: 31 values set\n"));
     agent.say(|snapshot| snapshot.mode = downbeat_api::Mode::ObserveOnly);
     let refused = downbeat(&["resume", "--run-dir", dir(run.path())]);
     assert_eq!(code(&refused), 1);
@@ -199,10 +176,7 @@ fn explain_takes_a_pid_or_a_name() {
     assert_eq!(explain("whisper-server").stdout, by_pid.stdout);
     let unknown = explain("nobody");
     assert_eq!(code(&unknown), 1);
-    assert_eq!(
-        text(&unknown.stderr),
-        "downbeat: no process is called \"nobody\"\n"
-    );
+    assert_eq!(text(&unknown.stderr), "downbeat: no process is called \"nobody\"\n");
     assert_eq!(code(&explain("3")), 1);
 }
 
@@ -212,16 +186,10 @@ fn doctor_works_without_an_agent() {
     let output = downbeat(&["doctor", "--run-dir", dir(run.path())]);
     assert_eq!(code(&output), 0, "{output:?}");
     let shown = text(&output.stdout);
-    assert!(
-        shown.starts_with("Linux ") && shown.contains("Agent: no agent at"),
-        "{shown}"
-    );
+    assert!(shown.starts_with("Linux ") && shown.contains("Agent: no agent at"), "{shown}");
     let json = downbeat(&["doctor", "--json", "--run-dir", dir(run.path())]);
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert!(
-        value["host"]["findings"].is_array() && value["agent"].is_null(),
-        "{value}"
-    );
+    assert!(value["host"]["findings"].is_array() && value["agent"].is_null(), "{value}");
 }
 
 #[test]
@@ -230,14 +198,8 @@ fn doctor_asks_the_agent_where_one_runs() {
     let _agent = FakeAgent::start(run.path(), host::small(), TICK);
     let output = downbeat(&["doctor", "--run-dir", dir(run.path())]);
     let shown = text(&output.stdout);
-    assert!(
-        shown.contains("the kernel has no utilisation clamps"),
-        "{shown}"
-    );
-    assert!(
-        shown.contains("its kernel programs are attached"),
-        "{shown}"
-    );
+    assert!(shown.contains("the kernel has no utilisation clamps"), "{shown}");
+    assert!(shown.contains("its kernel programs are attached"), "{shown}");
 }
 
 #[test]
@@ -245,8 +207,10 @@ fn restore_with_nothing_to_restore_says_so() {
     let run = tempfile::tempdir().unwrap();
     let output = downbeat(&["restore", "--run-dir", dir(run.path())]);
     assert_eq!(code(&output), 0, "{output:?}");
-    assert!(
-        text(&output.stdout).starts_with("nothing to put back"),
-        "{output:?}"
-    );
+    assert!(text(&output.stdout).starts_with("nothing to put back"), "{output:?}");
+    // A mistyped folder must not look like one where all is well.
+    let output = downbeat(&["restore", "--run-dir", "/nonexistent/downbeat"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let shown = text(&output.stdout);
+    assert!(shown.starts_with("no run directory /nonexistent/downbeat"), "{shown}");
 }

@@ -49,73 +49,38 @@ pub(super) fn run(socket: &Path, json: bool, printer: &mut Printer<'_>) -> Resul
 fn examine(socket: &Path) -> Report {
     let (agent, no_agent) = match ask(socket, &Request::Snapshot) {
         Ok(Response::Snapshot(snapshot)) => {
-            let Snapshot {
-                version,
-                mode,
-                uptime,
-                source,
-                ..
-            } = *snapshot;
-            (
-                Some(Agent {
-                    version,
-                    mode,
-                    uptime,
-                    source,
-                }),
-                None,
-            )
+            let Snapshot { version, mode, uptime, source, .. } = *snapshot;
+            (Some(Agent { version, mode, uptime, source }), None)
         }
         Ok(_) => (None, Some("the agent answered something else".into())),
         Err(failure) => (None, Some(clean(&failure.to_string()).into_owned())),
     };
-    let asked = agent
-        .as_ref()
-        .and_then(|_| ask(socket, &Request::Host).ok());
+    let asked = agent.as_ref().and_then(|_| ask(socket, &Request::Host).ok());
     let mut host = match asked {
         Some(Response::Host(facts)) => *facts,
         _ => probe(&Roots::default()),
     };
     sanitise::host(&mut host);
-    Report {
-        host,
-        agent,
-        no_agent,
-    }
+    Report { host, agent, no_agent }
 }
 
 fn lines(report: &Report, socket: &Path, paper: Paper) -> Vec<Line<'static>> {
-    let HostFacts {
-        kernel,
-        arch,
-        cpus,
-        findings,
-        ..
-    } = &report.host;
+    let HostFacts { kernel, arch, cpus, findings, .. } = &report.host;
     let cpus = units::count(cpus.len() as u64, "CPU");
     let mut lines = vec![paper.title(&format!("Linux {kernel} {arch}, {cpus}"))];
-    let names = findings
-        .iter()
-        .map(|f| text::width(&f.id))
-        .max()
-        .unwrap_or(0)
-        .min(24);
+    let names = findings.iter().map(|f| text::width(&f.id)).max().unwrap_or(0).min(24);
     for finding in findings {
         lines.extend(finding_lines(finding, names, paper));
     }
-    let lacking = findings
-        .iter()
-        .filter(|f| f.state != State::Present)
-        .count();
+    let lacking = findings.iter().filter(|f| f.state != State::Present).count();
     let remedies = findings.iter().filter(|f| f.remedy.is_some()).count();
     lines.push(Line::default());
     let verdict = match (lacking, remedies) {
         (0, _) => "Everything is there.".to_owned(),
         (n, 0) => format!("{} missing or limited; downbeat works without.", of(n)),
-        (n, r) => format!(
-            "{} missing or limited, {r} with a remedy; downbeat works without.",
-            of(n)
-        ),
+        (n, r) => {
+            format!("{} missing or limited, {r} with a remedy; downbeat works without.", of(n))
+        }
     };
     lines.extend(paper.paragraph(Ink::Plain, &verdict, 0));
     lines.extend(agent_lines(report, socket, paper));
@@ -123,30 +88,18 @@ fn lines(report: &Report, socket: &Path, paper: Paper) -> Vec<Line<'static>> {
 }
 
 fn of(n: usize) -> String {
-    if n == 1 {
-        "1 thing is".into()
-    } else {
-        format!("{n} things are")
-    }
+    if n == 1 { "1 thing is".into() } else { format!("{n} things are") }
 }
 
 fn finding_lines(finding: &Finding, names: usize, paper: Paper) -> Vec<Line<'static>> {
-    let Finding {
-        id,
-        state,
-        text,
-        remedy,
-    } = finding;
+    let Finding { id, state, text, remedy } = finding;
     let (ink, word) = match state {
         State::Present => (Ink::Good, "✓ ok     "),
         State::Limited => (Ink::Warning, "! limited"),
         State::Absent => (Ink::Bad, "✗ absent "),
     };
     let indent = text::width(word) + names + 3;
-    let room = Paper {
-        width: paper.width.saturating_sub(indent).max(16),
-        ..paper
-    };
+    let room = Paper { width: paper.width.saturating_sub(indent).max(16), ..paper };
     let mut told = room.paragraph(Ink::Plain, text, 0);
     if let Some(remedy) = remedy {
         told.extend(room.paragraph(Ink::Label, &format!("→ {remedy}"), 2));
@@ -171,12 +124,7 @@ fn agent_lines(report: &Report, socket: &Path, paper: Paper) -> Vec<Line<'static
         let reason = report.no_agent.as_deref().unwrap_or("no agent answers");
         return paper.paragraph(Ink::Faint, &format!("Agent: {reason}"), 2);
     };
-    let Agent {
-        version,
-        mode,
-        uptime,
-        source,
-    } = agent;
+    let Agent { version, mode, uptime, source } = agent;
     let mode = match mode {
         Mode::Engaged => "engaged",
         Mode::Paused => "paused",
@@ -184,10 +132,9 @@ fn agent_lines(report: &Report, socket: &Path, paper: Paper) -> Vec<Line<'static
     };
     let (ink, source) = match source {
         Source::Bpf => (Ink::Good, "its kernel programs are attached".to_owned()),
-        Source::Procfs { reason } => (
-            Ink::Warning,
-            format!("its kernel programs are not attached: {reason}"),
-        ),
+        Source::Procfs { reason } => {
+            (Ink::Warning, format!("its kernel programs are not attached: {reason}"))
+        }
     };
     let text = format!(
         "Agent {version} at {}: {mode} for {}; {source}",
@@ -241,16 +188,9 @@ mod tests {
     }
 
     fn told(report: &Report, width: usize) -> String {
-        let paper = Paper {
-            width,
-            theme: Theme { colours: false },
-        };
+        let paper = Paper { width, theme: Theme { colours: false } };
         let lines = lines(report, Path::new("/run/x/agent.sock"), paper);
-        lines
-            .iter()
-            .map(|l| l.to_string().trim_end().to_owned())
-            .collect::<Vec<_>>()
-            .join("\n")
+        lines.iter().map(|l| l.to_string().trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -265,9 +205,7 @@ mod tests {
             version: "0.1.0".into(),
             mode: Mode::Engaged,
             uptime: 70.0,
-            source: Source::Procfs {
-                reason: "not root".into(),
-            },
+            source: Source::Procfs { reason: "not root".into() },
         });
         let told = told(&report, 200);
         assert!(

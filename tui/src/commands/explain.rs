@@ -9,7 +9,7 @@ use super::{Failure, Found, Printer, ask, unexpected};
 use crate::report;
 use crate::text::clean;
 
-/// More processes of one name than this are only listed.
+/// Processes of one name that are explained, or of more that are listed.
 const MOST: usize = 8;
 
 pub(super) fn run(
@@ -40,28 +40,26 @@ pub(super) fn run(
 
 /// The processes of that name; where none has it, those with it in their command line.
 fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure> {
+    if name.trim().is_empty() {
+        return Err(Failure::NotFound("an empty name; give a process's id or name".into()));
+    }
     let own = std::process::id();
     let others = || snapshot.processes.iter().filter(|p| p.pid != own);
     let mut pids: Vec<u32> = others().filter(|p| p.name == name).map(|p| p.pid).collect();
     if pids.is_empty() {
-        pids = others()
-            .filter(|p| p.command.contains(name))
-            .map(|p| p.pid)
-            .collect();
+        pids = others().filter(|p| p.command.contains(name)).map(|p| p.pid).collect();
     }
     pids.sort_unstable();
     match pids.len() {
-        0 => Err(Failure::NotFound(format!(
-            "no process is called {:?}",
-            clean(name)
-        ))),
+        0 => Err(Failure::NotFound(format!("no process is called {:?}", clean(name)))),
         1..=MOST => Ok(pids),
         n => {
-            let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+            let pids: Vec<_> = pids.iter().take(MOST).map(u32::to_string).collect();
             Err(Failure::NotFound(format!(
-                "{n} processes are called {:?}: name one by its pid ({})",
+                "{n} processes are called {:?}: name one by its pid ({}, and {} more)",
                 clean(name),
-                pids.join(", ")
+                pids.join(", "),
+                n - MOST
             )))
         }
     }

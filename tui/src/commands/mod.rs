@@ -38,6 +38,9 @@ pub enum Failure {
     /// What was asked about is not there.
     #[error("{0}")]
     NotFound(String),
+    /// The rights for it lack.
+    #[error("{0}")]
+    Refused(String),
     /// It cannot be done this way.
     #[error("{0}")]
     Usage(String),
@@ -46,7 +49,10 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Agent(ClientError::Refused(_)) | Self::Restore(_) | Self::NotFound(_) => 1,
+            Self::Agent(ClientError::Refused(_))
+            | Self::Restore(_)
+            | Self::NotFound(_)
+            | Self::Refused(_) => 1,
             Self::Output(_) => 1,
             Self::Agent(_) | Self::Usage(_) => 2,
         }
@@ -98,11 +104,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         }
         Err(failure) => {
             // Where nobody can be told, the exit code has to do.
-            drop(writeln!(
-                io::stderr(),
-                "downbeat: {}",
-                text::clean(&failure.to_string())
-            ));
+            drop(writeln!(io::stderr(), "downbeat: {}", text::clean(&failure.to_string())));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -117,9 +119,7 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
     let mut printer = Printer {
         out: &mut stdout,
         paper: Paper {
-            width: width
-                .map_or(PIPE_WIDTH, |(columns, _)| columns.max(20))
-                .into(),
+            width: width.map_or(PIPE_WIDTH, |(columns, _)| columns.max(20)).into(),
             theme: Theme { colours: escapes },
         },
         escapes,
@@ -130,11 +130,9 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
             drop(stdout);
             live(&socket, cli.color)
         }
-        Some(Command::Status {
-            json,
-            once: _,
-            watch,
-        }) => status::run(&socket, *json, *watch, &mut printer),
+        Some(Command::Status { json, once: _, watch }) => {
+            status::run(&socket, *json, *watch, &mut printer)
+        }
         Some(Command::Check { files }) => check::run(files, &mut printer),
         Some(Command::Doctor { json }) => doctor::run(&socket, *json, &mut printer),
         Some(Command::Restore) if cli.target.connect.is_some() => Err(Failure::Usage(
@@ -155,12 +153,7 @@ fn live(socket: &Path, color: ColorChoice) -> Result<Found, Failure> {
                 .into(),
         ));
     }
-    screen::run(
-        socket,
-        Theme {
-            colours: colours(color, true),
-        },
-    )?;
+    screen::run(socket, Theme { colours: colours(color, true) })?;
     Ok(Found::Nothing)
 }
 
@@ -185,8 +178,5 @@ fn ask(socket: &Path, request: &Request) -> Result<Response, Failure> {
 fn unexpected(socket: &Path, response: &Response) -> Failure {
     let mut reason = format!("{response:?}");
     reason.truncate(reason.floor_char_boundary(60));
-    Failure::Agent(ClientError::Garbled {
-        path: socket.into(),
-        reason,
-    })
+    Failure::Agent(ClientError::Garbled { path: socket.into(), reason })
 }

@@ -1,8 +1,9 @@
 //! `downbeat restore`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use downbeat_agent::act::{RestoreReport, restore};
+use downbeat_agent::act::{LockError, RestoreError, RestoreReport, restore};
 use downbeat_agent::roots::Roots;
 use ratatui::text::Line;
 
@@ -13,22 +14,31 @@ use crate::theme::Ink;
 use crate::units;
 
 pub(super) fn run(run_dir: &Path, printer: &mut Printer<'_>) -> Result<Found, Failure> {
-    let report = restore(run_dir, &Roots::default())?;
+    if !run_dir.exists() {
+        let text = format!(
+            "no run directory {}, so nothing to put back there; name the agent's with --run-dir",
+            run_dir.display()
+        );
+        printer.lines(&printer.paper.paragraph(Ink::Plain, &clean(&text), 0))?;
+        return Ok(Found::Nothing);
+    }
+    let report = match restore(run_dir, &Roots::default()) {
+        Err(RestoreError::Lock(LockError::Unusable { path, source }))
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            return Err(Failure::Refused(format!(
+                "{}: {source}; run as the user that the agent ran as, which is root as a rule",
+                path.display()
+            )));
+        }
+        other => other?,
+    };
     printer.lines(&lines(&report, run_dir, printer.paper))?;
-    Ok(if report.failed.is_empty() {
-        Found::Nothing
-    } else {
-        Found::Problems
-    })
+    Ok(if report.failed.is_empty() { Found::Nothing } else { Found::Problems })
 }
 
 fn lines(report: &RestoreReport, run_dir: &Path, paper: Paper) -> Vec<Line<'static>> {
-    let RestoreReport {
-        restored,
-        handed_off,
-        gone,
-        failed,
-    } = report;
+    let RestoreReport { restored, handed_off, gone, failed } = report;
     let mut parts = Vec::new();
     if *restored > 0 {
         parts.push(format!("{} put back", units::count(*restored, "value")));
@@ -43,10 +53,7 @@ fn lines(report: &RestoreReport, run_dir: &Path, paper: Paper) -> Vec<Line<'stat
         parts.push(format!("{} gone meanwhile", units::count(*gone, "thread")));
     }
     if !failed.is_empty() {
-        parts.push(format!(
-            "{} not put back",
-            units::count(failed.len() as u64, "value")
-        ));
+        parts.push(format!("{} not put back", units::count(failed.len() as u64, "value")));
     }
     if parts.is_empty() {
         let text = format!("nothing to put back in {}", run_dir.display());
@@ -65,24 +72,14 @@ mod tests {
     use crate::theme::Theme;
 
     fn told(report: &RestoreReport) -> String {
-        let paper = Paper {
-            width: 200,
-            theme: Theme { colours: false },
-        };
+        let paper = Paper { width: 200, theme: Theme { colours: false } };
         let lines = lines(report, Path::new("/run/x"), paper);
-        lines
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
+        lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn the_report_is_told_in_words() {
-        assert_eq!(
-            told(&RestoreReport::default()),
-            "nothing to put back in /run/x"
-        );
+        assert_eq!(told(&RestoreReport::default()), "nothing to put back in /run/x");
         let report = RestoreReport {
             restored: 1,
             handed_off: 2,

@@ -76,14 +76,14 @@ impl Cgroups {
             if self.v1_controllers.is_empty() {
                 return absent(
                     id,
-                    "no cgroup is visible here: the pool gets no group of its own",
+                    "no cgroup is visible here: rules cannot match `cgroup`; this version makes no groups",
                     Some(
                         "mount -t cgroup2 none /sys/fs/cgroup, in a container the host's /sys/fs/cgroup",
                     ),
                 );
             }
             let text = format!(
-                "version 1 only ({}): it is left as it is, and no group is made",
+                "version 1 only ({}): it is left as it is; this version makes no groups anyway",
                 self.v1_controllers.join(" ")
             );
             return absent(id, text, Some(REMEDY));
@@ -101,7 +101,10 @@ impl Cgroups {
         };
         limited(
             id,
-            format!("version 2 at {point} without {}{held}", missing.join(" ")),
+            format!(
+                "version 2 at {point} without {}{held}; this version needs none of them yet",
+                missing.join(" ")
+            ),
             Some(REMEDY),
         )
     }

@@ -80,14 +80,14 @@ pub(super) fn findings(roots: &Roots) -> Vec<Finding> {
 fn init(roots: &Roots) -> Finding {
     match text(roots.proc.join("1/comm")).as_deref() {
         Some("systemd") => {
-            present("systemd", "systemd is pid 1: units' groups are asked for through it")
+            present("systemd", "systemd is pid 1: packaging/systemd has a unit for downbeatd")
         }
         Some(other) => absent(
             "systemd",
-            format!("pid 1 is {other}, not systemd: rules cannot match units"),
+            format!("pid 1 is {other}, not systemd: it has to start downbeatd, or you"),
             None,
         ),
-        None => absent("systemd", "pid 1 cannot be seen here: rules cannot match units", None),
+        None => absent("systemd", "pid 1 cannot be seen here", None),
     }
 }
 
