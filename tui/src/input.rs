@@ -7,19 +7,13 @@ use crate::state::{Command, Overlay, Page, Prompt, State};
 
 /// Every key and what it does, for the help.
 pub const HELP: [(&str, &str); 20] = [
-    (
-        "p",
-        "engage or disengage: put everything back, or apply decisions again",
-    ),
+    ("p", "engage or disengage: put everything back, or apply decisions again"),
     ("1 … 5, Tab", "overview, classes, pool, GPU, actions"),
     ("↑ ↓ PgUp PgDn", "move (also k and j)"),
     ("Home End", "first and last"),
     ("Enter, e", "why is this process as it is?"),
-    ("F3, /", "search; F3 again finds the next"),
-    (
-        "F4, \\",
-        "show only what contains a text; Esc shows all again",
-    ),
+    ("F3, /", "search; F3 while typing, n afterwards: the next"),
+    ("F4, \\", "show only what contains a text; Esc shows all again"),
     ("F6, < >", "choose the column to sort by"),
     ("C", "sort by class, then CPU (as at the start)"),
     ("P", "sort by CPU"),
@@ -74,11 +68,7 @@ pub fn command(state: &State, key: KeyEvent) -> Option<Command> {
     }
     movement(key.code)
         .or_else(|| anywhere(key.code))
-        .or_else(|| {
-            (state.page == Page::Overview)
-                .then(|| on_overview(state, key.code))
-                .flatten()
-        })
+        .or_else(|| (state.page == Page::Overview).then(|| on_overview(state, key.code)).flatten())
 }
 
 fn closes(code: KeyCode) -> bool {
@@ -130,7 +120,7 @@ fn on_overview(state: &State, code: KeyCode) -> Option<Command> {
     Some(match code {
         KeyCode::Enter => Command::Choose,
         KeyCode::Char('e') => Command::Explain,
-        KeyCode::F(3) if !state.search.is_empty() => Command::FindNext,
+        KeyCode::Char('n') if !state.search.is_empty() => Command::FindNext,
         KeyCode::F(3) | KeyCode::Char('/') => Command::Search,
         KeyCode::F(4) | KeyCode::Char('\\') => Command::Filter,
         KeyCode::F(6) | KeyCode::Char('<' | '>') => Command::SortMenu,

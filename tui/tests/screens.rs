@@ -20,10 +20,7 @@ const SIZES: [(u16, u16); 4] = [(40, 10), (80, 24), (120, 40), (200, 50)];
 
 fn state(snapshot: Snapshot, size: (u16, u16)) -> State {
     let mut state = State::new(size, Theme { colours: true });
-    state.update(
-        Event::Snapshot(Box::new(snapshot)),
-        Duration::from_secs(100),
-    );
+    state.update(Event::Snapshot(Box::new(snapshot)), Duration::from_secs(100));
     state
 }
 
@@ -35,6 +32,8 @@ fn press(state: &mut State, keys: &str) {
             '⇟' => KeyCode::PageDown,
             '⇲' => KeyCode::End,
             '␛' => KeyCode::Esc,
+            '③' => KeyCode::F(3),
+            '⌂' => KeyCode::Home,
             '⑥' => KeyCode::F(6),
             c => KeyCode::Char(c),
         };
@@ -61,10 +60,7 @@ fn screen(state: &State) -> String {
             out.push_str(symbol);
             x += u16::try_from(text::width(symbol)).unwrap().max(1);
         }
-        assert_eq!(
-            x, buffer.area.width,
-            "line {y} ends inside a wide character"
-        );
+        assert_eq!(x, buffer.area.width, "line {y} ends inside a wide character");
         out.push_str("│\n");
     }
     out
@@ -136,17 +132,10 @@ fn classes_over_time() {
             }
             for class in snapshot.classes.iter_mut().filter(|c| c.threads > 0) {
                 let wait = class.wait.as_mut().unwrap();
-                wait.recent.p99_ns = Some(if s < 120 {
-                    18_000_000
-                } else {
-                    40_000 + s * 100
-                });
+                wait.recent.p99_ns = Some(if s < 120 { 18_000_000 } else { 40_000 + s * 100 });
             }
             let missed = if s < 120 { s * 4 } else { 480 };
-            snapshot.classes[0].misses = Some(downbeat_api::Misses {
-                frames: s * 100,
-                missed,
-            });
+            snapshot.classes[0].misses = Some(downbeat_api::Misses { frames: s * 100, missed });
             state.update(Event::Snapshot(Box::new(snapshot)), Duration::from_secs(s));
         }
         press(&mut state, "2");
@@ -210,10 +199,7 @@ fn explanation() {
         let mut state = state(host::small(), size);
         press(&mut state, "\n");
         let answer = Ok(Response::Explain(Box::new(host::explanation(812))));
-        state.update(
-            Event::Answer(Request::Explain { pid: 812 }, answer),
-            state.now,
-        );
+        state.update(Event::Answer(Request::Explain { pid: 812 }, answer), state.now);
         state
     });
 }
@@ -251,10 +237,7 @@ fn no_processes_and_no_classes() {
 #[test]
 fn a_stale_picture_tells_its_age() {
     let mut state = state(host::small(), (80, 24));
-    assert!(
-        !state.pass(Duration::from_millis(100_500)),
-        "nothing to draw yet"
-    );
+    assert!(!state.pass(Duration::from_millis(100_500)), "nothing to draw yet");
     assert!(state.pass(Duration::from_secs(107)));
     assert!(screen(&state).lines().next().unwrap().contains("7 s old"));
 }
@@ -268,9 +251,7 @@ fn a_lost_agent_leaves_a_dimmed_picture() {
         (2..20).all(|y| buffer[(0, y)].modifier.contains(Modifier::DIM))
     };
     assert!(!dim(&state));
-    state.link = Link::Lost {
-        reason: "gone".into(),
-    };
+    state.link = Link::Lost { reason: "gone".into() };
     assert!(dim(&state));
 }
 
@@ -280,12 +261,7 @@ fn nothing_is_drawn_in_colours_when_they_are_off() {
     let mut state = state(host::large(), (120, 40));
     state.theme = Theme { colours: false };
     let buffer = buffer(&state);
-    assert!(
-        buffer
-            .content
-            .iter()
-            .all(|c| c.fg == Color::Reset && c.bg == Color::Reset)
-    );
+    assert!(buffer.content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
 }
 
 #[test]
@@ -296,10 +272,7 @@ fn only_the_terminals_own_palette_is_used() {
         press(&mut state, page);
         for cell in &buffer(&state).content {
             for colour in [cell.fg, cell.bg] {
-                assert!(!matches!(
-                    colour,
-                    Color::Rgb(..) | Color::Indexed(_) | Color::White
-                ));
+                assert!(!matches!(colour, Color::Rgb(..) | Color::Indexed(_) | Color::White));
             }
         }
     }
@@ -308,18 +281,11 @@ fn only_the_terminals_own_palette_is_used() {
 /// Every size down to nothing, every page, everything that can lie over it.
 #[test]
 fn no_size_panics() {
-    let snapshots = [
-        host::small(),
-        host::large(),
-        host::procfs_only(),
-        host::crowd(40),
-    ];
+    let snapshots = [host::small(), host::large(), host::procfs_only(), host::crowd(40)];
     let widths = [0, 1, 2, 3, 5, 9, 14, 19, 23, 39, 40, 59, 76, 101, 180, 300];
     let heights = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 24, 31, 60, 100];
     let sizes = widths.into_iter().flat_map(|w| heights.map(|h| (w, h)));
-    let keys = [
-        "1", "2", "3⇟", "4⇲", "5↓↓", "?⇟⇲", "\n↓", "⑥⇲", "/ffm", "\\x", "⇲⇟",
-    ];
+    let keys = ["1", "2", "3⇟", "4⇲", "5↓↓", "?⇟⇲", "\n↓", "⑥⇲", "/ffm", "\\x", "⇲⇟"];
     for (n, size) in sizes.enumerate() {
         let snapshot = snapshots[n % snapshots.len()].clone();
         for keys in keys {
@@ -337,13 +303,8 @@ fn no_size_panics() {
 fn the_cursor_stays_on_its_process_and_in_sight() {
     let mut state = state(host::crowd(300), (80, 24));
     press(&mut state, "P↓↓↓⇟⇟");
-    let pid = |state: &State| {
-        state
-            .table
-            .under_cursor(state.snapshot.as_ref().unwrap())
-            .unwrap()
-            .pid
-    };
+    let pid =
+        |state: &State| state.table.under_cursor(state.snapshot.as_ref().unwrap()).unwrap().pid;
     let before = pid(&state);
     let mut next = host::crowd(300);
     next.processes.reverse();
@@ -352,11 +313,7 @@ fn the_cursor_stays_on_its_process_and_in_sight() {
     }
     state.update(Event::Snapshot(Box::new(next)), Duration::from_secs(101));
     assert_eq!(pid(&state), before);
-    assert!(
-        screen(&state).contains(&format!("worker-{before} ")),
-        "{}",
-        screen(&state)
-    );
+    assert!(screen(&state).contains(&format!("worker-{before} ")), "{}", screen(&state));
 }
 
 #[test]
@@ -380,4 +337,16 @@ fn search_moves_the_cursor() {
     let snapshot = state.snapshot.as_ref().unwrap();
     assert_eq!(state.table.under_cursor(snapshot).unwrap().pid, 77);
     assert_eq!(state.table.rows.len(), 7, "nothing is hidden by a search");
+}
+
+#[test]
+fn a_second_search_is_typed_and_not_obeyed() {
+    let mut state = state(host::small(), (80, 24));
+    press(&mut state, "/SSHD\n③pq");
+    assert!(screen(&state).contains("Search: pq"), "{}", screen(&state));
+    press(&mut state, "\n");
+    assert!(state.prompt.is_none());
+    press(&mut state, "/SSHD\n⌂n");
+    let snapshot = state.snapshot.as_ref().unwrap();
+    assert_eq!(state.table.under_cursor(snapshot).unwrap().pid, 77);
 }
