@@ -45,12 +45,7 @@ impl<C: Fn() -> Duration> App<C> {
         questions: Sender<Request>,
         clock: C,
     ) -> Self {
-        Self {
-            state,
-            events,
-            questions,
-            clock,
-        }
+        Self { state, events, questions, clock }
     }
 
     /// What is known.
@@ -65,8 +60,7 @@ impl<C: Fn() -> Duration> App<C> {
     /// Those of the terminal.
     pub fn redraw<B: Backend>(&mut self, terminal: &mut Terminal<B>) -> Result<(), B::Error> {
         let size = terminal.size()?;
-        self.state
-            .update(Event::Resize(size.width, size.height), (self.clock)());
+        self.state.update(Event::Resize(size.width, size.height), (self.clock)());
         terminal.resize(Rect::from((ratatui::layout::Position::ORIGIN, size)))?;
         self.draw(terminal)
     }
@@ -90,16 +84,11 @@ impl<C: Fn() -> Duration> App<C> {
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Quit),
         };
-        let mut batch: Vec<Event> = std::iter::once(first)
-            .chain(self.events.try_iter())
-            .collect();
+        let mut batch: Vec<Event> = std::iter::once(first).chain(self.events.try_iter()).collect();
         batch.sort_by_key(|event| !event.is_input());
         let now = (self.clock)();
         let mut turn = Turn::Next;
-        for effect in batch
-            .into_iter()
-            .flat_map(|event| self.state.update(event, now))
-        {
+        for effect in batch.into_iter().flat_map(|event| self.state.update(event, now)) {
             match effect {
                 // The thread behind it lives as long as the program; should it be gone, the
                 // screen goes on without answers.

@@ -43,17 +43,13 @@ impl Target {
     /// The agent's run directory.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
-        self.run_dir
-            .clone()
-            .unwrap_or_else(|| DEFAULT_RUN_DIR.into())
+        self.run_dir.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into())
     }
 
     /// The agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.connect
-            .clone()
-            .unwrap_or_else(|| self.run_dir().join(SOCKET_NAME))
+        self.connect.clone().unwrap_or_else(|| self.run_dir().join(SOCKET_NAME))
     }
 }
 

@@ -45,10 +45,7 @@ impl Event {
     /// Whether a person caused it: such events are handled first.
     #[must_use]
     pub fn is_input(&self) -> bool {
-        matches!(
-            self,
-            Self::Key(_) | Self::Resize(..) | Self::End | Self::Suspend | Self::Continue
-        )
+        matches!(self, Self::Key(_) | Self::Resize(..) | Self::End | Self::Suspend | Self::Continue)
     }
 }
 
@@ -62,10 +59,7 @@ pub fn watch(socket: &Path, events: SyncSender<Event>) {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            if events
-                .send(Event::Lost(text::clean(&error.to_string()).into_owned()))
-                .is_err()
-            {
+            if events.send(Event::Lost(text::clean(&error.to_string()).into_owned())).is_err() {
                 return;
             }
             thread::sleep(pause);

@@ -13,11 +13,7 @@ pub fn write_lines(out: &mut dyn Write, lines: &[Line<'_>], escapes: bool) -> io
     for line in lines {
         let mut text = String::new();
         for span in &line.spans {
-            let code = if escapes {
-                sgr(line.style.patch(span.style))
-            } else {
-                String::new()
-            };
+            let code = if escapes { sgr(line.style.patch(span.style)) } else { String::new() };
             if code.is_empty() {
                 text.push_str(&span.content);
             } else {
@@ -32,23 +28,16 @@ pub fn write_lines(out: &mut dyn Write, lines: &[Line<'_>], escapes: bool) -> io
 /// The parameters of "select graphic rendition" for a style.
 fn sgr(style: Style) -> String {
     let mut codes = Vec::new();
-    for (modifier, code) in [
-        (Modifier::BOLD, 1),
-        (Modifier::DIM, 2),
-        (Modifier::ITALIC, 3),
-        (Modifier::REVERSED, 7),
-    ] {
+    for (modifier, code) in
+        [(Modifier::BOLD, 1), (Modifier::DIM, 2), (Modifier::ITALIC, 3), (Modifier::REVERSED, 7)]
+    {
         if style.add_modifier.contains(modifier) {
             codes.push(code);
         }
     }
     codes.extend(style.fg.and_then(palette).map(|c| c + 30));
     codes.extend(style.bg.and_then(palette).map(|c| c + 40));
-    codes
-        .iter()
-        .map(u8::to_string)
-        .collect::<Vec<_>>()
-        .join(";")
+    codes.iter().map(u8::to_string).collect::<Vec<_>>().join(";")
 }
 
 /// A colour's place in the terminal's palette; [`crate::theme`] uses these and no others.
@@ -72,11 +61,8 @@ mod tests {
 
     fn painted(escapes: bool) -> String {
         let style = Theme { colours: true }.style(Ink::Bad);
-        let line = Line::from(vec![
-            "a ".into(),
-            ratatui::text::Span::styled("b", style),
-            "  ".into(),
-        ]);
+        let line =
+            Line::from(vec!["a ".into(), ratatui::text::Span::styled("b", style), "  ".into()]);
         let mut out = Vec::new();
         write_lines(&mut out, &[line], escapes).unwrap();
         String::from_utf8(out).unwrap()

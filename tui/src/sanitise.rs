@@ -65,13 +65,7 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         processes,
         gpu: GpuView { devices, note },
         pool,
-        actions:
-            Actions {
-                levers,
-                journalled: _,
-                exec_to_set: _,
-                recent,
-            },
+        actions: Actions { levers, journalled: _, exec_to_set: _, recent },
         cost,
     } = snapshot;
     for value in [version, host, kernel] {
@@ -81,12 +75,7 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         Source::Bpf => {}
         Source::Procfs { reason } => text(reason),
     }
-    for Notice {
-        severity: _,
-        text: what,
-        remedy,
-    } in notices
-    {
+    for Notice { severity: _, text: what, remedy } in notices {
         text(what);
         optional(remedy);
     }
@@ -97,25 +86,10 @@ pub fn snapshot(snapshot: &mut Snapshot) {
     if let Some(pool) = pool {
         pool_status(pool);
     }
-    for LeverCount {
-        lever,
-        applied: _,
-        failed: _,
-        restored: _,
-        handed_off: _,
-    } in levers
-    {
+    for LeverCount { lever, applied: _, failed: _, restored: _, handed_off: _ } in levers {
         text(lever);
     }
-    for Action {
-        unix_time: _,
-        pid: _,
-        name,
-        class,
-        text: what,
-        failed: _,
-    } in recent
-    {
+    for Action { unix_time: _, pid: _, name, class, text: what, failed: _ } in recent {
         text(name);
         text(class);
         text(what);
@@ -193,13 +167,7 @@ fn gpu(gpu: &mut Gpu) {
 }
 
 fn pool_status(pool: &mut PoolStatus) {
-    let PoolStatus {
-        pid: _,
-        note,
-        rest,
-        grpc,
-        workers,
-    } = pool;
+    let PoolStatus { pid: _, note, rest, grpc, workers } = pool;
     for value in [note, rest, grpc] {
         optional(value);
     }
@@ -226,32 +194,14 @@ fn pool_status(pool: &mut PoolStatus) {
 
 /// Makes an explanation safe to show.
 pub fn explanation(explanation: &mut Explanation) {
-    let Explanation {
-        pid: _,
-        name,
-        exe,
-        threads,
-    } = explanation;
+    let Explanation { pid: _, name, exe, threads } = explanation;
     text(name);
     optional(exe);
-    for ThreadExplanation {
-        tid: _,
-        name,
-        class,
-        rule,
-        levers,
-    } in threads
-    {
+    for ThreadExplanation { tid: _, name, class, rule, levers } in threads {
         text(name);
         optional(class);
         optional(rule);
-        for LeverState {
-            lever,
-            old,
-            wanted,
-            outcome,
-        } in levers
-        {
+        for LeverState { lever, old, wanted, outcome } in levers {
             text(lever);
             optional(old);
             text(wanted);
@@ -276,13 +226,7 @@ pub fn host(facts: &mut HostFacts) {
     text(kernel);
     text(arch);
     cgroup2_controllers.iter_mut().for_each(text);
-    for Finding {
-        id,
-        state: _,
-        text: what,
-        remedy,
-    } in findings
-    {
+    for Finding { id, state: _, text: what, remedy } in findings {
         text(id);
         text(what);
         optional(remedy);

@@ -80,10 +80,7 @@ pub fn wrap(text: &str, columns: usize, indent: usize) -> Vec<String> {
     }
     let blank = " ".repeat(indent);
     let options = textwrap::Options::new(columns).subsequent_indent(&blank);
-    textwrap::wrap(text, options)
-        .into_iter()
-        .map(Cow::into_owned)
-        .collect()
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
 #[cfg(test)]
@@ -111,35 +108,18 @@ mod tests {
 
     #[test]
     fn cells_are_as_wide_as_their_column() {
-        for text in [
-            "",
-            "a",
-            "音",
-            "🎧🎧🎧",
-            "a\u{301}b\u{301}c\u{301}",
-            "long enough to be cut",
-        ] {
+        for text in ["", "a", "音", "🎧🎧🎧", "a\u{301}b\u{301}c\u{301}", "long enough to be cut"]
+        {
             for columns in 0..12 {
-                assert_eq!(
-                    width(&fit(text, columns, Align::Right)),
-                    columns,
-                    "{text:?}"
-                );
+                assert_eq!(width(&fit(text, columns, Align::Right)), columns, "{text:?}");
             }
         }
     }
 
     #[test]
     fn wrapped_lines_keep_their_width() {
-        let lines = wrap(
-            "run `downbeat restore` as root, then start the agent again",
-            24,
-            2,
-        );
-        assert!(
-            lines.len() > 2 && lines.iter().all(|l| width(l) <= 24),
-            "{lines:?}"
-        );
+        let lines = wrap("run `downbeat restore` as root, then start the agent again", 24, 2);
+        assert!(lines.len() > 2 && lines.iter().all(|l| width(l) <= 24), "{lines:?}");
         assert!(lines[1].starts_with("  "));
     }
 }

@@ -9,11 +9,7 @@ pub const UNKNOWN: &str = "–";
 #[must_use]
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent.abs() < 99.95 {
-        format!("{percent:.1}")
-    } else {
-        format!("{percent:.0}")
-    }
+    if percent.abs() < 99.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
 }
 
 /// Bytes in at most five characters (`512K`, `3.2G`).
@@ -62,11 +58,7 @@ pub fn nanos(ns: u64) -> String {
         999_500..999_500_000 => (ns as f64 / 1e6, "ms"),
         _ => (ns as f64 / 1e9, "s"),
     };
-    if value < 9.95 {
-        format!("{value:.1} {unit}")
-    } else {
-        format!("{value:.0} {unit}")
-    }
+    if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
 /// The same, or [`UNKNOWN`].
@@ -104,10 +96,7 @@ pub fn misses(misses: Option<Misses>) -> String {
 
 /// `0.4 %`, or [`UNKNOWN`] before the first frame.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "one digit after the point is shown"
-)]
+#[expect(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
 pub fn miss_share(misses: Misses) -> String {
     match misses.frames {
         0 => UNKNOWN.into(),
@@ -131,48 +120,23 @@ mod tests {
 
     #[test]
     fn sizes_keep_to_their_columns() {
-        let cases = [
-            0,
-            1,
-            999,
-            1_000,
-            1_023,
-            1_024,
-            10_188,
-            1 << 20,
-            999 << 20,
-            u64::MAX,
-        ];
+        let cases = [0, 1, 999, 1_000, 1_023, 1_024, 10_188, 1 << 20, 999 << 20, u64::MAX];
         let shown: Vec<_> = cases.into_iter().map(bytes_short).collect();
         assert_eq!(
             shown,
-            [
-                "0B", "1B", "999B", "1.0K", "1.0K", "1.0K", "9.9K", "1.0M", "999M", "16E"
-            ]
+            ["0B", "1B", "999B", "1.0K", "1.0K", "1.0K", "9.9K", "1.0M", "999M", "16E"]
         );
         assert_eq!(bytes(14 << 20), "14 MiB");
     }
 
     #[test]
     fn times_change_their_unit_where_four_digits_would_stand() {
-        let cases = [
-            55,
-            999,
-            1_000,
-            12_345,
-            999_499,
-            999_500,
-            1_234_567,
-            14_275_000,
-            3_400_000_000,
-        ];
+        let cases =
+            [55, 999, 1_000, 12_345, 999_499, 999_500, 1_234_567, 14_275_000, 3_400_000_000];
         let shown: Vec<_> = cases.into_iter().map(nanos).collect();
         assert_eq!(
             shown,
-            [
-                "55 ns", "999 ns", "1.0 µs", "12 µs", "999 µs", "1.0 ms", "1.2 ms", "14 ms",
-                "3.4 s"
-            ]
+            ["55 ns", "999 ns", "1.0 µs", "12 µs", "999 µs", "1.0 ms", "1.2 ms", "14 ms", "3.4 s"]
         );
     }
 
@@ -186,10 +150,7 @@ mod tests {
     #[test]
     fn unknown_misses_are_not_zero() {
         assert_eq!(misses(None), "–");
-        let some = Misses {
-            frames: 3_000,
-            missed: 12,
-        };
+        let some = Misses { frames: 3_000, missed: 12 };
         assert_eq!(misses(Some(some)), "12 of 3000 (0.4 %)");
     }
 }

@@ -37,18 +37,12 @@ fn open(run_dir: &Path) -> Screen<impl Fn() -> Duration + use<>> {
     let start = Instant::now();
     let state = State::new((100, 30), Theme { colours: true });
     let app = App::new(state, events, questions, move || start.elapsed());
-    Screen {
-        app,
-        terminal: Terminal::new(TestBackend::new(100, 30)).unwrap(),
-        keys: events_in,
-    }
+    Screen { app, terminal: Terminal::new(TestBackend::new(100, 30)).unwrap(), keys: events_in }
 }
 
 impl<C: Fn() -> Duration> Screen<C> {
     fn press(&self, code: KeyCode) {
-        self.keys
-            .send(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
-            .unwrap();
+        self.keys.send(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))).unwrap();
     }
 
     fn text(&self) -> String {
@@ -59,11 +53,7 @@ impl<C: Fn() -> Duration> Screen<C> {
     fn until(&mut self, what: &str) {
         let start = Instant::now();
         while !self.text().contains(what) {
-            assert!(
-                start.elapsed() < PATIENCE,
-                "no {what:?} in\n{}",
-                self.text()
-            );
+            assert!(start.elapsed() < PATIENCE, "no {what:?} in\n{}", self.text());
             let turn = self.app.turn(&mut self.terminal, TICK).unwrap();
             assert_eq!(turn, Turn::Next);
         }
@@ -128,10 +118,7 @@ fn it_outlives_the_agent_and_finds_the_next_one() {
     drop(agent);
     screen.until("agent went away");
     screen.until("NO AGENT");
-    assert!(
-        screen.text().contains("whisper-server"),
-        "the last picture stays"
-    );
+    assert!(screen.text().contains("whisper-server"), "the last picture stays");
     let mut next = host::small();
     next.host = "second".into();
     let _agent = FakeAgent::start(dir.path(), next, TICK);

@@ -10,10 +10,7 @@ use serde_json::Value;
 use support::host;
 
 fn told(snapshot: &Snapshot, width: usize) -> String {
-    let paper = Paper {
-        width,
-        theme: Theme { colours: false },
-    };
+    let paper = Paper { width, theme: Theme { colours: false } };
     let mut out = Vec::new();
     paint::write_lines(&mut out, &report::status::lines(snapshot, paper), false).unwrap();
     String::from_utf8(out).unwrap()
@@ -37,10 +34,7 @@ fn without_kernel_programs_on_a_narrow_terminal() {
 #[test]
 fn a_crowd_is_cut_short() {
     let text = told(&host::crowd(5_000), 120);
-    assert!(
-        text.ends_with("… and 4286 processes without a class\n"),
-        "{text}"
-    );
+    assert!(text.ends_with("… and 4286 processes without a class\n"), "{text}");
 }
 
 #[test]

@@ -36,19 +36,11 @@ struct Pty {
 
 impl Pty {
     fn start(run_dir: &Path, columns: u16, rows: u16) -> Self {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
         let (master, slave) = (File::from(pty.master), pty.slave);
         let mut command = Command::new(env!("CARGO_BIN_EXE_downbeat"));
-        command
-            .arg("--run-dir")
-            .arg(run_dir)
-            .env("TERM", "xterm-256color");
+        command.arg("--run-dir").arg(run_dir).env("TERM", "xterm-256color");
         command.stdin(slave.try_clone().unwrap());
         command.stdout(slave.try_clone().unwrap());
         // SAFETY: setsid is async-signal-safe and touches no memory of the parent's.
@@ -64,13 +56,7 @@ impl Pty {
                 }
             }
         });
-        Self {
-            child,
-            master,
-            slave,
-            output,
-            seen: String::new(),
-        }
+        Self { child, master, slave, output, seen: String::new() }
     }
 
     fn pid(&self) -> Pid {
@@ -146,12 +132,7 @@ fn quitting_gives_the_terminal_back() {
 fn signals_give_the_terminal_back() {
     let run = tempfile::tempdir().unwrap();
     let _agent = FakeAgent::start(run.path(), host::small(), Duration::from_millis(50));
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut pty = opened(run.path());
         kill(pty.pid(), signal).unwrap();
         pty.given_back();

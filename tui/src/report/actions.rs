@@ -10,79 +10,19 @@ use crate::theme::Ink;
 use crate::units;
 
 const LEVERS: [Column; 5] = [
-    Column {
-        title: "LEVER",
-        min: 13,
-        max: 20,
-        align: Left,
-        rank: 0,
-    },
-    Column {
-        title: "SET",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 1,
-    },
-    Column {
-        title: "REFUSED",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "PUT BACK",
-        min: 8,
-        max: 10,
-        align: Right,
-        rank: 3,
-    },
-    Column {
-        title: "LEFT TO OTHERS",
-        min: 14,
-        max: 14,
-        align: Right,
-        rank: 4,
-    },
+    Column { title: "LEVER", min: 13, max: 20, align: Left, rank: 0 },
+    Column { title: "SET", min: 7, max: 10, align: Right, rank: 1 },
+    Column { title: "REFUSED", min: 7, max: 10, align: Right, rank: 2 },
+    Column { title: "PUT BACK", min: 8, max: 10, align: Right, rank: 3 },
+    Column { title: "LEFT TO OTHERS", min: 14, max: 14, align: Right, rank: 4 },
 ];
 
 const RECENT: [Column; 5] = [
-    Column {
-        title: "AGO",
-        min: 6,
-        max: 12,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "PID",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 1,
-    },
-    Column {
-        title: "NAME",
-        min: 8,
-        max: 15,
-        align: Left,
-        rank: 3,
-    },
-    Column {
-        title: "CLASS",
-        min: 8,
-        max: 16,
-        align: Left,
-        rank: 4,
-    },
-    Column {
-        title: "WHAT",
-        min: 12,
-        max: usize::MAX,
-        align: Left,
-        rank: 0,
-    },
+    Column { title: "AGO", min: 6, max: 12, align: Right, rank: 2 },
+    Column { title: "PID", min: 7, max: 10, align: Right, rank: 1 },
+    Column { title: "NAME", min: 8, max: 15, align: Left, rank: 3 },
+    Column { title: "CLASS", min: 8, max: 16, align: Left, rank: 4 },
+    Column { title: "WHAT", min: 12, max: usize::MAX, align: Left, rank: 0 },
 ];
 
 /// The whole page: notices in full, counts, the latest actions with the newest first.
@@ -92,16 +32,9 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     if !lines.is_empty() {
         lines.push(Line::default());
     }
-    let Actions {
-        levers,
-        journalled,
-        exec_to_set,
-        recent,
-    } = &snapshot.actions;
-    let mut head = format!(
-        "{} in the journal would go back now",
-        units::count(*journalled, "value")
-    );
+    let Actions { levers, journalled, exec_to_set, recent } = &snapshot.actions;
+    let mut head =
+        format!("{} in the journal would go back now", units::count(*journalled, "value"));
     if let Some(time) = exec_to_set.filter(|t| t.count > 0) {
         head.push_str(&format!(
             " · exec to last thread set: p50 {}, p99 {}, worst {} of {}",
@@ -119,10 +52,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
             vec![
                 Cell::new(Ink::Strong, &l.lever),
                 Cell::plain(l.applied.to_string()),
-                Cell::new(
-                    if l.failed > 0 { Ink::Bad } else { Ink::Plain },
-                    l.failed.to_string(),
-                ),
+                Cell::new(if l.failed > 0 { Ink::Bad } else { Ink::Plain }, l.failed.to_string()),
                 Cell::plain(l.restored.to_string()),
                 Cell::plain(l.handed_off.to_string()),
             ]
@@ -131,9 +61,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     lines.extend(grid::table(&LEVERS, &rows, paper));
     lines.push(Line::default());
     if recent.is_empty() {
-        lines.push(Line::from(
-            paper.span(Ink::Faint, "Nothing was changed yet"),
-        ));
+        lines.push(Line::from(paper.span(Ink::Faint, "Nothing was changed yet")));
         return lines;
     }
     let rows: Vec<_> = recent
@@ -143,10 +71,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
             let ink = if action.failed { Ink::Bad } else { Ink::Plain };
             let mark = if action.failed { "✗ " } else { "" };
             vec![
-                Cell::new(
-                    Ink::Faint,
-                    units::span(snapshot.unix_time - action.unix_time),
-                ),
+                Cell::new(Ink::Faint, units::span(snapshot.unix_time - action.unix_time)),
                 Cell::plain(action.pid.to_string()),
                 Cell::plain(&action.name),
                 Cell::plain(&action.class),

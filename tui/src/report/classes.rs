@@ -10,76 +10,16 @@ use crate::theme::{Ink, Theme};
 use crate::units;
 
 const COLUMNS: [Column; 10] = [
-    Column {
-        title: "CLASS",
-        min: 8,
-        max: 24,
-        align: Left,
-        rank: 0,
-    },
-    Column {
-        title: "MODALITY",
-        min: 8,
-        max: 8,
-        align: Left,
-        rank: 9,
-    },
-    Column {
-        title: "TIER",
-        min: 11,
-        max: 11,
-        align: Left,
-        rank: 8,
-    },
-    Column {
-        title: "SCHED",
-        min: 8,
-        max: 20,
-        align: Left,
-        rank: 5,
-    },
-    Column {
-        title: "PROC",
-        min: 4,
-        max: 5,
-        align: Right,
-        rank: 6,
-    },
-    Column {
-        title: "THR",
-        min: 4,
-        max: 6,
-        align: Right,
-        rank: 7,
-    },
-    Column {
-        title: "CPU%",
-        min: 5,
-        max: 6,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "WAIT p50",
-        min: 8,
-        max: 8,
-        align: Right,
-        rank: 4,
-    },
-    Column {
-        title: "p99",
-        min: 6,
-        max: 6,
-        align: Right,
-        rank: 1,
-    },
-    Column {
-        title: "MISSES",
-        min: 7,
-        max: 26,
-        align: Right,
-        rank: 3,
-    },
+    Column { title: "CLASS", min: 8, max: 24, align: Left, rank: 0 },
+    Column { title: "MODALITY", min: 8, max: 8, align: Left, rank: 9 },
+    Column { title: "TIER", min: 11, max: 11, align: Left, rank: 8 },
+    Column { title: "SCHED", min: 8, max: 20, align: Left, rank: 5 },
+    Column { title: "PROC", min: 4, max: 5, align: Right, rank: 6 },
+    Column { title: "THR", min: 4, max: 6, align: Right, rank: 7 },
+    Column { title: "CPU%", min: 5, max: 6, align: Right, rank: 2 },
+    Column { title: "WAIT p50", min: 8, max: 8, align: Right, rank: 4 },
+    Column { title: "p99", min: 6, max: 6, align: Right, rank: 1 },
+    Column { title: "MISSES", min: 7, max: 26, align: Right, rank: 3 },
 ];
 
 /// From this width on misses are counted; below it only their share has room.
@@ -103,9 +43,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper, rows: usize) -> Vec<Line<'static
     let mut lines = grid::table(&columns, &cells, paper);
     let hidden = snapshot.classes.len() - shown.len();
     if hidden > 0 && lines.len() <= rows {
-        lines.push(Line::from(
-            paper.span(Ink::Faint, format!("… {hidden} more on page 2")),
-        ));
+        lines.push(Line::from(paper.span(Ink::Faint, format!("… {hidden} more on page 2"))));
     }
     lines
 }
@@ -131,14 +69,7 @@ fn cells(class: &Class) -> Vec<Cell> {
     let idle = class.threads == 0;
     let ink = if idle { Ink::Faint } else { Ink::Plain };
     vec![
-        Cell::new(
-            if idle {
-                Ink::Faint
-            } else {
-                Theme::tier(&class.tier)
-            },
-            &class.name,
-        ),
+        Cell::new(if idle { Ink::Faint } else { Theme::tier(&class.tier) }, &class.name),
         Cell::new(ink, &class.modality),
         Cell::new(ink, &class.tier),
         Cell::new(ink, &class.sched),
@@ -149,10 +80,7 @@ fn cells(class: &Class) -> Vec<Cell> {
         Cell::new(ink, units::nanos_or_unknown(recent.and_then(|r| r.p99_ns))),
         Cell {
             short: class.misses.map(units::miss_share),
-            ..Cell::new(
-                if missed { Ink::Warning } else { ink },
-                units::misses(class.misses),
-            )
+            ..Cell::new(if missed { Ink::Warning } else { ink }, units::misses(class.misses))
         },
     ]
 }
@@ -160,11 +88,7 @@ fn cells(class: &Class) -> Vec<Cell> {
 /// What a class is, in one line, for its own part of the classes page.
 #[must_use]
 pub fn summary(class: &Class) -> String {
-    let mut parts = vec![
-        class.modality.clone(),
-        class.tier.clone(),
-        class.sched.clone(),
-    ];
+    let mut parts = vec![class.modality.clone(), class.tier.clone(), class.sched.clone()];
     if let Some(deadline) = class.deadline_ns {
         parts.push(format!("deadline {}", units::nanos(deadline)));
     }

@@ -11,21 +11,11 @@ use crate::units;
 /// The whole chain; threads that fare alike are told together.
 #[must_use]
 pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
-    let Explanation {
-        pid,
-        name,
-        exe,
-        threads,
-    } = explanation;
-    let exe = exe
-        .as_ref()
-        .map(|exe| format!("  {exe}"))
-        .unwrap_or_default();
+    let Explanation { pid, name, exe, threads } = explanation;
+    let exe = exe.as_ref().map(|exe| format!("  {exe}")).unwrap_or_default();
     let mut lines = vec![paper.title(&format!("{name} (pid {pid}){exe}"))];
     if threads.is_empty() {
-        lines.push(Line::from(
-            paper.span(Ink::Faint, "no threads: it has ended"),
-        ));
+        lines.push(Line::from(paper.span(Ink::Faint, "no threads: it has ended")));
     }
     for group in alike(threads) {
         let first = group[0];
@@ -43,9 +33,7 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
                 lines.extend(paper.paragraph(Ink::Plain, &format!("  class {class}"), 4));
             }
             (None, _) => {
-                lines.push(Line::from(
-                    paper.span(Ink::Faint, "  no rule matches: not touched"),
-                ));
+                lines.push(Line::from(paper.span(Ink::Faint, "  no rule matches: not touched")));
             }
         }
         for lever in &first.levers {
@@ -60,13 +48,7 @@ fn alike(threads: &[ThreadExplanation]) -> Vec<Vec<&ThreadExplanation>> {
     let mut groups: Vec<Vec<&ThreadExplanation>> = Vec::new();
     for thread in threads {
         let same = |group: &&mut Vec<&ThreadExplanation>| {
-            let ThreadExplanation {
-                tid: _,
-                name: _,
-                class,
-                rule,
-                levers,
-            } = group[0];
+            let ThreadExplanation { tid: _, name: _, class, rule, levers } = group[0];
             (class, rule, levers) == (&thread.class, &thread.rule, &thread.levers)
         };
         match groups.iter_mut().find(same) {
@@ -86,24 +68,13 @@ fn who(group: &[&ThreadExplanation]) -> String {
             None => names.push((&thread.name, vec![thread.tid.to_string()])),
         }
     }
-    let names: Vec<_> = names
-        .iter()
-        .map(|(name, tids)| format!("{name} ({})", tids.join(", ")))
-        .collect();
-    format!(
-        "{}: {}",
-        units::count(group.len() as u64, "thread"),
-        names.join(", ")
-    )
+    let names: Vec<_> =
+        names.iter().map(|(name, tids)| format!("{name} ({})", tids.join(", "))).collect();
+    format!("{}: {}", units::count(group.len() as u64, "thread"), names.join(", "))
 }
 
 fn lever_lines(lever: &LeverState, paper: Paper) -> Vec<Line<'static>> {
-    let LeverState {
-        lever,
-        old,
-        wanted,
-        outcome,
-    } = lever;
+    let LeverState { lever, old, wanted, outcome } = lever;
     let change = match old {
         Some(old) => format!("{old} → {wanted}"),
         None => wanted.clone(),
@@ -115,10 +86,7 @@ fn lever_lines(lever: &LeverState, paper: Paper) -> Vec<Line<'static>> {
     } else {
         Ink::Plain
     };
-    let head = format!(
-        "  {} {}",
-        text::fit(lever, 14, Align::Left),
-        text::fit(&change, 24, Align::Left)
-    );
+    let head =
+        format!("  {} {}", text::fit(lever, 14, Align::Left), text::fit(&change, 24, Align::Left));
     paper.paragraph(ink, &format!("{head} {outcome}"), 17)
 }

@@ -11,34 +11,10 @@ use crate::theme::Ink;
 use crate::{text, units};
 
 const COLUMNS: [Column; 4] = [
-    Column {
-        title: "PID",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 1,
-    },
-    Column {
-        title: "GPU MEM",
-        min: 7,
-        max: 7,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "CLASS",
-        min: 8,
-        max: 20,
-        align: Left,
-        rank: 3,
-    },
-    Column {
-        title: "COMMAND",
-        min: 12,
-        max: usize::MAX,
-        align: Left,
-        rank: 0,
-    },
+    Column { title: "PID", min: 7, max: 10, align: Right, rank: 1 },
+    Column { title: "GPU MEM", min: 7, max: 7, align: Right, rank: 2 },
+    Column { title: "CLASS", min: 8, max: 20, align: Left, rank: 3 },
+    Column { title: "COMMAND", min: 12, max: usize::MAX, align: Left, rank: 0 },
 ];
 
 /// The whole page.
@@ -67,45 +43,23 @@ fn device(snapshot: &Snapshot, gpu: &Gpu, paper: Paper) -> Vec<Line<'static>> {
         Some(limit) => format!("{p:.0} of {limit:.0} W"),
         None => format!("{p:.0} W"),
     }));
-    facts.extend(
-        gpu.memory_utilization
-            .map(|m| format!("memory bus {} %", units::percent(m))),
-    );
+    facts.extend(gpu.memory_utilization.map(|m| format!("memory bus {} %", units::percent(m))));
     if !gpu.uuid.is_empty() {
         facts.push(gpu.uuid.clone());
     }
     if !facts.is_empty() {
         let line = facts.join(" · ");
-        lines.push(Line::from(
-            paper.span(Ink::Faint, text::cut(&line, paper.width).into_owned()),
-        ));
+        lines.push(Line::from(paper.span(Ink::Faint, text::cut(&line, paper.width).into_owned())));
     }
     let width = paper.width.min(80);
     if let Some(share) = gpu.utilization {
-        let shares = [Share {
-            ink: Ink::User,
-            glyph: '|',
-            share,
-        }];
-        lines.push(bar(
-            paper,
-            "GPU",
-            &shares,
-            &format!("{}%", units::percent(share)),
-            width,
-        ));
+        let shares = [Share { ink: Ink::User, glyph: '|', share }];
+        lines.push(bar(paper, "GPU", &shares, &format!("{}%", units::percent(share)), width));
     }
     if let (Some(used), Some(total @ 1..)) = (gpu.memory_used, gpu.memory_total) {
         let label = format!("{}/{}", units::bytes_short(used), units::bytes_short(total));
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a bar has a hundred steps at most"
-        )]
-        let shares = [Share {
-            ink: Ink::Irq,
-            glyph: '|',
-            share: used as f64 / total as f64,
-        }];
+        #[expect(clippy::cast_precision_loss, reason = "a bar has a hundred steps at most")]
+        let shares = [Share { ink: Ink::Irq, glyph: '|', share: used as f64 / total as f64 }];
         lines.push(bar(paper, "Mem", &shares, &label, width));
     }
     if gpu.processes.is_empty() {
@@ -116,12 +70,8 @@ fn device(snapshot: &Snapshot, gpu: &Gpu, paper: Paper) -> Vec<Line<'static>> {
         .iter()
         .map(|user| {
             let process = snapshot.processes.iter().find(|p| p.pid == user.pid);
-            let memory = user
-                .memory
-                .map_or_else(|| units::UNKNOWN.into(), units::bytes_short);
-            let class = process
-                .and_then(|p| p.class.as_deref())
-                .unwrap_or(units::UNKNOWN);
+            let memory = user.memory.map_or_else(|| units::UNKNOWN.into(), units::bytes_short);
+            let class = process.and_then(|p| p.class.as_deref()).unwrap_or(units::UNKNOWN);
             let command = process.map_or("(not visible from here)", |p| p.command.as_str());
             vec![
                 Cell::plain(user.pid.to_string()),

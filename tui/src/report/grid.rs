@@ -43,11 +43,7 @@ impl Cell {
     /// A cell in an ink.
     #[must_use]
     pub fn new(ink: Ink, text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            short: None,
-            ink,
-        }
+        Self { text: text.into(), short: None, ink }
     }
 }
 
@@ -161,12 +157,7 @@ pub fn row(
     };
     spans.push(Span::raw(" ".repeat(paper.width.saturating_sub(used))));
     let style: Style = paper.theme.style(over);
-    Line::from(
-        spans
-            .into_iter()
-            .map(|s| s.style(style))
-            .collect::<Vec<_>>(),
-    )
+    Line::from(spans.into_iter().map(|s| s.style(style)).collect::<Vec<_>>())
 }
 
 /// A whole table; nothing without rows.
@@ -176,19 +167,11 @@ pub fn table(columns: &[Column], rows: &[Vec<Cell>], paper: Paper) -> Vec<Line<'
         return Vec::new();
     }
     let natural: Vec<usize> = (0..columns.len())
-        .map(|i| {
-            rows.iter()
-                .map(|r| text::width(&r[i].text))
-                .max()
-                .unwrap_or(0)
-        })
+        .map(|i| rows.iter().map(|r| text::width(&r[i].text)).max().unwrap_or(0))
         .collect();
     let chosen = choose(columns, &natural, paper.width);
     let mut lines = vec![heading(columns, &chosen, paper, None)];
-    lines.extend(
-        rows.iter()
-            .map(|cells| row(columns, &chosen, cells, paper, None)),
-    );
+    lines.extend(rows.iter().map(|cells| row(columns, &chosen, cells, paper, None)));
     lines
 }
 
@@ -197,34 +180,13 @@ mod tests {
     use super::*;
 
     const COLUMNS: [Column; 3] = [
-        Column {
-            title: "PID",
-            min: 4,
-            max: 7,
-            align: Align::Right,
-            rank: 1,
-        },
-        Column {
-            title: "USER",
-            min: 4,
-            max: 8,
-            align: Align::Left,
-            rank: 2,
-        },
-        Column {
-            title: "COMMAND",
-            min: 6,
-            max: usize::MAX,
-            align: Align::Left,
-            rank: 0,
-        },
+        Column { title: "PID", min: 4, max: 7, align: Align::Right, rank: 1 },
+        Column { title: "USER", min: 4, max: 8, align: Align::Left, rank: 2 },
+        Column { title: "COMMAND", min: 6, max: usize::MAX, align: Align::Left, rank: 0 },
     ];
 
     fn widths(width: usize) -> Vec<(usize, usize)> {
-        choose(&COLUMNS, &[7, 8, 200], width)
-            .iter()
-            .map(|c| (c.index, c.width))
-            .collect()
+        choose(&COLUMNS, &[7, 8, 200], width).iter().map(|c| (c.index, c.width)).collect()
     }
 
     #[test]

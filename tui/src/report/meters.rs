@@ -60,26 +60,10 @@ pub fn bar(
 
 fn shares(cpu: &Cpu) -> [Share; 4] {
     [
-        Share {
-            ink: Ink::User,
-            glyph: '|',
-            share: cpu.user,
-        },
-        Share {
-            ink: Ink::System,
-            glyph: '#',
-            share: cpu.system,
-        },
-        Share {
-            ink: Ink::Irq,
-            glyph: '*',
-            share: cpu.irq,
-        },
-        Share {
-            ink: Ink::Steal,
-            glyph: '%',
-            share: cpu.steal,
-        },
+        Share { ink: Ink::User, glyph: '|', share: cpu.user },
+        Share { ink: Ink::System, glyph: '#', share: cpu.system },
+        Share { ink: Ink::Irq, glyph: '*', share: cpu.irq },
+        Share { ink: Ink::Steal, glyph: '%', share: cpu.steal },
     ]
 }
 
@@ -88,10 +72,7 @@ fn shares(cpu: &Cpu) -> [Share; 4] {
 pub fn lines(snapshot: &Snapshot, paper: Paper, rows: usize) -> Vec<Line<'static>> {
     let mut lines = cpus(&snapshot.cpus, paper, rows);
     let columns = if paper.width >= 76 { 2 } else { 1 };
-    let half = Paper {
-        width: (paper.width + 1) / columns - 1,
-        ..paper
-    };
+    let half = Paper { width: (paper.width + 1) / columns - 1, ..paper };
     let mut items = items(snapshot, half);
     items.truncate((rows - lines.len().min(rows)) * columns);
     while !items.is_empty() {
@@ -129,11 +110,7 @@ fn cpus(cpus: &[Cpu], paper: Paper, rows: usize) -> Vec<Line<'static>> {
         120..180 => 4,
         _ => 8,
     };
-    let room = if rows > 2 {
-        rows - 2
-    } else {
-        rows.saturating_sub(1).max(1)
-    };
+    let room = if rows > 2 { rows - 2 } else { rows.saturating_sub(1).max(1) };
     let columns = [1, 2, 4, 8, 16]
         .into_iter()
         .filter(|&c| c == 1 || (c <= cpus.len() && (paper.width + 1) / c > MIN_METER))
@@ -153,9 +130,8 @@ fn cpus(cpus: &[Cpu], paper: Paper, rows: usize) -> Vec<Line<'static>> {
     // Down the columns, as in htop.
     (0..per_column)
         .map(|row| {
-            let line: Vec<_> = (0..columns)
-                .filter_map(|c| bars.get(c * per_column + row).cloned())
-                .collect();
+            let line: Vec<_> =
+                (0..columns).filter_map(|c| bars.get(c * per_column + row).cloned()).collect();
             beside(&line, width)
         })
         .collect()
@@ -174,11 +150,7 @@ fn many(cpus: &[Cpu], paper: Paper, rows: usize) -> Vec<Line<'static>> {
         iowait: mean(|c| c.iowait),
         steal: mean(|c| c.steal),
     };
-    let value = format!(
-        "{}% of {}",
-        units::percent(all.busy + all.steal),
-        cpus.len()
-    );
+    let value = format!("{}% of {}", units::percent(all.busy + all.steal), cpus.len());
     let mut lines = vec![bar(paper, "CPU", &shares(&all), &value, paper.width)];
     // One line for the memory and one for the rest are kept free.
     let strip_rows = cpus.len().div_ceil(paper.width.max(1));
@@ -195,11 +167,7 @@ fn many(cpus: &[Cpu], paper: Paper, rows: usize) -> Vec<Line<'static>> {
                 paper.span(ink, block(busy).to_string())
             })
             .collect();
-        lines.extend(
-            blocks
-                .chunks(paper.width.max(1))
-                .map(|c| Line::from(c.to_vec())),
-        );
+        lines.extend(blocks.chunks(paper.width.max(1)).map(|c| Line::from(c.to_vec())));
     }
     lines
 }
@@ -242,32 +210,14 @@ fn items(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
 
 fn memory(snapshot: &Snapshot, paper: Paper) -> Line<'static> {
     let total = snapshot.memory.total;
-    of(
-        paper,
-        "Mem",
-        total.saturating_sub(snapshot.memory.available),
-        total,
-    )
+    of(paper, "Mem", total.saturating_sub(snapshot.memory.available), total)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a bar has a hundred steps at most"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a bar has a hundred steps at most")]
 fn of(paper: Paper, label: &str, used: u64, total: u64) -> Line<'static> {
     let value = format!("{}/{}", units::bytes_short(used), units::bytes_short(total));
     let share = used as f64 / total.max(1) as f64;
-    bar(
-        paper,
-        label,
-        &[Share {
-            ink: Ink::User,
-            glyph: '|',
-            share,
-        }],
-        &value,
-        paper.width,
-    )
+    bar(paper, label, &[Share { ink: Ink::User, glyph: '|', share }], &value, paper.width)
 }
 
 fn labelled(paper: Paper, label: &str, value: &str) -> Line<'static> {
@@ -305,11 +255,7 @@ pub fn cost_text(snapshot: &Snapshot) -> String {
 /// Mean of one run over all kernel programs, nanoseconds.
 #[expect(clippy::cast_precision_loss, reason = "shown in whole nanoseconds")]
 fn mean(bpf: &BpfCost) -> Option<f64> {
-    let sampled = || {
-        bpf.programs
-            .iter()
-            .filter_map(|p| p.mean_ns.map(|ns| (ns, p.runs as f64)))
-    };
+    let sampled = || bpf.programs.iter().filter_map(|p| p.mean_ns.map(|ns| (ns, p.runs as f64)));
     let runs: f64 = sampled().map(|(_, runs)| runs).sum();
     (runs > 0.0).then(|| sampled().map(|(ns, runs)| ns * runs).sum::<f64>() / runs)
 }

@@ -22,9 +22,7 @@ pub fn all(snapshot: &Snapshot) -> Vec<Notice> {
         });
     }
     if let Source::Procfs { reason } = &snapshot.source {
-        let known = notices
-            .iter()
-            .any(|n| n.text.contains(reason) || reason.contains(&n.text));
+        let known = notices.iter().any(|n| n.text.contains(reason) || reason.contains(&n.text));
         if !known {
             notices.push(Notice {
                 severity: Severity::Info,
@@ -40,11 +38,7 @@ pub fn all(snapshot: &Snapshot) -> Vec<Notice> {
 /// One line each, at most `rows`; the last says how many more there are.
 #[must_use]
 pub fn brief(notices: &[Notice], paper: Paper, rows: usize) -> Vec<Line<'static>> {
-    let shown = if notices.len() > rows {
-        rows.saturating_sub(1).max(1)
-    } else {
-        notices.len()
-    };
+    let shown = if notices.len() > rows { rows.saturating_sub(1).max(1) } else { notices.len() };
     let mut lines: Vec<_> = notices
         .iter()
         .take(shown.min(rows))
@@ -78,10 +72,6 @@ fn sentence(notice: &Notice) -> (Ink, String) {
         Severity::Warning => (Ink::Warning, '!'),
         Severity::Error => (Ink::Bad, '✗'),
     };
-    let remedy = notice
-        .remedy
-        .as_ref()
-        .map(|r| format!(" → {r}"))
-        .unwrap_or_default();
+    let remedy = notice.remedy.as_ref().map(|r| format!(" → {r}")).unwrap_or_default();
     (ink, format!("{mark} {}{remedy}", notice.text))
 }

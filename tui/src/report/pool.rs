@@ -11,76 +11,16 @@ use crate::theme::Ink;
 use crate::units;
 
 const COLUMNS: [Column; 10] = [
-    Column {
-        title: "WORKER",
-        min: 10,
-        max: 28,
-        align: Left,
-        rank: 0,
-    },
-    Column {
-        title: "KIND",
-        min: 8,
-        max: 24,
-        align: Left,
-        rank: 6,
-    },
-    Column {
-        title: "STATE",
-        min: 8,
-        max: 8,
-        align: Left,
-        rank: 1,
-    },
-    Column {
-        title: "PID",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 4,
-    },
-    Column {
-        title: "RESTARTS",
-        min: 8,
-        max: 8,
-        align: Right,
-        rank: 5,
-    },
-    Column {
-        title: "FRAMES",
-        min: 8,
-        max: 12,
-        align: Right,
-        rank: 7,
-    },
-    Column {
-        title: "MISSED",
-        min: 6,
-        max: 10,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "p50",
-        min: 6,
-        max: 6,
-        align: Right,
-        rank: 8,
-    },
-    Column {
-        title: "p99",
-        min: 6,
-        max: 6,
-        align: Right,
-        rank: 3,
-    },
-    Column {
-        title: "NOTE",
-        min: 10,
-        max: usize::MAX,
-        align: Left,
-        rank: 9,
-    },
+    Column { title: "WORKER", min: 10, max: 28, align: Left, rank: 0 },
+    Column { title: "KIND", min: 8, max: 24, align: Left, rank: 6 },
+    Column { title: "STATE", min: 8, max: 8, align: Left, rank: 1 },
+    Column { title: "PID", min: 7, max: 10, align: Right, rank: 4 },
+    Column { title: "RESTARTS", min: 8, max: 8, align: Right, rank: 5 },
+    Column { title: "FRAMES", min: 8, max: 12, align: Right, rank: 7 },
+    Column { title: "MISSED", min: 6, max: 10, align: Right, rank: 2 },
+    Column { title: "p50", min: 6, max: 6, align: Right, rank: 8 },
+    Column { title: "p99", min: 6, max: 6, align: Right, rank: 3 },
+    Column { title: "NOTE", min: 10, max: usize::MAX, align: Left, rank: 9 },
 ];
 
 /// The whole page.
@@ -98,11 +38,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     head.extend(pool.rest.iter().map(|a| format!("REST {a}")));
     head.extend(pool.grpc.iter().map(|a| format!("gRPC {a}")));
     head.push(units::count(pool.workers.len() as u64, "worker"));
-    let ink = if pool.pid.is_some() {
-        Ink::Strong
-    } else {
-        Ink::Bad
-    };
+    let ink = if pool.pid.is_some() { Ink::Strong } else { Ink::Bad };
     let mut lines = paper.paragraph(ink, &head.join(" · "), 2);
     if let Some(note) = &pool.note {
         lines.extend(paper.paragraph(Ink::Warning, &format!("! {note}"), 2));
@@ -137,18 +73,11 @@ fn cells(worker: &Worker) -> Vec<Cell> {
         Cell::new(ink, state),
         Cell::plain(number(worker.pid.map(Into::into))),
         Cell::new(
-            if worker.restarts > 0 {
-                Ink::Warning
-            } else {
-                Ink::Plain
-            },
+            if worker.restarts > 0 { Ink::Warning } else { Ink::Plain },
             worker.restarts.to_string(),
         ),
         Cell::plain(number(worker.frames)),
-        Cell::new(
-            if late { Ink::Warning } else { Ink::Plain },
-            number(worker.missed),
-        ),
+        Cell::new(if late { Ink::Warning } else { Ink::Plain }, number(worker.missed)),
         Cell::plain(units::nanos_or_unknown(worker.compute_p50_ns)),
         Cell::plain(units::nanos_or_unknown(worker.compute_p99_ns)),
         Cell::plain(worker.note.clone().unwrap_or_default()),

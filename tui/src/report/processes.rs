@@ -12,83 +12,17 @@ use crate::units;
 
 /// The columns, in their order on the screen.
 pub const COLUMNS: [Column; 11] = [
-    Column {
-        title: "PID",
-        min: 7,
-        max: 10,
-        align: Right,
-        rank: 1,
-    },
-    Column {
-        title: "USER",
-        min: 8,
-        max: 9,
-        align: Left,
-        rank: 6,
-    },
-    Column {
-        title: "CLASS",
-        min: 8,
-        max: 16,
-        align: Left,
-        rank: 3,
-    },
-    Column {
-        title: "SCHED",
-        min: 8,
-        max: 11,
-        align: Left,
-        rank: 5,
-    },
-    Column {
-        title: "NI",
-        min: 3,
-        max: 3,
-        align: Right,
-        rank: 9,
-    },
-    Column {
-        title: "CPU%",
-        min: 5,
-        max: 6,
-        align: Right,
-        rank: 2,
-    },
-    Column {
-        title: "RES",
-        min: 5,
-        max: 5,
-        align: Right,
-        rank: 4,
-    },
-    Column {
-        title: "GPU",
-        min: 5,
-        max: 5,
-        align: Right,
-        rank: 10,
-    },
-    Column {
-        title: "THR",
-        min: 4,
-        max: 7,
-        align: Right,
-        rank: 7,
-    },
-    Column {
-        title: "S",
-        min: 1,
-        max: 1,
-        align: Left,
-        rank: 8,
-    },
-    Column {
-        title: "COMMAND",
-        min: 12,
-        max: usize::MAX,
-        align: Left,
-        rank: 0,
-    },
+    Column { title: "PID", min: 7, max: 10, align: Right, rank: 1 },
+    Column { title: "USER", min: 8, max: 9, align: Left, rank: 6 },
+    Column { title: "CLASS", min: 8, max: 16, align: Left, rank: 3 },
+    Column { title: "SCHED", min: 8, max: 11, align: Left, rank: 5 },
+    Column { title: "NI", min: 3, max: 3, align: Right, rank: 9 },
+    Column { title: "CPU%", min: 5, max: 6, align: Right, rank: 2 },
+    Column { title: "RES", min: 5, max: 5, align: Right, rank: 4 },
+    Column { title: "GPU", min: 5, max: 5, align: Right, rank: 10 },
+    Column { title: "THR", min: 4, max: 7, align: Right, rank: 7 },
+    Column { title: "S", min: 1, max: 1, align: Left, rank: 8 },
+    Column { title: "COMMAND", min: 12, max: usize::MAX, align: Left, rank: 0 },
 ];
 
 /// Index of a column by its title's meaning.
@@ -120,12 +54,7 @@ pub mod column {
 /// The columns that fit; the GPU's only on a host with one.
 #[must_use]
 pub fn choose(snapshot: &Snapshot, paper: Paper) -> Vec<Chosen> {
-    let class = snapshot
-        .classes
-        .iter()
-        .map(|c| text::width(&c.name) + 1)
-        .max()
-        .unwrap_or(0);
+    let class = snapshot.classes.iter().map(|c| text::width(&c.name) + 1).max().unwrap_or(0);
     let natural = [7, 9, class, 11, 3, 6, 5, 5, 5, 1, usize::MAX];
     let mut columns = COLUMNS;
     if snapshot.gpu.devices.is_empty() {
@@ -160,11 +89,7 @@ fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
         (None, true) => Cell::new(Ink::Warning, "!"),
         (Some(name), true) => Cell::new(Ink::Warning, format!("!{name}")),
         (Some(name), false) => {
-            let tier = snapshot
-                .classes
-                .iter()
-                .find(|c| &c.name == name)
-                .map(|c| c.tier.as_str());
+            let tier = snapshot.classes.iter().find(|c| &c.name == name).map(|c| c.tier.as_str());
             Cell::new(Theme::tier(tier.unwrap_or_default()), name)
         }
     };
@@ -173,28 +98,15 @@ fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
     } else {
         process.threads.to_string()
     };
-    let real_time = ["fifo", "rr", "deadline"]
-        .iter()
-        .any(|p| process.sched.starts_with(p));
-    let quiet = if process.cpu < 0.0005 {
-        Ink::Faint
-    } else {
-        Ink::Plain
-    };
+    let real_time = ["fifo", "rr", "deadline"].iter().any(|p| process.sched.starts_with(p));
+    let quiet = if process.cpu < 0.0005 { Ink::Faint } else { Ink::Plain };
     vec![
         Cell::plain(process.pid.to_string()),
         Cell::plain(&process.user),
         class,
+        Cell::new(if real_time { Ink::Realtime } else { Ink::Plain }, &process.sched),
         Cell::new(
-            if real_time { Ink::Realtime } else { Ink::Plain },
-            &process.sched,
-        ),
-        Cell::new(
-            if process.nice == 0 {
-                Ink::Faint
-            } else {
-                Ink::Plain
-            },
+            if process.nice == 0 { Ink::Faint } else { Ink::Plain },
             process.nice.to_string(),
         ),
         Cell::new(quiet, units::percent(process.cpu)),
@@ -204,18 +116,7 @@ fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
             None => Cell::new(Ink::Faint, units::UNKNOWN),
         },
         Cell::plain(threads),
-        Cell::new(
-            if process.state == 'R' {
-                Ink::Good
-            } else {
-                Ink::Plain
-            },
-            process.state,
-        ),
-        Cell::plain(if process.command.is_empty() {
-            &process.name
-        } else {
-            &process.command
-        }),
+        Cell::new(if process.state == 'R' { Ink::Good } else { Ink::Plain }, process.state),
+        Cell::plain(if process.command.is_empty() { &process.name } else { &process.command }),
     ]
 }

@@ -103,11 +103,7 @@ fn mean(cpus: &[Cpu]) -> Option<Cpu> {
 fn busiest(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     let mut table = Table::default();
     table.refresh(snapshot);
-    let with_class = snapshot
-        .processes
-        .iter()
-        .filter(|p| p.class.is_some())
-        .count();
+    let with_class = snapshot.processes.iter().filter(|p| p.class.is_some()).count();
     let shown = with_class.max(PROCESSES).min(table.rows.len());
     let chosen = processes::choose(snapshot, paper);
     let mut lines = vec![processes::heading(&chosen, paper, None)];
@@ -118,10 +114,7 @@ fn busiest(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     }));
     let hidden = table.rows.len() - shown;
     if hidden > 0 {
-        let more = format!(
-            "… and {} without a class",
-            units::count(hidden as u64, "process")
-        );
+        let more = format!("… and {} without a class", units::count(hidden as u64, "process"));
         lines.push(Line::from(paper.span(Ink::Faint, more)));
     }
     lines

@@ -90,9 +90,7 @@ impl State {
             }
             Command::SortMenu => {
                 let current = SortKey::ALL.iter().position(|k| *k == self.table.sort);
-                self.open(Overlay::SortMenu {
-                    cursor: current.unwrap_or(0),
-                });
+                self.open(Overlay::SortMenu { cursor: current.unwrap_or(0) });
             }
             Command::Choose => {
                 if let Overlay::SortMenu { cursor } = self.overlay {
@@ -107,10 +105,7 @@ impl State {
             Command::Help => self.open(Overlay::Help),
             Command::Close => self.open(Overlay::None),
             Command::Search => {
-                self.prompt = Some(Prompt::Search {
-                    text: String::new(),
-                    found: true,
-                });
+                self.prompt = Some(Prompt::Search { text: String::new(), found: true });
             }
             Command::Filter => self.prompt = Some(Prompt::Filter),
             Command::Type(c) => self.edit(|text| text.push(c)),
@@ -153,9 +148,7 @@ impl State {
 
     fn scroll_by(&mut self, rows: isize) {
         if let Overlay::SortMenu { cursor } = &mut self.overlay {
-            *cursor = cursor
-                .saturating_add_signed(rows)
-                .min(SortKey::ALL.len() - 1);
+            *cursor = cursor.saturating_add_signed(rows).min(SortKey::ALL.len() - 1);
         } else if self.on_table() {
             let row = self.table.cursor.saturating_add_signed(rows);
             if let Some(snapshot) = &self.snapshot {
@@ -182,18 +175,11 @@ impl State {
     }
 
     fn explain(&mut self) -> Vec<Effect> {
-        let process = self
-            .snapshot
-            .as_ref()
-            .and_then(|s| self.table.under_cursor(s));
+        let process = self.snapshot.as_ref().and_then(|s| self.table.under_cursor(s));
         let Some(pid) = process.map(|p| p.pid) else {
             return Vec::new();
         };
-        self.open(Overlay::Explain {
-            pid,
-            answer: None,
-            asked: self.now,
-        });
+        self.open(Overlay::Explain { pid, answer: None, asked: self.now });
         vec![Effect::Ask(Request::Explain { pid })]
     }
 

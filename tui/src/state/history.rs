@@ -42,10 +42,7 @@ impl History {
     pub fn add(&mut self, classes: &[Class], now: Duration) {
         // A second that nobody saw (the agent was away) is a gap, not a shorter time.
         let second = now.as_secs();
-        let begun = second
-            - self
-                .second
-                .map_or(second.saturating_sub(1), |last| last.min(second));
+        let begun = second - self.second.map_or(second.saturating_sub(1), |last| last.min(second));
         self.second = Some(second);
         self.classes = classes
             .iter()
@@ -65,8 +62,7 @@ impl ClassHistory {
         for _ in 0..begun.min(SECONDS).max(usize::from(self.seconds.is_empty())) {
             self.seconds.push_back(Second::default());
         }
-        self.seconds
-            .drain(..self.seconds.len().saturating_sub(SECONDS));
+        self.seconds.drain(..self.seconds.len().saturating_sub(SECONDS));
         // Counts that went back belong to an agent that was started again.
         let missed = match (self.last, class.misses) {
             (Some(last), Some(now)) if now.frames >= last.frames => {
@@ -106,10 +102,7 @@ impl Second {
         let missed = seconds.iter().filter_map(|s| s.missed);
         Self {
             p99_ns: seconds.iter().filter_map(|s| s.p99_ns).max(),
-            missed: seconds
-                .iter()
-                .any(|s| s.missed.is_some())
-                .then(|| missed.sum()),
+            missed: seconds.iter().any(|s| s.missed.is_some()).then(|| missed.sum()),
         }
     }
 }
@@ -131,10 +124,7 @@ mod tests {
             threads: 1,
             cpu: 0.0,
             wait: Some(Wait {
-                recent: WaitSummary {
-                    p99_ns: Some(p99_ns),
-                    ..WaitSummary::default()
-                },
+                recent: WaitSummary { p99_ns: Some(p99_ns), ..WaitSummary::default() },
                 ..Wait::default()
             }),
             misses: Some(Misses { frames, missed }),
@@ -142,22 +132,15 @@ mod tests {
     }
 
     fn seconds(history: &History) -> Vec<(Option<u64>, Option<u64>)> {
-        history.classes[0]
-            .seconds
-            .iter()
-            .map(|s| (s.p99_ns, s.missed))
-            .collect()
+        history.classes[0].seconds.iter().map(|s| (s.p99_ns, s.missed)).collect()
     }
 
     #[test]
     fn a_second_keeps_its_worst_wait_and_all_its_misses() {
         let mut history = History::default();
-        for (ms, p99, frames, missed) in [
-            (1_000, 5, 100, 7),
-            (1_250, 9, 125, 8),
-            (1_500, 3, 150, 10),
-            (2_000, 4, 200, 10),
-        ] {
+        for (ms, p99, frames, missed) in
+            [(1_000, 5, 100, 7), (1_250, 9, 125, 8), (1_500, 3, 150, 10), (2_000, 4, 200, 10)]
+        {
             history.add(&[class(p99, frames, missed)], Duration::from_millis(ms));
         }
         assert_eq!(seconds(&history), [(Some(9), Some(3)), (Some(4), Some(0))]);
@@ -169,10 +152,7 @@ mod tests {
         history.add(&[class(5, 100, 7)], Duration::from_secs(1));
         history.add(&[class(6, 10, 2)], Duration::from_secs(4));
         let none = (None, None);
-        assert_eq!(
-            seconds(&history),
-            [(Some(5), Some(0)), none, none, (Some(6), Some(0))]
-        );
+        assert_eq!(seconds(&history), [(Some(5), Some(0)), none, none, (Some(6), Some(0))]);
     }
 
     #[test]
@@ -194,14 +174,8 @@ mod tests {
         }
         let folded = history.classes[0].folded(3);
         assert_eq!(folded.len(), SECONDS.div_ceil(3));
-        let newest = Second {
-            p99_ns: Some(7),
-            missed: Some(4),
-        };
-        let before = Second {
-            p99_ns: Some(9),
-            missed: Some(0),
-        };
+        let newest = Second { p99_ns: Some(7), missed: Some(4) };
+        let before = Second { p99_ns: Some(9), missed: Some(0) };
         assert_eq!(folded[folded.len() - 2..], [before, newest]);
         assert_eq!(folded[0], Second::default());
     }

@@ -48,13 +48,8 @@ pub enum Page {
 
 impl Page {
     /// All, in order.
-    pub const ALL: [Self; 5] = [
-        Self::Overview,
-        Self::Classes,
-        Self::Pool,
-        Self::Gpu,
-        Self::Actions,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Overview, Self::Classes, Self::Pool, Self::Gpu, Self::Actions];
 
     /// Its name.
     #[must_use]
@@ -195,9 +190,7 @@ impl State {
     /// Age of the picture, once there is one.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        self.snapshot
-            .is_some()
-            .then(|| self.now.saturating_sub(self.received))
+        self.snapshot.is_some().then(|| self.now.saturating_sub(self.received))
     }
 
     /// Takes in what came from outside.
@@ -243,11 +236,7 @@ impl State {
 
     /// What follows from time and size alone.
     fn settle(&mut self) {
-        if self
-            .message
-            .as_ref()
-            .is_some_and(|(_, until)| *until <= self.now)
-        {
+        if self.message.as_ref().is_some_and(|(_, until)| *until <= self.now) {
             self.message = None;
         }
         if self.pending.is_some_and(|(_, until)| until <= self.now) {
@@ -260,11 +249,7 @@ impl State {
 
     /// Lines of the page or overlay that scrolls; none where only the table does.
     fn body(&self) -> Vec<Line<'static>> {
-        if self.scroll == 0 {
-            Vec::new()
-        } else {
-            crate::view::body(self)
-        }
+        if self.scroll == 0 { Vec::new() } else { crate::view::body(self) }
     }
 
     fn take(&mut self, snapshot: Box<Snapshot>) -> Vec<Effect> {
@@ -288,9 +273,7 @@ impl State {
     fn answered(&mut self, request: &Request, answer: Result<Response, String>) {
         match (request, answer) {
             (Request::Explain { pid: asked }, answer) => {
-                if let Overlay::Explain {
-                    pid, answer: shown, ..
-                } = &mut self.overlay
+                if let Overlay::Explain { pid, answer: shown, .. } = &mut self.overlay
                     && pid == asked
                 {
                     *shown = Some(match answer {

@@ -80,9 +80,7 @@ impl SortKey {
     fn compare(self, a: &Process, b: &Process, ranks: &HashMap<&str, usize>) -> Ordering {
         let rank = |p: &Process| {
             let class = p.class.as_deref();
-            class.map_or(usize::MAX, |c| {
-                ranks.get(c).copied().unwrap_or(usize::MAX - 1)
-            })
+            class.map_or(usize::MAX, |c| ranks.get(c).copied().unwrap_or(usize::MAX - 1))
         };
         match self {
             Self::Pid => a.pid.cmp(&b.pid),
@@ -138,42 +136,25 @@ impl Table {
     pub fn refresh(&mut self, snapshot: &Snapshot) {
         let processes = &snapshot.processes;
         let filter = self.filter.to_lowercase();
-        let ranks: HashMap<&str, usize> = snapshot
-            .classes
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (c.name.as_str(), i))
-            .collect();
-        self.rows = (0..processes.len())
-            .filter(|&i| matches(&processes[i], &filter))
-            .collect();
+        let ranks: HashMap<&str, usize> =
+            snapshot.classes.iter().enumerate().map(|(i, c)| (c.name.as_str(), i)).collect();
+        self.rows = (0..processes.len()).filter(|&i| matches(&processes[i], &filter)).collect();
         self.rows.sort_by(|&a, &b| {
             let (a, b) = (&processes[a], &processes[b]);
             let order = self.sort.compare(a, b, &ranks);
-            let order = if self.inverted {
-                order.reverse()
-            } else {
-                order
-            };
-            order
-                .then_with(|| b.cpu.total_cmp(&a.cpu))
-                .then(a.pid.cmp(&b.pid))
+            let order = if self.inverted { order.reverse() } else { order };
+            order.then_with(|| b.cpu.total_cmp(&a.cpu)).then(a.pid.cmp(&b.pid))
         });
-        let place = self.followed.and_then(|id| {
-            self.rows
-                .iter()
-                .position(|&row| identity(&processes[row]) == id)
-        });
+        let place = self
+            .followed
+            .and_then(|id| self.rows.iter().position(|&row| identity(&processes[row]) == id));
         match place {
             Some(place) => self.cursor = place,
             // It has ended or was filtered out: the cursor stays where it was.
             None => {
                 self.cursor = self.cursor.min(self.rows.len().saturating_sub(1));
-                self.followed = if self.cursor == 0 {
-                    None
-                } else {
-                    self.under_cursor(snapshot).map(identity)
-                };
+                self.followed =
+                    if self.cursor == 0 { None } else { self.under_cursor(snapshot).map(identity) };
             }
         }
     }
@@ -181,19 +162,14 @@ impl Table {
     /// The process under the cursor.
     #[must_use]
     pub fn under_cursor<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Process> {
-        self.rows
-            .get(self.cursor)
-            .and_then(|&row| snapshot.processes.get(row))
+        self.rows.get(self.cursor).and_then(|&row| snapshot.processes.get(row))
     }
 
     /// Puts the cursor on a row, or on the last one.
     pub fn go_to(&mut self, row: usize, snapshot: &Snapshot) {
         self.cursor = row.min(self.rows.len().saturating_sub(1));
-        self.followed = if self.cursor == 0 {
-            None
-        } else {
-            self.under_cursor(snapshot).map(identity)
-        };
+        self.followed =
+            if self.cursor == 0 { None } else { self.under_cursor(snapshot).map(identity) };
     }
 
     /// Puts the cursor on the next row after `from` (or on it) that contains `text`, going round.
@@ -201,12 +177,9 @@ impl Table {
     pub fn find(&mut self, text: &str, from: usize, snapshot: &Snapshot) -> bool {
         let text = text.to_lowercase();
         let n = self.rows.len();
-        let found = (0..n).map(|i| (from + i) % n).find(|&row| {
-            snapshot
-                .processes
-                .get(self.rows[row])
-                .is_some_and(|p| matches(p, &text))
-        });
+        let found = (0..n)
+            .map(|i| (from + i) % n)
+            .find(|&row| snapshot.processes.get(self.rows[row]).is_some_and(|p| matches(p, &text)));
         if let Some(row) = found {
             self.go_to(row, snapshot);
         }
@@ -217,10 +190,7 @@ impl Table {
     pub fn scroll_into(&mut self, height: usize) {
         let last_offset = self.rows.len().saturating_sub(height);
         let lowest = (self.cursor + 1).saturating_sub(height.max(1));
-        self.offset = self
-            .offset
-            .clamp(lowest, self.cursor.max(lowest))
-            .min(last_offset);
+        self.offset = self.offset.clamp(lowest, self.cursor.max(lowest)).min(last_offset);
     }
 }
 

@@ -30,23 +30,14 @@ pub fn lines(state: &State, snapshot: &Snapshot, paper: Paper) -> Vec<Line<'stat
     }
     let each = SECONDS.div_ceil(room);
     let histories = &state.history.classes;
-    let waits = histories
-        .iter()
-        .flat_map(|h| &h.seconds)
-        .filter_map(|s| s.p99_ns);
+    let waits = histories.iter().flat_map(|h| &h.seconds).filter_map(|s| s.p99_ns);
     #[expect(clippy::cast_precision_loss, reason = "a chart has few steps")]
     let ceiling = (waits.max().unwrap_or(0) as f64).max(CEILING);
     // As high as the screen allows with all classes in sight.
     let room = usize::from(state.size.1).saturating_sub(lines.len() + 4);
-    let rows = (room / snapshot.classes.len())
-        .saturating_sub(3)
-        .clamp(1, 4);
+    let rows = (room / snapshot.classes.len()).saturating_sub(3).clamp(1, 4);
     lines.push(Line::default());
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "at least CEILING"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least CEILING")]
     let scale = units::nanos(ceiling as u64);
     let over = format!(
         "Last {} min, {each} s a column; waits from 1 µs to {scale}, logarithmic",
@@ -60,9 +51,7 @@ pub fn lines(state: &State, snapshot: &Snapshot, paper: Paper) -> Vec<Line<'stat
         lines.push(Line::default());
         let summary = format!("{}  {}", class.name, classes::summary(class));
         let ink = Theme::tier(&class.tier);
-        lines.push(Line::from(
-            paper.span(ink, text::cut(&summary, paper.width).into_owned()),
-        ));
+        lines.push(Line::from(paper.span(ink, text::cut(&summary, paper.width).into_owned())));
         let seconds = history.folded(each);
         lines.extend(wait_chart(&seconds, paper, rows, ceiling));
         lines.extend(miss_chart(&seconds, paper));
@@ -76,10 +65,7 @@ fn wait_chart(seconds: &[Second], paper: Paper, rows: usize, ceiling: f64) -> Ve
     let heights: Vec<_> = seconds.iter().map(|s| s.p99_ns.map(height)).collect();
     let peak = seconds.iter().filter_map(|s| s.p99_ns).max();
     let rows = if peak.is_some() { rows } else { 1 };
-    let value = peak.map_or_else(
-        || units::UNKNOWN.into(),
-        |p| format!("peak {}", units::nanos(p)),
-    );
+    let value = peak.map_or_else(|| units::UNKNOWN.into(), |p| format!("peak {}", units::nanos(p)));
     chart(paper, "wait p99", &heights, rows, Ink::Label, &value)
 }
 

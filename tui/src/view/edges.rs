@@ -25,10 +25,7 @@ pub fn title(state: &State, paper: Paper) -> Line<'static> {
     let mut right = vec![paper.span(ink, badge)];
     let mut left = vec!["downbeat".to_owned()];
     if let Some(snapshot) = &state.snapshot {
-        right.insert(
-            0,
-            Span::raw(format!("{}  ", super::source(&snapshot.source))),
-        );
+        right.insert(0, Span::raw(format!("{}  ", super::source(&snapshot.source))));
         left.push(snapshot.host.clone());
         left.push(format!("Linux {}", snapshot.kernel));
         left.push(format!("up {}", units::span(snapshot.uptime)));
@@ -36,10 +33,7 @@ pub fn title(state: &State, paper: Paper) -> Line<'static> {
     if let (Some(age), Link::Live) = (state.age().filter(|a| *a >= STALE), &state.link) {
         right.insert(
             0,
-            paper.span(
-                Ink::Warning,
-                format!("{} old  ", units::span(age.as_secs_f64())),
-            ),
+            paper.span(Ink::Warning, format!("{} old  ", units::span(age.as_secs_f64()))),
         );
     }
     // The badge stays longest, then the age and the source, then the words from left to right.
@@ -50,20 +44,14 @@ pub fn title(state: &State, paper: Paper) -> Line<'static> {
     let mut spans = Vec::new();
     let mut used = 0;
     for (n, part) in left.into_iter().enumerate() {
-        let part = if n > 1 {
-            format!(" · {part}")
-        } else {
-            format!(" {part}")
-        };
+        let part = if n > 1 { format!(" · {part}") } else { format!(" {part}") };
         if used + text::width(&part) > room {
             break;
         }
         used += text::width(&part);
         spans.push(paper.span(if n == 0 { Ink::Strong } else { Ink::Plain }, part));
     }
-    spans.push(Span::raw(
-        " ".repeat(paper.width.saturating_sub(used + width(&right))),
-    ));
+    spans.push(Span::raw(" ".repeat(paper.width.saturating_sub(used + width(&right)))));
     spans.extend(right);
     Line::from(spans)
 }
@@ -90,9 +78,7 @@ pub fn nothing_yet(state: &State, paper: Paper) -> Vec<Line<'static>> {
     match &state.link {
         Link::Lost { reason } => lines.extend(paper.paragraph(Ink::Plain, reason, 0)),
         Link::Connecting | Link::Live => {
-            lines.push(Line::from(
-                paper.span(Ink::Faint, "connecting to the agent …"),
-            ));
+            lines.push(Line::from(paper.span(Ink::Faint, "connecting to the agent …")));
         }
     }
     lines.push(Line::default());
@@ -135,10 +121,7 @@ fn tail(text: &str, columns: usize) -> String {
 }
 
 fn keys(state: &State, paper: Paper) -> Line<'static> {
-    let engaged = state
-        .snapshot
-        .as_ref()
-        .is_none_or(|s| s.mode == downbeat_api::Mode::Engaged);
+    let engaged = state.snapshot.as_ref().is_none_or(|s| s.mode == downbeat_api::Mode::Engaged);
     let mut keys: Vec<(String, Ink, String)> = Vec::new();
     let mut key = |key: &str, name: &str| keys.push((key.into(), Ink::Plain, name.into()));
     match state.overlay {
@@ -155,24 +138,13 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
             key("q", "Quit");
             key("p", if engaged { "Pause" } else { "Engage" });
             for (n, page) in Page::ALL.into_iter().enumerate() {
-                let ink = if page == state.page {
-                    Ink::SortedHeading
-                } else {
-                    Ink::Plain
-                };
+                let ink = if page == state.page { Ink::SortedHeading } else { Ink::Plain };
                 keys.push(((n + 1).to_string(), ink, page.name().into()));
             }
             let mut key = |key: &str, name: &str| keys.push((key.into(), Ink::Plain, name.into()));
             if state.page == Page::Overview {
                 key("F3", "Search");
-                key(
-                    "F4",
-                    if state.table.filter.is_empty() {
-                        "Filter"
-                    } else {
-                        "Filter on"
-                    },
-                );
+                key("F4", if state.table.filter.is_empty() { "Filter" } else { "Filter on" });
                 key("F6", "Sort");
                 key("Enter", "Explain");
             }

@@ -50,11 +50,7 @@ pub fn plan(state: &State) -> Plan {
         left -= got;
         got
     };
-    let mut plan = Plan {
-        width,
-        title: take(1),
-        ..Plan::default()
-    };
+    let mut plan = Plan { width, title: take(1), ..Plan::default() };
     plan.footer = take(usize::from(height >= FOOTER_FROM || state.prompt.is_some()));
     plan.lost = take(usize::from(matches!(state.link, Link::Lost { .. })));
     plan.body = left;
@@ -73,10 +69,7 @@ fn overview(state: &State, plan: &mut Plan, height: usize) {
     let Some(snapshot) = &state.snapshot else {
         return;
     };
-    let paper = Paper {
-        width: plan.width,
-        theme: state.theme,
-    };
+    let paper = Paper { width: plan.width, theme: state.theme };
     let body = plan.body;
     let most = (body * 3 / 10).max(1).min(body);
     plan.meters = meters::lines(snapshot, paper, most).len();
@@ -89,17 +82,9 @@ fn overview(state: &State, plan: &mut Plan, height: usize) {
     plan.notices = notices::all(snapshot).len().min(most);
     plan.gap = usize::from(height >= AIRY_FROM);
     let rest = body.saturating_sub(plan.meters + plan.notices + 2 * plan.gap);
-    let wanted = if snapshot.classes.is_empty() {
-        1
-    } else {
-        snapshot.classes.len() + 1
-    };
+    let wanted = if snapshot.classes.is_empty() { 1 } else { snapshot.classes.len() + 1 };
     // At least a heading and three processes, where a heading and a class fit as well.
-    let most = if rest >= wanted + 8 {
-        wanted
-    } else {
-        (rest / 2).max(2)
-    };
+    let most = if rest >= wanted + 8 { wanted } else { (rest / 2).max(2) };
     plan.classes = wanted.min(most).min(rest);
     plan.processes = rest - plan.classes;
     if plan.processes < 2 {

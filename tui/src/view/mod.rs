@@ -23,15 +23,8 @@ use layout::Plan;
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
     let area = frame.area();
     let plan = layout::plan(state);
-    let sheet = &mut Sheet {
-        buffer: frame.buffer_mut(),
-        area,
-        y: 0,
-    };
-    let paper = Paper {
-        width: usize::from(area.width),
-        theme: state.theme,
-    };
+    let sheet = &mut Sheet { buffer: frame.buffer_mut(), area, y: 0 };
+    let paper = Paper { width: usize::from(area.width), theme: state.theme };
     sheet.lines(&[edges::title(state, paper)], plan.title);
     if let Link::Lost { reason } = &state.link {
         sheet.lines(&[edges::lost(state, reason, paper)], plan.lost);
@@ -48,9 +41,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     }
     if matches!(state.link, Link::Lost { .. }) {
         let body = sheet.rect(top, plan.body);
-        sheet
-            .buffer
-            .set_style(body, Style::new().add_modifier(Modifier::DIM));
+        sheet.buffer.set_style(body, Style::new().add_modifier(Modifier::DIM));
     }
     sheet.y = top + plan.body - plan.pane;
     pane(sheet, state, paper, &plan);
@@ -82,14 +73,8 @@ impl Sheet<'_> {
     /// `rows` rows from row `y`, as far as there are so many.
     fn rect(&self, y: usize, rows: usize) -> Rect {
         let y = u16::try_from(y).unwrap_or(u16::MAX).min(self.area.height);
-        let rows = u16::try_from(rows)
-            .unwrap_or(u16::MAX)
-            .min(self.area.height - y);
-        Rect {
-            y: self.area.y + y,
-            height: rows,
-            ..self.area
-        }
+        let rows = u16::try_from(rows).unwrap_or(u16::MAX).min(self.area.height - y);
+        Rect { y: self.area.y + y, height: rows, ..self.area }
     }
 }
 
@@ -126,13 +111,7 @@ fn process_table(
         .take(rows - 1)
         .filter_map(|(at, &row)| {
             let process = snapshot.processes.get(row)?;
-            Some(processes::row(
-                snapshot,
-                process,
-                &chosen,
-                paper,
-                at == table.cursor,
-            ))
+            Some(processes::row(snapshot, process, &chosen, paper, at == table.cursor))
         })
         .collect();
     if lines.is_empty() {
@@ -160,16 +139,11 @@ fn page_lines(state: &State, snapshot: &Snapshot, page: Page, paper: Paper) -> V
 /// All lines of what scrolls now: the overlay where one lies over the page, else the page.
 #[must_use]
 pub fn body(state: &State) -> Vec<Line<'static>> {
-    let paper = Paper {
-        width: usize::from(state.size.0),
-        theme: state.theme,
-    };
+    let paper = Paper { width: usize::from(state.size.0), theme: state.theme };
     match (&state.overlay, &state.snapshot) {
         (Overlay::Help, _) => help(paper),
         (Overlay::Explain { pid, answer, .. }, _) => match answer {
-            None => vec![Line::from(
-                paper.span(Ink::Faint, format!("asking about {pid} …")),
-            )],
+            None => vec![Line::from(paper.span(Ink::Faint, format!("asking about {pid} …")))],
             Some(Ok(explanation)) => explain::lines(explanation, paper),
             Some(Err(reason)) => paper.paragraph(Ink::Bad, reason, 2),
         },
@@ -191,11 +165,7 @@ fn pane(sheet: &mut Sheet<'_>, state: &State, paper: Paper, plan: &Plan) {
         _ => " Keys".into(),
     };
     let more = lines.len().saturating_sub(rows + state.scroll);
-    let right = if more > 0 {
-        format!("↓ {more} more · Esc ")
-    } else {
-        "Esc ".into()
-    };
+    let right = if more > 0 { format!("↓ {more} more · Esc ") } else { "Esc ".into() };
     let room = paper.width.saturating_sub(text::width(&right));
     let heading = format!("{}{right}", text::fit(&name, room, text::Align::Left));
     Clear.render(sheet.rect(sheet.y, plan.pane), sheet.buffer);
@@ -243,28 +213,11 @@ fn sort_menu(sheet: &mut Sheet<'_>, state: &State, cursor: usize, paper: Paper, 
     let width = usize::from(area.width);
     let fit = |text: &str| text::fit(text, width, text::Align::Left);
     let mut lines = vec![Line::from(paper.span(Ink::Heading, fit("Sort by")))];
-    lines.extend(
-        SortKey::ALL
-            .iter()
-            .enumerate()
-            .skip(first)
-            .take(list)
-            .map(|(n, key)| {
-                let mark = if *key == state.table.sort { '•' } else { ' ' };
-                let name = fit(&format!(
-                    "{mark} {}",
-                    processes::COLUMNS[key.column()].title
-                ));
-                Line::from(paper.span(
-                    if n == cursor {
-                        Ink::Selected
-                    } else {
-                        Ink::Plain
-                    },
-                    name,
-                ))
-            }),
-    );
+    lines.extend(SortKey::ALL.iter().enumerate().skip(first).take(list).map(|(n, key)| {
+        let mark = if *key == state.table.sort { '•' } else { ' ' };
+        let name = fit(&format!("{mark} {}", processes::COLUMNS[key.column()].title));
+        Line::from(paper.span(if n == cursor { Ink::Selected } else { Ink::Plain }, name))
+    }));
     sheet.lines(&lines, list + 1);
 }
 

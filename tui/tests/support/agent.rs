@@ -41,11 +41,7 @@ impl FakeAgent {
                 let (Some(shared), Ok(connection)) = (of_thread.upgrade(), connection) else {
                     return;
                 };
-                shared
-                    .connections
-                    .lock()
-                    .unwrap()
-                    .push(connection.try_clone().unwrap());
+                shared.connections.lock().unwrap().push(connection.try_clone().unwrap());
                 thread::spawn(move || serve(&shared, connection));
             }
         });
@@ -108,22 +104,18 @@ fn answer(shared: &Shared, request: &Request) -> Response {
         },
         Request::Pause => {
             snapshot.mode = Mode::Paused;
-            Response::Done {
-                message: "paused: 31 values put back".into(),
-            }
+            Response::Done { message: "paused: 31 values put back".into() }
         }
         Request::Resume => {
             snapshot.mode = Mode::Engaged;
-            Response::Done {
-                message: "engaged: 31 values set".into(),
-            }
+            Response::Done { message: "engaged: 31 values set".into() }
         }
         Request::Explain { pid } if snapshot.processes.iter().any(|p| p.pid == *pid) => {
             Response::Explain(Box::new(host::explanation(*pid)))
         }
-        Request::Explain { pid } => Response::Error {
-            message: format!("{pid}: no such process or thread"),
-        },
+        Request::Explain { pid } => {
+            Response::Error { message: format!("{pid}: no such process or thread") }
+        }
         _ => Response::Host(Box::new(host::facts())),
     }
 }

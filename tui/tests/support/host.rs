@@ -24,10 +24,7 @@ pub fn small() -> Snapshot {
         mode: Mode::Engaged,
         source: Source::Bpf,
         notices: Vec::new(),
-        cpus: vec![
-            cpu(0, 0.41, 0.13, 0.02, 0.04),
-            cpu(1, 0.87, 0.06, 0.01, 0.0),
-        ],
+        cpus: vec![cpu(0, 0.41, 0.13, 0.02, 0.04), cpu(1, 0.87, 0.06, 0.01, 0.0)],
         load: [2.31, 1.9, 1.42],
         memory: Memory {
             total: 8 * GIB,
@@ -35,39 +32,11 @@ pub fn small() -> Snapshot {
             swap_total: 0,
             swap_free: 0,
         },
-        pressure: Some(Pressure {
-            cpu: 0.183,
-            memory: 0.0,
-            io: 0.012,
-        }),
+        pressure: Some(Pressure { cpu: 0.183, memory: 0.0, io: 0.012 }),
         classes: vec![
-            class(
-                "voice",
-                "audio",
-                "realtime",
-                "fifo 20",
-                (1, 3),
-                0.221,
-                Some((3_000, 12)),
-            ),
-            class(
-                "camera",
-                "video",
-                "realtime",
-                "fifo 10",
-                (1, 2),
-                0.244,
-                Some((910, 0)),
-            ),
-            class(
-                "assistant",
-                "text",
-                "interactive",
-                "nice -5",
-                (0, 0),
-                0.0,
-                None,
-            ),
+            class("voice", "audio", "realtime", "fifo 20", (1, 3), 0.221, Some((3_000, 12))),
+            class("camera", "video", "realtime", "fifo 10", (1, 2), 0.244, Some((910, 0))),
+            class("assistant", "text", "interactive", "nice -5", (0, 0), 0.0, None),
             class("batch", "other", "background", "idle", (2, 9), 1.31, None),
         ],
         processes: vec![
@@ -90,15 +59,13 @@ pub fn small() -> Snapshot {
             levers: ["sched", "affinity", "ioprio", "oom_score_adj"]
                 .into_iter()
                 .zip([(14, 0, 2, 1), (9, 0, 1, 0), (9, 3, 1, 0), (3, 0, 0, 0)])
-                .map(
-                    |(lever, (applied, failed, restored, handed_off))| LeverCount {
-                        lever: lever.into(),
-                        applied,
-                        failed,
-                        restored,
-                        handed_off,
-                    },
-                )
+                .map(|(lever, (applied, failed, restored, handed_off))| LeverCount {
+                    lever: lever.into(),
+                    applied,
+                    failed,
+                    restored,
+                    handed_off,
+                })
                 .collect(),
             journalled: 31,
             exec_to_set: Some(summary(12, 480_000, 3_900_000)),
@@ -110,22 +77,10 @@ pub fn small() -> Snapshot {
                     "voice",
                     "sched other → fifo 20 on 3 threads",
                 ),
-                action(
-                    65.0,
-                    2_001,
-                    "ffmpeg",
-                    "batch",
-                    "sched other → idle on 8 threads",
-                ),
+                action(65.0, 2_001, "ffmpeg", "batch", "sched other → idle on 8 threads"),
                 Action {
                     failed: true,
-                    ..action(
-                        2.0,
-                        2_044,
-                        "stress",
-                        "batch",
-                        "ioprio: EPERM, run the agent as root",
-                    )
+                    ..action(2.0, 2_044, "stress", "batch", "ioprio: EPERM, run the agent as root")
                 },
             ],
         },
@@ -161,31 +116,16 @@ pub fn large() -> Snapshot {
     snapshot.memory.swap_total = 4 * GIB;
     snapshot.memory.swap_free = 3 * GIB;
     snapshot.notices = vec![
-        notice(
-            Severity::Info,
-            "rtkit is here too and may change priorities",
-            None,
-        ),
+        notice(Severity::Info, "rtkit is here too and may change priorities", None),
         notice(
             Severity::Error,
             "class voice: cpus names CPU 99, which is not online",
             Some("correct /etc/downbeat/policy.d/50-voice.toml:7"),
         ),
-        notice(
-            Severity::Warning,
-            "3 events were lost",
-            Some("raise the ring with --ring 1MiB"),
-        ),
-        notice(
-            Severity::Info,
-            "the learned deadline of camera is 33 ms",
-            None,
-        ),
+        notice(Severity::Warning, "3 events were lost", Some("raise the ring with --ring 1MiB")),
+        notice(Severity::Info, "the learned deadline of camera is 33 ms", None),
     ];
-    snapshot.gpu = GpuView {
-        devices: vec![gpu(0), gpu(1)],
-        note: None,
-    };
+    snapshot.gpu = GpuView { devices: vec![gpu(0), gpu(1)], note: None };
     snapshot.processes[0].gpu_memory = Some(3 * GIB);
     snapshot.processes[0].attention = true;
     snapshot.processes[2].managed = 5;
@@ -219,14 +159,7 @@ pub fn crowd(n: u32) -> Snapshot {
     snapshot.processes = (1..=n)
         .map(|pid| {
             let class = (pid % 7 == 0).then_some("batch");
-            process(
-                pid,
-                &format!("worker-{pid}"),
-                class,
-                "other",
-                f64::from(pid % 100) / 1e3,
-                1,
-            )
+            process(pid, &format!("worker-{pid}"), class, "other", f64::from(pid % 100) / 1e3, 1)
         })
         .collect();
     snapshot
@@ -265,12 +198,7 @@ pub fn pool() -> PoolStatus {
                 note: Some("ended with status 1 five times in 60 s: model.bin not found".into()),
                 ..worker("llama", "llama-server", WorkerState::Failed, None)
             },
-            worker(
-                "whisper",
-                "whisper-server",
-                WorkerState::Starting,
-                Some(740),
-            ),
+            worker("whisper", "whisper-server", WorkerState::Starting, Some(740)),
             Worker {
                 restarts: 2,
                 note: Some("killed by signal 9, starts again in 4 s".into()),
@@ -296,12 +224,7 @@ pub fn explanation(pid: u32) -> Explanation {
         rule: Some("speech to text, /etc/downbeat/policy.d/50-voice.toml:12".into()),
         levers: vec![
             lever("sched", "other", "fifo 20", "set"),
-            lever(
-                "affinity",
-                "0-7",
-                "0-3",
-                "left alone: someone else set 2-3 since",
-            ),
+            lever("affinity", "0-7", "0-3", "left alone: someone else set 2-3 since"),
             lever(
                 "ioprio",
                 "none",
@@ -350,23 +273,11 @@ pub fn facts() -> HostFacts {
 }
 
 pub fn notice(severity: Severity, text: &str, remedy: Option<&str>) -> Notice {
-    Notice {
-        severity,
-        text: text.into(),
-        remedy: remedy.map(Into::into),
-    }
+    Notice { severity, text: text.into(), remedy: remedy.map(Into::into) }
 }
 
 fn cpu(id: u32, user: f64, system: f64, irq: f64, steal: f64) -> Cpu {
-    Cpu {
-        id,
-        busy: user + system + irq,
-        user,
-        system,
-        irq,
-        iowait: 0.0,
-        steal,
-    }
+    Cpu { id, busy: user + system + irq, user, system, irq, iowait: 0.0, steal }
 }
 
 fn summary(count: u64, p50: u64, p99: u64) -> WaitSummary {
@@ -388,11 +299,7 @@ fn class(
     cpu: f64,
     misses: Option<(u64, u64)>,
 ) -> Class {
-    let recent = if threads == 0 {
-        WaitSummary::default()
-    } else {
-        summary(500, 9_216, 1_310_720)
-    };
+    let recent = if threads == 0 { WaitSummary::default() } else { summary(500, 9_216, 1_310_720) };
     Class {
         name: name.into(),
         modality: modality.into(),
@@ -402,11 +309,7 @@ fn class(
         processes,
         threads,
         cpu,
-        wait: Some(Wait {
-            recent,
-            total: recent,
-            buckets: vec![(u64::MAX, recent.count)],
-        }),
+        wait: Some(Wait { recent, total: recent, buckets: vec![(u64::MAX, recent.count)] }),
         misses: misses.map(|(frames, missed)| Misses { frames, missed }),
     }
 }
@@ -425,11 +328,7 @@ fn process(
         start_time: 1_000 + u64::from(pid),
         name: name.into(),
         command: format!("/usr/bin/{name} --config /etc/{name}.conf"),
-        user: if class.is_some() {
-            "media".into()
-        } else {
-            "root".into()
-        },
+        user: if class.is_some() { "media".into() } else { "root".into() },
         class: class.map(Into::into),
         rule: class.map(|c| format!("{c} programs")),
         threads,
@@ -459,12 +358,7 @@ fn action(ago: f64, pid: u32, name: &str, class: &str, text: &str) -> Action {
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn program(name: &str, runs: u64, mean_ns: Option<f64>) -> BpfProgram {
     let run_seconds = mean_ns.unwrap_or(0.0) * runs as f64 / 1e9;
-    BpfProgram {
-        name: name.into(),
-        runs,
-        run_seconds,
-        mean_ns,
-    }
+    BpfProgram { name: name.into(), runs, run_seconds, mean_ns }
 }
 
 fn gpu(index: u32) -> Gpu {
@@ -482,14 +376,8 @@ fn gpu(index: u32) -> Gpu {
         power_limit: Some(700.0),
         processes: if busy {
             vec![
-                GpuProcess {
-                    pid: 812,
-                    memory: Some(3 * GIB),
-                },
-                GpuProcess {
-                    pid: 99_999,
-                    memory: None,
-                },
+                GpuProcess { pid: 812, memory: Some(3 * GIB) },
+                GpuProcess { pid: 99_999, memory: None },
             ]
         } else {
             Vec::new()
