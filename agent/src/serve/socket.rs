@@ -167,15 +167,21 @@ async fn watch_snapshots(
     mut writer: OwnedWriteHalf,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> io::Result<()> {
-    let mut rest = [0; 64];
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         answer(&mut writer, &Response::Snapshot(Box::new((*snapshot).clone()))).await?;
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
-            read = reader.read(&mut rest) => if read? == 0 { return Ok(()) },
+            result = closed(&mut reader) => return result,
         }
     }
+}
+
+/// Waits until the client closes. What it still says is thrown away: it must not cost a snapshot.
+async fn closed(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+    let mut rest = [0; 1024];
+    while reader.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// One line without its end; nothing at the end of the stream. A line that is too long is an
@@ -200,4 +206,21 @@ async fn answer(writer: &mut OwnedWriteHalf, response: &Response) -> io::Result<
 fn may_change(stream: &UnixStream) -> io::Result<bool> {
     let uid = stream.peer_cred()?.uid();
     Ok(uid == 0 || uid == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_that_talks_is_not_one_that_closes() {
+        let (mut client, agent) = UnixStream::pair().unwrap();
+        let (reader, _writer) = agent.into_split();
+        let mut reader = BufReader::new(reader);
+        client.write_all(&[b'y'; 5000]).await.unwrap();
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, closed(&mut reader)).await.is_err());
+        drop(client);
+        closed(&mut reader).await.unwrap();
+    }
 }
