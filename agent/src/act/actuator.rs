@@ -70,18 +70,20 @@ impl<C: Control> Actuator<C> {
 
     /// Notes what `child` has from us through whoever made it, so that it goes back to what its
     /// creator had before; `creators` are the processes that may have passed it on. Returns whether
-    /// there was anything. Does nothing for a child that is known.
+    /// there was anything. Levers of the child that are known stay as they are.
     pub fn inherit(&mut self, child: ThreadId, creators: &[u32]) -> bool {
-        if self.threads.get(&child.tid).is_some_and(|(id, _)| *id == child) {
-            return false;
-        }
-        let left = self.lineage.left_by(creators, child.start_time);
+        let known = self.threads.get(&child.tid).filter(|(id, _)| *id == child);
+        let mut left = self.lineage.left_by(creators, child.start_time);
+        left.retain(|it| known.is_none_or(|(_, levers)| !levers.contains_key(&it.ours.lever())));
+        let is_other = known.is_none();
         let found = inherited(&self.control, child, &left);
         if found.is_empty() {
             return false;
         }
         self.heirs += 1;
-        self.bury(child.tid);
+        if is_other {
+            self.bury(child.tid);
+        }
         for change in found {
             self.journal.set(child, &change);
             let lever = change.ours.lever();
@@ -308,7 +310,12 @@ impl<C: Control> Actuator<C> {
                 None if current.agrees_with(wanted) => Standing::AlreadySo,
                 None if is_realtime(&current) => Standing::RealtimeByOwnWish(current),
                 before => {
-                    let old = before.as_ref().map_or(current, |change| change.old.clone());
+                    let mut old = before.as_ref().map_or(current, |change| change.old.clone());
+                    if let (true, Value::Sched(old)) = (is_realtime(wanted), &mut old)
+                        && old.timer_slack.is_none()
+                    {
+                        old.timer_slack = self.control.timer_slack(thread.tid).ok();
+                    }
                     let change = Change { old, ours: wanted.clone(), since: now };
                     writes.push(Write { thread, change: change.clone(), before });
                     Standing::Ours(change)

@@ -24,6 +24,12 @@ pub trait Control {
     /// `RT_GROUP_SCHED`; `EINVAL` where no CPU of the set is allowed; `ESRCH` when it is gone.
     fn write(&self, tid: u32, value: &Value) -> io::Result<()>;
 
+    /// The thread's timer slack, nanoseconds.
+    ///
+    /// # Errors
+    /// As for [`Self::read`]; `EPERM` without `CAP_SYS_NICE`.
+    fn timer_slack(&self, tid: u32) -> io::Result<u64>;
+
     /// The thread's start time in clock ticks since boot.
     ///
     /// # Errors
@@ -36,6 +42,9 @@ pub trait Control {
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
+
+/// Of a thread, below its folder in `/proc`; where it is set, 0 means the default.
+const TIMER_SLACK: &str = "timerslack_ns";
 
 /// The running kernel.
 #[derive(Clone, Debug)]
@@ -77,6 +86,7 @@ impl Control for Kernel {
                     runtime: if default { 0 } else { attr.sched_runtime },
                     deadline: attr.sched_deadline,
                     period: attr.sched_period,
+                    timer_slack: None,
                 }))
             }
             Lever::Affinity => sched_getaffinity(tid).map(Value::Affinity),
@@ -91,13 +101,24 @@ impl Control for Kernel {
 
     fn write(&self, tid: u32, value: &Value) -> io::Result<()> {
         match value {
-            Value::Sched(sched) => sched_setattr(tid, sched),
+            Value::Sched(sched) => {
+                sched_setattr(tid, sched)?;
+                match sched.timer_slack {
+                    Some(slack) => fs::write(self.file(tid, TIMER_SLACK), slack.to_string()),
+                    None => Ok(()),
+                }
+            }
             Value::Affinity(cpus) => sched_setaffinity(tid, cpus),
             Value::Ioprio(priority) => ioprio_set(tid, *priority),
             Value::OomScoreAdj(score) => {
                 fs::write(self.file(tid, "oom_score_adj"), score.to_string())
             }
         }
+    }
+
+    fn timer_slack(&self, tid: u32) -> io::Result<u64> {
+        let text = fs::read_to_string(self.file(tid, TIMER_SLACK))?;
+        text.trim().parse().map_err(io::Error::other)
     }
 
     fn start_time(&self, tid: u32) -> io::Result<u64> {
@@ -230,6 +251,23 @@ mod tests {
             let nicer = Value::Sched(Sched { nice: 7, ..Sched::DEFAULT });
             kernel.write(tid, &nicer).unwrap();
             assert!(kernel.read(Lever::Sched, tid).unwrap().agrees_with(&nicer));
+        });
+    }
+
+    #[test]
+    fn a_timer_slack_of_its_own_survives_real_time() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        on_a_thread(|kernel, tid| {
+            fs::write(kernel.file(tid, TIMER_SLACK), "1234567").unwrap();
+            let old = Sched { timer_slack: kernel.timer_slack(tid).ok(), ..Sched::DEFAULT };
+            let policy = libc::SCHED_FIFO.cast_unsigned();
+            let fifo = Sched { policy, priority: 1, ..Sched::DEFAULT };
+            kernel.write(tid, &Value::Sched(fifo)).unwrap();
+            kernel.write(tid, &Value::Sched(old)).unwrap();
+            assert_eq!(kernel.timer_slack(tid).unwrap(), 1_234_567);
         });
     }
 

@@ -88,7 +88,8 @@ pub fn inherited<'a, C: Control>(
         let Ok(current) = control.read(lever, child.tid) else {
             continue;
         };
-        if comes_from(&current, &change.ours) && !current.agrees_with(&change.old) {
+        let differs = !current.agrees_with(&change.old) || lost_slack(control, child, &change.old);
+        if comes_from(&current, &change.ours) && differs {
             found.push(Change { old: change.old.clone(), ours: current, since: change.since });
         }
     }
@@ -103,6 +104,12 @@ fn comes_from(current: &Value, ours: &Value) -> bool {
         }
         _ => current.agrees_with(ours),
     }
+}
+
+/// Whether a child of a real-time thread started without timer slack, as the kernel has it.
+fn lost_slack<C: Control>(control: &C, child: ThreadId, old: &Value) -> bool {
+    matches!(old, Value::Sched(Sched { timer_slack: Some(1..), .. }))
+        && control.timer_slack(child.tid).is_ok_and(|slack| slack == 0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::iter::successors;
 use std::path::{Path, PathBuf};
 
 use super::actuator::put_back;
@@ -124,9 +125,10 @@ fn strays<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(Thr
         reader.pids().into_iter().filter_map(|pid| Some((pid, reader.stat(pid).ok()?))).collect();
     let mut found = Vec::new();
     for &pid in stats.keys() {
-        let Some(left) = nearest(pid, &stats, &by_process) else {
+        let left = of_ancestors(pid, &stats, &by_process);
+        if left.is_empty() {
             continue;
-        };
+        }
         for thread in reader.thread_ids(pid) {
             let left = left.iter().copied().filter(|change| thread.start_time >= change.since);
             let changes = inherited(control, thread, left);
@@ -136,24 +138,18 @@ fn strays<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(Thr
     found
 }
 
-/// The changes of a process or of its nearest ancestor that has any. Where an ancestor is gone, the
+/// The changes of a process and of its ancestors, the nearest first. Where an ancestor is gone, the
 /// process's group and session still carry the id of one.
-fn nearest<'a>(
+fn of_ancestors<'a>(
     pid: u32,
     stats: &HashMap<u32, ProcessStat>,
-    by_process: &'a HashMap<u32, Vec<&'a Change>>,
-) -> Option<&'a Vec<&'a Change>> {
-    let mut ancestor = pid;
+    by_process: &HashMap<u32, Vec<&'a Change>>,
+) -> Vec<&'a Change> {
+    let chain = successors(Some(pid), |pid| stats.get(pid).map(|stat| stat.ppid));
+    let by_id = stats.get(&pid).map(|stat| [stat.group, stat.session]);
     // A chain of parents that is read while it changes could go round in a circle.
-    for _ in 0..64 {
-        if let Some(changes) = by_process.get(&ancestor) {
-            return Some(changes);
-        }
-        let Some(stat) = stats.get(&ancestor) else { break };
-        ancestor = stat.ppid;
-    }
-    let stat = stats.get(&pid)?;
-    by_process.get(&stat.group).or_else(|| by_process.get(&stat.session))
+    let ancestors = chain.take(64).chain(by_id.into_iter().flatten());
+    ancestors.filter_map(|pid| by_process.get(&pid)).flatten().copied().collect()
 }
 
 impl RestoreReport {

@@ -69,6 +69,11 @@ pub struct Sched {
     pub deadline: u64,
     /// For DEADLINE, nanoseconds.
     pub period: u64,
+    /// Timer slack in nanoseconds, which the kernel takes from a real-time thread and from what
+    /// that makes (since 6.12). Kept with an old value where the new one is real-time, put back
+    /// with it, and never compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer_slack: Option<u64>,
 }
 
 /// `SCHED_FLAG_RESET_ON_FORK`: children start with `SCHED_OTHER`.
@@ -84,8 +89,16 @@ const EXT: u32 = 7;
 
 impl Sched {
     /// `SCHED_OTHER`, nice 0, the kernel's slice.
-    pub const DEFAULT: Self =
-        Self { policy: OTHER, flags: 0, nice: 0, priority: 0, runtime: 0, deadline: 0, period: 0 };
+    pub const DEFAULT: Self = Self {
+        policy: OTHER,
+        flags: 0,
+        nice: 0,
+        priority: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
+        timer_slack: None,
+    };
 
     /// FIFO, RR or DEADLINE.
     #[must_use]

@@ -19,6 +19,7 @@ struct FakeState {
     values: HashMap<(u32, Lever), Value>,
     start_times: HashMap<u32, u64>,
     refused: HashMap<(u32, Lever), i32>,
+    slacks: HashMap<u32, u64>,
     writes: usize,
 }
 
@@ -65,8 +66,17 @@ impl Control for FakeKernel {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         state.writes += 1;
-        state.values.insert((tid, value.lever()), value.clone());
+        let mut value = value.clone();
+        if let Value::Sched(sched) = &mut value {
+            let slack = sched.timer_slack.take().unwrap_or(SLACK);
+            state.slacks.insert(tid, if sched.is_realtime() { 0 } else { slack });
+        }
+        state.values.insert((tid, value.lever()), value);
         Ok(())
+    }
+
+    fn timer_slack(&self, tid: u32) -> io::Result<u64> {
+        Ok(self.0.borrow().slacks.get(&tid).copied().unwrap_or(SLACK))
     }
 
     fn start_time(&self, tid: u32) -> io::Result<u64> {
@@ -108,6 +118,9 @@ impl Bench {
         }
     }
 }
+
+/// The kernel's default timer slack, nanoseconds.
+const SLACK: u64 = 50_000;
 
 /// When the tests set things, and a start time before it.
 const NOW: u64 = 1000;
@@ -416,4 +429,33 @@ fn what_cannot_be_put_back_stays_in_the_journal() {
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
     assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn a_child_of_a_real_time_thread_gets_its_creators_timer_slack_back() {
+    let mut bench = Bench::new();
+    let parent = bench.kernel.thread(7, BEFORE, Sched::DEFAULT);
+    bench.kernel.0.borrow_mut().slacks.insert(7, 1000);
+    bench.apply(parent, &[fifo(20)]);
+    // The kernel resets the child's policy, and not its timer slack.
+    let child = bench.kernel.thread(8, NOW, Sched::DEFAULT);
+    bench.kernel.0.borrow_mut().slacks.insert(8, 0);
+    assert!(bench.actuator.inherit(child, &[100]));
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.timer_slack(7).unwrap(), 1000);
+    assert_eq!(bench.kernel.timer_slack(8).unwrap(), 1000);
+}
+
+#[test]
+fn a_thread_that_execs_before_it_was_met_still_inherits() {
+    let mut bench = Bench::new();
+    let main = bench.kernel.thread(100, NOW, nice(0));
+    bench.apply(main, &[idle(), Value::OomScoreAdj(300)]);
+    // The exec ended the main thread, and gave its id to a thread that nobody had seen.
+    bench.actuator.forget(100);
+    bench.actuator.succeed(101, 100);
+    assert!(bench.actuator.inherit(main, &[100]));
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(0)));
+    assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
 }
