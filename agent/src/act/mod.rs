@@ -17,5 +17,5 @@ pub use control::{Control, Kernel, is_gone, sched_getaffinity, start_time_of};
 pub use journal::{FILE_NAME as JOURNAL_NAME, Journal, ThreadId};
 pub use lock::{LockError, RunLock};
 pub use outcome::{Done, Event, LeverEntry, Request, Standing};
-pub use restore::{RestoreError, RestoreReport, restore, restore_locked};
+pub use restore::{RestoreError, RestoreReport, UNDER_WAY, restore, restore_locked};
 pub use value::{Lever, RESET_ON_FORK, Sched, Value, cpu_ranges};

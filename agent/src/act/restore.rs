@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::iter::successors;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::actuator::put_back;
 use super::control::{Control, Kernel};
@@ -90,6 +92,10 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
     Ok(report)
 }
 
+/// How long a creator whose values went back may take to end a fork that was under way: its child
+/// is a copy from before, and not to be seen yet.
+pub const UNDER_WAY: Duration = Duration::from_millis(100);
+
 /// How often children are looked for. Those that are made while others are put back are found by
 /// another look; only a process that forks faster than all is read needs more than two.
 const ROUNDS: usize = 8;
@@ -100,15 +106,16 @@ fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Re
         report.count(*thread, *lever, put_back(control, *thread, change));
     }
     let mut seen: HashSet<(ThreadId, Lever)> = changes.keys().copied().collect();
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let mut strays = strays(changes, control, roots);
         strays.retain(|(thread, change)| seen.insert((*thread, change.ours.lever())));
-        if strays.is_empty() {
+        if strays.is_empty() && round > 0 {
             break;
         }
         for (thread, change) in strays {
             report.count(thread, change.ours.lever(), put_back(control, thread, &change));
         }
+        thread::sleep(UNDER_WAY);
     }
     report
 }

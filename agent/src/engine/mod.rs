@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::act::{Actuator, Kernel};
+use crate::act::{Actuator, Kernel, UNDER_WAY};
 use crate::model::World;
 use crate::model::histogram::WaitHistogram;
 use crate::observe::gpu::GpuReader;
@@ -225,6 +225,9 @@ impl Engine {
         if let Some(pool) = &mut self.pool {
             pool.stop().await;
         }
+        self.disengage();
+        // A process that was just being made has its creator's values and is not to be seen yet.
+        tokio::time::sleep(UNDER_WAY).await;
         self.disengage();
         if let Some(actuator) = self.actuator.take()
             && let Err(error) = actuator.finish()

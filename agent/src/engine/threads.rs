@@ -27,10 +27,8 @@ impl Engine {
     pub(super) fn on_kernel_event(&mut self, event: KernelEvent) {
         match event {
             KernelEvent::Exec { pid, old_tid, time_ns, .. } => {
-                if old_tid != pid
-                    && let Some(actuator) = &mut self.actuator
-                {
-                    actuator.succeed(old_tid, pid);
+                if old_tid != pid {
+                    self.on_succession(old_tid, pid);
                 }
                 if self.consider(pid) > 0 && self.mode == Mode::Engaged {
                     self.exec_to_set.record(monotonic_ns().saturating_sub(time_ns));
@@ -46,6 +44,17 @@ impl Engine {
                 self.world.remove_thread(tid);
             }
             KernelEvent::Rename { pid, tid, name, .. } => self.on_rename(pid, tid, name),
+        }
+    }
+
+    /// The main thread is another one now, under the same id: nothing that is known of the process's
+    /// threads holds any more.
+    fn on_succession(&mut self, old_tid: u32, pid: u32) {
+        if let Some(actuator) = &mut self.actuator {
+            actuator.succeed(old_tid, pid);
+        }
+        for tid in self.world.remove(pid).into_iter().filter(|tid| *tid != pid) {
+            self.forget_thread(tid);
         }
     }
 
