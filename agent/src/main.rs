@@ -23,10 +23,12 @@ use downbeat_agent::supervise::{PoolOptions, PoolSupervisor, poll_status};
 use downbeat_api::pool::PoolStatus;
 use downbeat_api::{SOCKET_NAME, Severity, Snapshot};
 use downbeat_policy::PolicySet;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 fn main() -> ExitCode {
+    ignore_early_reload();
     let cli = Cli::parse();
     log_to_stderr();
     match run(&cli) {
@@ -35,6 +37,15 @@ fn main() -> ExitCode {
             eprintln!("downbeatd: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A SIGHUP before the loop listens asks for what start-up does anyway, and must not end it.
+fn ignore_early_reload() {
+    // SAFETY: no handler is installed, so none can run at a bad moment.
+    let ignored = unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) };
+    if let Err(error) = ignored {
+        eprintln!("downbeatd: ignoring SIGHUP during start-up: {error}");
     }
 }
 
