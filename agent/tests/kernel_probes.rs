@@ -140,6 +140,37 @@ fn threads_of_a_managed_thread_follow_it_until_they_end() {
 }
 
 #[test]
+fn a_process_that_nobody_looked_at_yet_tells_of_its_own_children() {
+    let Some(mut probes) = probes() else { return };
+    probes.manage(own_tid(), 7).unwrap();
+    // As a daemon does: the shell forks a shell, which forks and leaves.
+    let mut shell = Command::new("sh").args(["-c", "(sleep 0.1 & )"]).spawn().unwrap();
+    let first = shell.id();
+    let of = |events: &[KernelEvent], process: u32| {
+        events.iter().find_map(|event| match event {
+            KernelEvent::Fork { pid, parent_pid, inherited: false, .. }
+                if *parent_pid == process && pid != parent_pid =>
+            {
+                Some(*pid)
+            }
+            _ => None,
+        })
+    };
+    let end = Instant::now() + PATIENCE;
+    let mut events = Vec::new();
+    let daemon = loop {
+        events.extend(drained(&mut probes));
+        let daemon = of(&events, first).and_then(|second| of(&events, second));
+        if daemon.is_some() || Instant::now() > end {
+            break daemon;
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    shell.wait().unwrap();
+    assert!(daemon.is_some(), "the daemon's fork was not told: {events:?}");
+}
+
+#[test]
 fn a_thread_that_is_only_watched_tells_its_new_name_and_counts_no_wait() {
     let Some(mut probes) = probes() else { return };
     let own = own_tid();

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
-use downbeat_abi::{Counter, Event, EventKind};
+use downbeat_abi::{Counter, Event, EventKind, NO_CLASS};
 
 use crate::events::{self, Wake};
 use crate::gate;
@@ -47,14 +47,16 @@ pub fn fork(ctx: &BtfTracePointContext, parent: Task, child: Task) {
     }
     let mut inherited = 0;
     if let Some(thread) = gate::thread(parent_tid) {
-        if tgid == parent_tgid {
-            // Here and not from user space, so that not even the first wait is lost.
-            // SAFETY: the map's own pointer.
-            if gate::admit(tid, unsafe { (*thread).slot }) {
-                inherited = 1;
-            } else {
-                count(Counter::DroppedThreads);
-            }
+        let is_thread = tgid == parent_tgid;
+        // A thread has its creator's class from its first wait on: here and not from user space,
+        // so that none is lost. A process has none before it was looked at, and is followed until
+        // then, so that its own children are told of as well: a daemon forks twice.
+        // SAFETY: the map's own pointer.
+        let slot = if is_thread { unsafe { (*thread).slot } } else { NO_CLASS };
+        if !gate::admit(tid, slot) {
+            count(Counter::DroppedThreads);
+        } else if is_thread {
+            inherited = 1;
         }
     } else if gate::thread(parent_tgid).is_none() {
         return;

@@ -52,7 +52,8 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
     let observed = std::thread::scope(|scope| {
         scope.spawn(|| observe(scene, signals)).join().map_err(|_| anyhow::anyhow!("panicked"))
     })??;
-    signals.sleep(Duration::from_millis(500))?;
+    // A snapshot is taken once a second: the next one has all of them.
+    signals.sleep(Duration::from_millis(1500))?;
     let told = scene.agent().snapshot()?.actions.exec_to_set.context("no exec was seen")?;
     println!(
         "told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs",
