@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use downbeat_api::{HostFacts, Request, Response, Snapshot};
+use nix::unistd::Group;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +24,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the engine may take for a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whose members may connect, where the host has this group; else the agent's own group.
+const GROUP: &str = "downbeat";
 
 /// A request that only the engine can answer.
 #[derive(Debug)]
@@ -78,6 +82,10 @@ pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, BindError> 
     }
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(unusable)?;
     listener.set_nonblocking(true).map_err(unusable)?;
+    if let Ok(Some(group)) = Group::from_name(GROUP) {
+        // An agent that is not root can give the socket only to its own groups.
+        let _ = nix::unistd::chown(path, None, Some(group.gid));
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(unusable)?;
     Ok(listener)
 }
