@@ -13,6 +13,7 @@ use downbeat_policy::Deadline;
 use super::Engine;
 use super::threads::unix_time;
 use crate::act::{Sched, cpu_ranges, sched_getaffinity};
+use crate::decide::Target;
 use crate::model;
 use crate::model::histogram::WaitHistogram;
 use crate::observe::kernel::KernelProbes;
@@ -48,7 +49,12 @@ impl Engine {
     /// Publishes a picture whose rates are those of the last sample.
     pub(super) fn publish(&mut self) {
         let latest = Arc::clone(&self.snapshots.borrow());
-        let classes = self.classes(latest.classes.iter().map(|class| class.wait.clone()));
+        // By name, since a reload may have put other classes in their places.
+        let wait_of = |target: &Target| {
+            let class = latest.classes.iter().find(|class| class.name == target.class);
+            class.and_then(|class| class.wait.clone())
+        };
+        let classes = self.classes(self.policy.targets.iter().map(wait_of).collect());
         let gpu = latest.gpu.clone();
         let processes = self.processes(&gpu);
         let mut next = Snapshot { classes, processes, ..(*latest).clone() };
@@ -80,7 +86,7 @@ impl Engine {
             load: system.load,
             memory: system.memory,
             pressure: system.pressure,
-            classes: self.classes(waits.into_iter()),
+            classes: self.classes(waits),
             processes: self.processes(&gpu),
             gpu,
             pool: self.pool_status(),
@@ -96,17 +102,14 @@ impl Engine {
         let Some(probes) = &self.probes else {
             return vec![None; self.policy.targets.len()];
         };
-        let mut waits = Vec::with_capacity(self.policy.slots.len());
-        for slot in &self.policy.slots {
-            waits.push(slot.and_then(|slot| wait_of(probes, slot, &mut self.waits_before)));
-        }
-        waits
+        let before = &mut self.waits_before;
+        let wait_of = |slot: &Option<u32>| slot.and_then(|slot| wait_of(probes, slot, before));
+        self.policy.slots.iter().map(wait_of).collect()
     }
 
-    fn classes(&self, waits: impl Iterator<Item = Option<Wait>>) -> Vec<Class> {
+    fn classes(&self, waits: Vec<Option<Wait>>) -> Vec<Class> {
         let totals = self.world.totals(self.policy.targets.len());
         let misses = self.misses();
-        let waits = waits.chain(std::iter::repeat(None));
         let policy = self.policy.set.classes.iter().zip(&self.policy.targets);
         policy
             .zip(totals)

@@ -9,8 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Engine;
 use super::ledger::Subject;
-use crate::act::Done;
-use crate::act::{Actuator, Event, Kernel, Request, ThreadId};
+use crate::act::{Actuator, Done, Event, Kernel, Request, ThreadId};
 use crate::model::{Process, Thread};
 use crate::observe::kernel::KernelEvent;
 use crate::observe::process::{ProcessSample, ThreadSample};
@@ -241,7 +240,8 @@ impl Engine {
         }
     }
 
-    /// Lists a process's threads again. New ones are looked at, with what they inherited; those that ended are forgotten. Returns whether there were new ones.
+    /// Lists a process's threads again. New ones are looked at, with what they inherited; those that
+    /// ended are forgotten. Returns whether there were new ones.
     fn catch_up(&mut self, pid: u32) -> bool {
         let listed = self.reader.tids(pid);
         let Some(process) = self.world.get(pid) else {
