@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     DataType, INPUT, MAX_BODY, OUTPUT, PLATFORM, Refusal, SERVER_NAME, Service, Shape, Sound,
-    check_outputs,
+    check_outputs, only_input,
 };
 
 #[expect(
@@ -21,7 +21,6 @@ mod proto {
 }
 
 use proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
-use proto::model_infer_request::InferInputTensor;
 use proto::model_infer_response::InferOutputTensor;
 use proto::model_metadata_response::TensorMetadata;
 use proto::*;
@@ -118,15 +117,7 @@ impl GrpcInferenceService for Service {
 /// The sound of a request, and whether it came as raw bytes.
 pub(super) fn parse(request: ModelInferRequest) -> Result<(Sound, bool), Refusal> {
     check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
-    let [input] = <[InferInputTensor; 1]>::try_from(request.inputs).map_err(|inputs| {
-        Refusal::Invalid(format!("{} inputs; the model takes one, `{INPUT}`", inputs.len()))
-    })?;
-    if input.name != INPUT {
-        return Err(Refusal::Invalid(format!(
-            "there is no input `{}`; the model takes `{INPUT}`",
-            input.name
-        )));
-    }
+    let input = only_input(request.inputs, |input| &input.name)?;
     let (datatype, shape) = (DataType::parse(&input.datatype)?, Shape::parse(&input.shape)?);
     let raw = request.raw_input_contents.as_slice();
     let elements: Vec<f64> = match (raw, input.contents) {

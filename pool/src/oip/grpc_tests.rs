@@ -1,3 +1,4 @@
+use super::proto::model_infer_request::InferInputTensor;
 use super::*;
 
 fn request(datatype: &str, shape: &[i64]) -> ModelInferRequest {

@@ -255,6 +255,18 @@ fn check_outputs<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), Ref
     }
 }
 
+/// The one input that a request must have.
+fn only_input<T>(inputs: Vec<T>, name: impl Fn(&T) -> &str) -> Result<T, Refusal> {
+    let [input] = <[T; 1]>::try_from(inputs).map_err(|inputs| {
+        Refusal::Invalid(format!("{} inputs; the model takes one, `{INPUT}`", inputs.len()))
+    })?;
+    let given = name(&input);
+    if given == INPUT {
+        return Ok(input);
+    }
+    Err(Refusal::Invalid(format!("there is no input `{given}`; the model takes `{INPUT}`")))
+}
+
 /// Starts the servers. One that gets no address is left out and said so; the pool goes on.
 pub async fn serve(view: View, rest: Option<SocketAddr>, grpc: Option<SocketAddr>) -> Servers {
     let mut servers = Servers::default();

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{
     DataType, INPUT, MAX_BODY, OUTPUT, PLATFORM, Refusal, SERVER_NAME, Service, Shape, Sound,
-    check_outputs,
+    check_outputs, only_input,
 };
 
 /// Announces raw bytes after the JSON, in the binary extension.
@@ -187,15 +187,7 @@ pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<(Option<String>,
     let request: Request = serde_json::from_slice(body)
         .map_err(|error| Refusal::Invalid(format!("not an inference request: {error}")))?;
     check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
-    let [input] = <[Input; 1]>::try_from(request.inputs).map_err(|inputs| {
-        Refusal::Invalid(format!("{} inputs; the model takes one, `{INPUT}`", inputs.len()))
-    })?;
-    if input.name != INPUT {
-        return Err(Refusal::Invalid(format!(
-            "there is no input `{}`; the model takes `{INPUT}`",
-            input.name
-        )));
-    }
+    let input = only_input(request.inputs, |input| &input.name)?;
     let (datatype, shape) = (DataType::parse(&input.datatype)?, Shape::parse(&input.shape)?);
     let elements = match input.data {
         Data::Flat(elements) => elements,
