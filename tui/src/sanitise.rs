@@ -5,8 +5,9 @@
 
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
-    Action, Actions, Class, Explanation, Finding, Gpu, GpuView, HostFacts, LeverCount, LeverState,
-    Notice, Process, Snapshot, Source, ThreadExplanation,
+    Action, Actions, CauseCount, Class, ClassBlame, ClassCgroups, Explanation, Finding, Gpu,
+    GpuView, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice, Process, Snapshot, Source,
+    ThreadExplanation, ThreadJobs,
 };
 
 use crate::text::{clean, deceives};
@@ -61,7 +62,12 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         load: _,
         memory: _,
         pressure: _,
+        host_load,
         classes,
+        jobs,
+        blame,
+        misses,
+        causes,
         processes,
         gpu: GpuView { devices, note },
         pool,
@@ -79,7 +85,17 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         text(what);
         optional(remedy);
     }
+    host(host_load);
     classes.iter_mut().for_each(class);
+    jobs.iter_mut().for_each(job);
+    for ClassBlame { class, recent, total } in blame {
+        optional(class);
+        recent.iter_mut().chain(total).for_each(|culprit| text(&mut culprit.name));
+    }
+    misses.iter_mut().for_each(miss);
+    for CauseCount { class, cause: _, misses: _ } in causes {
+        optional(class);
+    }
     processes.iter_mut().for_each(process);
     devices.iter_mut().for_each(gpu);
     optional(note);
@@ -99,6 +115,23 @@ pub fn snapshot(snapshot: &mut Snapshot) {
     }
 }
 
+fn job(job: &mut ThreadJobs) {
+    for value in [&mut job.thread, &mut job.process] {
+        text(value);
+    }
+    optional(&mut job.class);
+}
+
+/// Makes one miss safe to show.
+pub fn miss(miss: &mut Miss) {
+    for value in [&mut miss.thread, &mut miss.process, &mut miss.cause.text] {
+        text(value);
+    }
+    optional(&mut miss.class);
+    miss.culprits.iter_mut().for_each(|culprit| text(&mut culprit.name));
+    miss.cause.evidence.iter_mut().for_each(text);
+}
+
 fn class(class: &mut Class) {
     let Class {
         name,
@@ -111,9 +144,37 @@ fn class(class: &mut Class) {
         cpu: _,
         wait: _,
         misses: _,
+        jobs: _,
+        cpus: _,
+        cgroups,
     } = class;
     for value in [name, modality, tier, sched] {
         text(value);
+    }
+    if let Some(cgroups) = cgroups {
+        let ClassCgroups { groups: _, skipped: _, missing, throttling, cpu, memory, io } = cgroups;
+        optional(missing);
+        if let Some(worst) = throttling.as_mut().and_then(|throttling| throttling.worst.as_mut()) {
+            text(&mut worst.path);
+        }
+        for worst in [cpu, memory, io].into_iter().flatten() {
+            text(&mut worst.path);
+        }
+    }
+}
+
+fn host(load: &mut HostLoad) {
+    let HostLoad { pressure: _, pressure_missing, cpu_times: _, interrupts } = load;
+    optional(pressure_missing);
+    let Some(interrupts) = interrupts else {
+        return;
+    };
+    for interrupt in interrupts.devices.iter_mut().chain(&mut interrupts.system) {
+        text(&mut interrupt.label);
+        text(&mut interrupt.name);
+    }
+    for interrupt in &mut interrupts.soft {
+        text(&mut interrupt.name);
     }
 }
 

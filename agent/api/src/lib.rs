@@ -10,12 +10,19 @@
 
 mod client;
 mod host;
+mod jobs;
 pub mod pool;
+mod pressure;
 mod snapshot;
 mod wire;
 
 pub use client::{Client, ClientError, Watch};
 pub use host::{Finding, HostFacts, State};
+pub use jobs::{
+    Cause, CauseKind, ClassBlame, Culprit, CulpritKind, JobSummary, Miss, Release, Rhythm, Stalls,
+    ThreadJobs,
+};
+pub use pressure::*;
 pub use snapshot::*;
 pub use wire::{Explanation, LeverState, Request, Response, ThreadExplanation};
 

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolStatus;
+use crate::pressure::{ClassCgroups, ClassCpu, HostLoad};
+use crate::{CauseKind, ClassBlame, JobSummary, Miss, ThreadJobs};
 
 /// Everything the agent knew at the end of one tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,8 +40,23 @@ pub struct Snapshot {
     pub memory: Memory,
     /// Pressure stall information, absent where the kernel has none (`CONFIG_PSI`).
     pub pressure: Option<Pressure>,
+    /// What else the host does to everyone's time.
+    #[serde(default)]
+    pub host_load: HostLoad,
     /// Every class of the policy in force, in policy order.
     pub classes: Vec<Class>,
+    /// Threads whose jobs the kernel programs follow, by class and then by process.
+    #[serde(default)]
+    pub jobs: Vec<ThreadJobs>,
+    /// Who ran while classes waited, in policy order; a class that never waited is not there.
+    #[serde(default)]
+    pub blame: Vec<ClassBlame>,
+    /// The latest misses, newest last; at most 32. More by [`crate::Request::Misses`].
+    #[serde(default)]
+    pub misses: Vec<Miss>,
+    /// Misses by cause since the agent started; causes that never came are not there.
+    #[serde(default)]
+    pub causes: Vec<CauseCount>,
     /// Processes, those with a class first, then by CPU use.
     pub processes: Vec<Process>,
     /// GPUs.
@@ -166,6 +183,37 @@ pub struct Class {
     pub wait: Option<Wait>,
     /// Deadline misses; absent where nothing measures them.
     pub misses: Option<Misses>,
+    /// Jobs of its threads; absent without the kernel programs.
+    #[serde(default)]
+    pub jobs: Option<ClassJobs>,
+    /// Which share of each CPU its threads used; absent where nothing counts it exactly.
+    #[serde(default)]
+    pub cpus: Option<Vec<ClassCpu>>,
+    /// Its processes' control groups; absent when it has no process.
+    #[serde(default)]
+    pub cgroups: Option<ClassCgroups>,
+}
+
+/// Jobs of a class's threads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClassJobs {
+    /// Over the interval.
+    pub recent: JobSummary,
+    /// Since the agent started.
+    pub total: JobSummary,
+    /// Response times since the agent started, as in [`Wait::buckets`].
+    pub response_buckets: Vec<(u64, u64)>,
+}
+
+/// Misses of one class with one cause since the agent started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseCount {
+    /// Class; absent for threads that are only watched.
+    pub class: Option<String>,
+    /// Cause.
+    pub cause: CauseKind,
+    /// Misses.
+    pub misses: u64,
 }
 
 /// Run-queue wait of a class: from runnable (woken or preempted) to running.
@@ -360,6 +408,13 @@ pub struct BpfCost {
     pub dropped_threads: u64,
     /// Samples thrown away because the clock ran backwards, since start.
     pub discarded_samples: u64,
+    /// Threads whose jobs are not followed since the table of jobs was full, since start.
+    #[serde(default)]
+    pub dropped_jobs: u64,
+    /// Culprits that did not fit into the table of blame, since start; their time counts as
+    /// [`crate::CulpritKind::Unknown`].
+    #[serde(default)]
+    pub dropped_blame: u64,
     /// Memory of all maps, bytes.
     pub map_bytes: u64,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostFacts, Snapshot};
+use crate::{HostFacts, Miss, Snapshot};
 
 /// A request on the agent's socket, one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,15 @@ pub enum Request {
         /// Process or thread id.
         pid: u32,
     },
+    /// The latest misses with their stories, newest last; at most 256.
+    Misses,
+    /// Follow the jobs of a process's threads for a while without changing anything.
+    Follow {
+        /// Process id.
+        pid: u32,
+        /// How long, seconds: 1 to 3600.
+        seconds: u32,
+    },
 }
 
 /// An answer on the agent's socket, one line of JSON.
@@ -35,7 +44,12 @@ pub enum Response {
     Host(Box<HostFacts>),
     /// To [`Request::Explain`].
     Explain(Box<Explanation>),
-    /// To [`Request::Pause`] and [`Request::Resume`]: what was done.
+    /// To [`Request::Misses`].
+    Misses {
+        /// Newest last.
+        misses: Vec<Miss>,
+    },
+    /// To [`Request::Follow`], [`Request::Pause`] and [`Request::Resume`]: what was done.
     Done {
         /// One line for a person.
         message: String,

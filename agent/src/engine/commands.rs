@@ -17,6 +17,8 @@ impl Engine {
             Request::Pause => self.pause(),
             Request::Resume => self.resume(),
             Request::Explain { pid } => self.explain(pid),
+            Request::Misses => Response::Misses { misses: Vec::new() },
+            Request::Follow { pid, .. } => Response::Error { message: format!("{pid}: not yet") },
             // The socket answers these itself.
             Request::Snapshot | Request::Watch | Request::Host => {
                 Response::Error { message: "not a question for the engine".into() }

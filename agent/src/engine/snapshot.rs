@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
-    Actions, Class, Cost, GpuView, HostFacts, Memory, Misses, Mode, Process, SCHEMA, Snapshot,
-    Source, Wait,
+    Actions, Class, Cost, GpuView, HostFacts, HostLoad, Memory, Misses, Mode, Process, SCHEMA,
+    Snapshot, Source, Wait,
 };
 use downbeat_policy::Deadline;
 
@@ -36,7 +36,12 @@ pub fn empty(host: &HostFacts, source: &Source, mode: Mode) -> Snapshot {
         load: [0.0; 3],
         memory: Memory::default(),
         pressure: None,
+        host_load: HostLoad::default(),
         classes: Vec::new(),
+        jobs: Vec::new(),
+        blame: Vec::new(),
+        misses: Vec::new(),
+        causes: Vec::new(),
         processes: Vec::new(),
         gpu: GpuView::default(),
         pool: None,
@@ -129,6 +134,9 @@ impl Engine {
                 cpu: total.cpu,
                 wait,
                 misses: misses.get(&index).copied(),
+                jobs: None,
+                cpus: None,
+                cgroups: None,
             })
             .collect()
     }

@@ -128,6 +128,9 @@ mod tests {
                 ..Wait::default()
             }),
             misses: Some(Misses { frames, missed }),
+            jobs: None,
+            cpus: None,
+            cgroups: None,
         }
     }
 

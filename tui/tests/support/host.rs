@@ -33,6 +33,11 @@ pub fn small() -> Snapshot {
             swap_free: 0,
         },
         pressure: Some(Pressure { cpu: 0.183, memory: 0.0, io: 0.012 }),
+        host_load: downbeat_api::HostLoad::default(),
+        jobs: Vec::new(),
+        blame: Vec::new(),
+        misses: Vec::new(),
+        causes: Vec::new(),
         classes: vec![
             class("voice", "audio", "realtime", "fifo 20", (1, 3), 0.221, Some((3_000, 12))),
             class("camera", "video", "realtime", "fifo 10", (1, 2), 0.244, Some((910, 0))),
@@ -97,6 +102,8 @@ pub fn small() -> Snapshot {
                 dropped_events: 0,
                 dropped_threads: 0,
                 discarded_samples: 0,
+                dropped_jobs: 0,
+                dropped_blame: 0,
                 map_bytes: MIB,
             }),
         },
@@ -311,6 +318,9 @@ fn class(
         cpu,
         wait: Some(Wait { recent, total: recent, buckets: vec![(u64::MAX, recent.count)] }),
         misses: misses.map(|(frames, missed)| Misses { frames, missed }),
+        jobs: None,
+        cpus: None,
+        cgroups: None,
     }
 }
 

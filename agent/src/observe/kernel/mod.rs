@@ -267,6 +267,8 @@ impl KernelProbes {
             dropped_events,
             dropped_threads,
             discarded_samples,
+            dropped_jobs: 0,
+            dropped_blame: 0,
             map_bytes: self.map_bytes,
         }
     }

@@ -32,6 +32,9 @@ fn full() -> Snapshot {
         cpu: 0.25,
         wait,
         misses,
+        jobs: None,
+        cpus: None,
+        cgroups: None,
     };
     let process = |pid, class: Option<&str>, gpu_memory| Process {
         pid,
@@ -77,10 +80,15 @@ fn full() -> Snapshot {
         load: [0.0; 3],
         memory: Memory::default(),
         pressure: Some(Pressure { cpu: 0.25, memory: 0.0, io: 0.5 }),
+        host_load: HostLoad::default(),
         classes: vec![
             class("voice", Some(wait), Some(Misses { frames: 100, missed: 3 })),
             Class { deadline_ns: None, ..class("batch", None, None) },
         ],
+        jobs: Vec::new(),
+        blame: Vec::new(),
+        misses: Vec::new(),
+        causes: Vec::new(),
         processes: vec![
             process(1, Some("voice"), Some(1 << 30)),
             process(2, Some("voice"), Some(1 << 20)),
@@ -155,6 +163,8 @@ fn full() -> Snapshot {
                 dropped_events: 1,
                 dropped_threads: 2,
                 discarded_samples: 3,
+                dropped_jobs: 0,
+                dropped_blame: 0,
                 map_bytes: 4096,
             }),
         },
