@@ -3,8 +3,11 @@
 pub mod btf;
 pub mod gpu;
 pub mod host;
+pub mod interrupts;
 pub mod kernel;
 pub mod own;
+pub mod pacer;
 pub mod policy_files;
+pub mod pressure;
 pub mod process;
 pub mod system;

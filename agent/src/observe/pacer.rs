@@ -1,0 +1,47 @@
+//! Keeps a costly reading within a share of one core.
+
+use std::time::Duration;
+
+/// Says when a file is due again, from what it cost to read it.
+#[derive(Debug)]
+pub struct Pacer {
+    /// A reading may take one part in this many of the time.
+    parts: u32,
+    due_ns: u64,
+}
+
+impl Pacer {
+    /// A pacer that grants one part in `parts` of one core.
+    #[must_use]
+    pub fn new(parts: u32) -> Self {
+        Self { parts, due_ns: 0 }
+    }
+
+    /// Whether the time that the last reading cost has been earned; `now_ns` is monotonic.
+    #[must_use]
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.due_ns
+    }
+
+    /// Takes in a reading that began at `now_ns` and took `cost`.
+    pub fn spent(&mut self, now_ns: u64, cost: Duration) {
+        let pause = cost.saturating_mul(self.parts);
+        self.due_ns = now_ns.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_costs_little_is_always_due_and_what_costs_much_waits() {
+        let mut pacer = Pacer::new(500);
+        assert!(pacer.is_due(0));
+        pacer.spent(0, Duration::from_micros(100));
+        assert!(pacer.is_due(250_000_000));
+        pacer.spent(0, Duration::from_millis(8));
+        assert!(!pacer.is_due(3_000_000_000));
+        assert!(pacer.is_due(4_000_000_000));
+    }
+}
