@@ -7,6 +7,9 @@ use std::fmt;
 /// Precedes every line of the protocol.
 pub const MARKER: &str = "@downbeat ";
 
+/// Environment variable of the guest's first process: only checks with its value in their name run.
+pub const ONLY: &str = "DOWNBEAT_CHECK";
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {

@@ -37,11 +37,7 @@ enum Command {
     /// Runs all tests; the last line counts them
     Test(test::Args),
     /// Boots the agent on other kernels, in virtual machines
-    VmTest {
-        /// Kernel series, such as 6.1; several may be given
-        #[arg(long, default_value = "6.1")]
-        kernel: Vec<String>,
-    },
+    VmTest(vm::Args),
     /// Measures
     Bench(bench::Args),
     /// Everything that a change must pass: tests, kernels, a short demo
@@ -57,7 +53,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf { check } => ebpf::build(ebpf::Options { check }),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
-        Command::VmTest { kernel } => vm::run(&kernel),
+        Command::VmTest(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Ci => test::ci(),
         Command::Janitor(args) => demo::janitor::run(&args),

@@ -7,16 +7,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use downbeat_tests::agent::die_with_this_thread;
+use downbeat_tests::guest::ONLY;
 use downbeat_tests::processes::wait_until;
 use nix::sys::signal::Signal;
 
 use crate::workspace;
 
 /// Boots `kernel` with the file system in `image`, which is removed afterwards, and returns what
-/// came over the console until the guest switched itself off or the time was over.
-pub fn run(kernel: &Path, image: &Path, limit: Duration) -> Result<String> {
+/// came over the console until the guest switched itself off or the time was over. Where `check` is
+/// given, only the checks with this in their name run.
+pub fn run(kernel: &Path, image: &Path, check: Option<&str>, limit: Duration) -> Result<String> {
     let log = workspace::target().join("vm").join(format!("console.{}.log", std::process::id()));
     let out = fs::File::create(&log).with_context(|| format!("{}: making it", log.display()))?;
+    let mut parameters = "console=ttyS0 loglevel=4 panic=-1 psi=1".to_owned();
+    if let Some(check) = check {
+        // What the kernel does not know it puts into the environment of the first process.
+        parameters += &format!(" \"{ONLY}={check}\"");
+    }
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1G"])
@@ -25,7 +32,7 @@ pub fn run(kernel: &Path, image: &Path, limit: Duration) -> Result<String> {
         .arg(kernel)
         .arg("-initrd")
         .arg(image)
-        .args(["-append", "console=ttyS0 loglevel=4 panic=-1 psi=1"])
+        .args(["-append", &parameters])
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out);

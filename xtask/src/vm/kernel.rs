@@ -19,11 +19,17 @@ pub struct Series {
 }
 
 /// Every series that the agent is tested on.
-pub const SERIES: [Series; 2] =
-    [Series { name: "6.1", suite: "bookworm" }, Series { name: "6.12", suite: "trixie" }];
+pub const SERIES: [Series; 3] = [
+    Series { name: "6.1", suite: "bookworm" },
+    Series { name: "6.12", suite: "trixie" },
+    Series { name: "7.2", suite: "trixie-backports" },
+];
 
-/// Depends on the suite's newest cloud kernel.
+/// In every suite; depends on its newest cloud kernel.
 const META: &str = "linux-image-cloud-amd64";
+
+/// The image, in the series' folder.
+const IMAGE: &str = "boot/vmlinuz";
 
 /// The series' kernel image; fetched once, then kept in the target folder.
 pub fn fetch(name: &str) -> Result<PathBuf> {
@@ -35,42 +41,81 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
     if let Some(kernel) = kernel_in(&folder) {
         return Ok(kernel);
     }
-    if packages::find("apt-get").is_none() {
-        bail!(
-            "apt-get not found: Debian's kernel cannot be fetched. Put one as {}",
-            folder.join("boot/vmlinuz").display()
-        );
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("{}: making it", folder.display()))?;
-    let apt = Apt::reaching(series.suite, &folder)?;
-    let package = apt.dependency(META, "linux-image-")?;
-    // Newer packages keep the image itself in a package of its own.
-    let package = apt.dependency(&package, "linux-binary-").unwrap_or(package);
-    apt.run("apt-get", &["download", &package])?;
-    for file in fs::read_dir(&folder)?.flatten() {
+    download(series, &folder).with_context(|| {
+        let Series { name, suite } = series;
+        let by_hand = folder.join(IMAGE);
+        format!(
+            "kernel {name} cannot be fetched from Debian's {suite}: let apt-get reach Debian \
+             (`apt-get update` must work), or put such a kernel as {}",
+            by_hand.display()
+        )
+    })?;
+    Ok(folder.join(IMAGE))
+}
+
+/// Unpacks the suite's newest cloud kernel in `folder`.
+fn download(series: &Series, folder: &Path) -> Result<()> {
+    ensure!(packages::find("apt-get").is_some(), "apt-get not found: is this machine a Debian?");
+    fs::create_dir_all(folder).with_context(|| format!("{}: making it", folder.display()))?;
+    let apt = Apt::reaching(series.suite, folder)?;
+    let names = apt.run("apt-cache", &["pkgnames", "linux-"])?;
+    let package = newest(&names, series.name)
+        .with_context(|| format!("{} has no cloud kernel {}", series.suite, series.name))?;
+    apt.run("apt-get", &["download", package])?;
+    let unpacked = tempfile::tempdir_in(folder)?;
+    for file in fs::read_dir(folder)?.flatten() {
         let path = file.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
             let mut unpack = Command::new("dpkg-deb");
-            let status = unpack.arg("-x").arg(&path).arg(&folder).status().context("dpkg-deb")?;
+            unpack.arg("-x").arg(&path).arg(unpacked.path());
+            let status = unpack.status().context("dpkg-deb: starting it")?;
             ensure!(status.success(), "dpkg-deb -x {}: {status}", path.display());
-            // Modules are not used, and large.
-            let _ = fs::remove_dir_all(folder.join("lib"));
-            let _ = fs::remove_dir_all(folder.join("usr"));
             fs::remove_file(&path)?;
         }
     }
-    kernel_in(&folder).with_context(|| format!("{package} holds no boot/vmlinuz-*"))
+    let found = images_in(unpacked.path());
+    let image = found.first().with_context(|| format!("{package} holds no kernel"))?;
+    fs::create_dir_all(folder.join("boot"))?;
+    fs::rename(image, folder.join(IMAGE))?;
+    Ok(())
+}
+
+/// The newest package with a cloud kernel of a series, among these names. A suite keeps older
+/// series beside its newest one, and later series have the image in a package of its own.
+fn newest<'a>(names: &'a str, series: &str) -> Option<&'a str> {
+    ["linux-binary-", "linux-image-"].iter().find_map(|kind| {
+        let prefix = format!("{kind}{series}.");
+        names
+            .lines()
+            .filter(|name| name.starts_with(&prefix) && name.ends_with("-cloud-amd64"))
+            .max_by_key(|name| numbers(name))
+    })
+}
+
+fn numbers(name: &str) -> Vec<u32> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 fn kernel_in(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder.join("boot")).ok()?;
-    let mut images: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz"))
-        .map(|entry| entry.path())
+    images_in(folder).pop()
+}
+
+/// Kernel images where packages have them: `boot/vmlinuz-VERSION`, and in later series
+/// `usr/lib/modules/VERSION/vmlinuz`.
+fn images_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: PathBuf| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    let mut images: Vec<PathBuf> = entries(folder.join("boot"))
+        .chain(entries(folder.join("usr/lib/modules")).map(|version| version.join("vmlinuz")))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("vmlinuz") && path.is_file()
+        })
         .collect();
     images.sort();
-    images.pop()
+    images
 }
 
 /// apt, reading a suite that the machine itself may not list.
@@ -106,16 +151,6 @@ impl Apt {
             apt.run("apt-get", &["update"])?;
         }
         Ok(apt)
-    }
-
-    /// The newest package that `package` depends on and whose name begins so.
-    fn dependency(&self, package: &str, prefix: &str) -> Result<String> {
-        let text = self.run("apt-cache", &["depends", package])?;
-        text.lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with(prefix))
-            .map(str::to_owned)
-            .with_context(|| format!("{package} depends on no {prefix}*: {text}"))
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<String> {
@@ -158,4 +193,25 @@ fn index_targets(format: &str) -> Result<Vec<String>> {
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
     let output = command.output().context("apt-get: starting it")?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+
+    #[test]
+    fn the_newest_cloud_kernel_of_a_series_is_chosen() {
+        let names = "\
+linux-image-7.2.12+deb13-cloud-amd64
+linux-binary-7.2.9+deb13-cloud-amd64
+linux-binary-7.2.12+deb13-cloud-amd64
+linux-binary-7.2.13+deb13-rt-amd64
+linux-binary-7.20.1+deb13-cloud-amd64
+linux-image-6.1.0-9-cloud-amd64
+linux-image-6.1.0-56-cloud-amd64
+linux-image-6.1.0-57-cloud-amd64-dbg";
+        assert_eq!(newest(names, "7.2"), Some("linux-binary-7.2.12+deb13-cloud-amd64"));
+        assert_eq!(newest(names, "6.1"), Some("linux-image-6.1.0-56-cloud-amd64"));
+        assert_eq!(newest(names, "6.12"), None);
+    }
 }

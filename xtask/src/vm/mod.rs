@@ -2,7 +2,7 @@
 
 mod boot;
 mod image;
-pub mod kernel;
+mod kernel;
 
 use std::time::Duration;
 
@@ -16,22 +16,48 @@ use crate::workspace;
 /// A guest that takes longer is hung: it boots in seconds and checks in some tens.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// Options of `cargo xtask vm-test`.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// Kernel series, such as 6.1; may be given several times [default: each one that is known]
+    #[arg(long)]
+    kernel: Vec<String>,
+    /// Runs only the checks with this in their name
+    #[arg(long, value_name = "TEXT", value_parser = plain)]
+    check: Option<String>,
+}
+
+/// It travels on the kernel's command line.
+fn plain(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.contains(['"', '\n']) {
+        return Err("give some words without quotation marks");
+    }
+    Ok(text.to_owned())
+}
+
 /// `cargo xtask vm-test`.
-pub fn run(kernels: &[String]) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     let mut steps = Steps::default();
     steps.run("build", || steps::command("build", workspace::cargo().arg("build")));
-    for kernel in kernels {
-        steps.run(&format!("kernel {kernel}"), || boot_and_check(kernel));
-    }
+    boot_each(&mut steps, args);
     steps.finish()
 }
 
-/// Boots one kernel and reads what the guest found. The programs must be built.
-pub fn boot_and_check(series: &str) -> Result<Outcome> {
+/// Boots the kernels one after the other. The programs must be built.
+pub fn boot_each(steps: &mut Steps, args: &Args) {
+    let known = kernel::SERIES.map(|series| series.name.to_owned());
+    let kernels = if args.kernel.is_empty() { &known[..] } else { &args.kernel };
+    for kernel in kernels {
+        steps.run(&format!("kernel {kernel}"), || boot_and_check(kernel, args.check.as_deref()));
+    }
+}
+
+/// Boots one kernel and reads what the guest found.
+fn boot_and_check(series: &str, check: Option<&str>) -> Result<Outcome> {
     packages::need(&[QEMU, CPIO])?;
     let kernel = kernel::fetch(series)?;
     let image = image::build(&workspace::test_programs())?;
-    let console = boot::run(&kernel, &image, LIMIT)?;
+    let console = boot::run(&kernel, &image, check, LIMIT)?;
     Ok(read(series, &console))
 }
 
