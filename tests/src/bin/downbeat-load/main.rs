@@ -3,9 +3,16 @@
 //! Every kind does real work and records what came of it where it costs nothing
 //! (`downbeat_tests::record`). All are bounded in time and end at once on SIGTERM.
 
+mod account;
 mod audio;
+mod busy;
 mod crowd;
 mod hog;
+mod marks;
+mod offspring;
+mod periodic;
+mod release;
+mod schedule;
 mod video;
 
 use std::process::ExitCode;
@@ -32,6 +39,8 @@ enum Load {
     Bursty(hog::Args),
     /// A short process of several threads, for rules to match
     Crowd(crowd::Args),
+    /// One thread released again and again by a timer, a pipe or a socket, with its own account
+    Periodic(periodic::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +50,7 @@ fn main() -> ExitCode {
         Load::Hog(args) => hog::run(&args, hog::Pace::Steady),
         Load::Bursty(args) => hog::run(&args, hog::Pace::Bursts),
         Load::Crowd(args) => crowd::run(&args),
+        Load::Periodic(args) => periodic::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
