@@ -1,6 +1,8 @@
 //! What is running, and how it fares. Pure: samples in, a picture out.
 
+pub mod cause;
 pub mod histogram;
+pub mod host_history;
 mod world;
 
 pub use world::{ClassTotals, Process, Thread, World};
