@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::{die_with_this_thread, output_within, said};
+use downbeat_tests::skip::root_or_skip;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -114,5 +115,36 @@ fn marks_come_in_pairs_around_jobs_that_wait_for_a_helper() -> Result<()> {
     }
     let pair = |id| [format!("FRAME_BEGIN={id}"), format!("FRAME_END={id}")];
     ensure!(marks == (0..jobs).flat_map(pair).collect::<Vec<_>>(), "{jobs} jobs: {marks:?}");
+    Ok(())
+}
+
+#[test]
+fn occupants_have_their_shares_and_the_victim_waits_behind_them() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (begun, account) = load(&[
+        "share",
+        "--names",
+        "anvil,bellows",
+        "--shares",
+        "70,30",
+        "--seconds",
+        "2",
+        "--victim",
+    ])?;
+    let victim = &account["victim"];
+    ensure!(begun["victim"]["pid"] == victim["pid"] && number(victim, "pid")? > 0, "{begun}");
+    let (mut held, mut kept) = (Vec::new(), Vec::new());
+    for occupant in account["occupants"].as_array().context("no occupants")? {
+        held.push(number(occupant, "held_ns")? as f64);
+        kept.push(number(occupant, "kept_waiting_ns")? as f64);
+    }
+    let first = |of: &[f64]| of[0] / of.iter().sum::<f64>();
+    ensure!((first(&held) - 0.7).abs() < 0.02, "turns held: {held:?}");
+    ensure!((first(&kept) - 0.7).abs() < 0.05, "kept waiting: {kept:?}");
+    // All but what it waited for others on the host, who can only come in the pauses.
+    let waited = number(victim, "waited_ns")? as f64;
+    ensure!(kept.iter().sum::<f64>() > 0.7 * waited, "{kept:?} of {waited} ns");
     Ok(())
 }

@@ -13,6 +13,8 @@ mod offspring;
 mod periodic;
 mod release;
 mod schedule;
+mod share;
+mod turns;
 mod video;
 
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Load {
     Crowd(crowd::Args),
     /// One thread released again and again by a timer, a pipe or a socket, with its own account
     Periodic(periodic::Args),
+    /// Processes that share one CPU in known parts, and one that waits behind them
+    Share(share::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Load::Bursty(args) => hog::run(&args, hog::Pace::Bursts),
         Load::Crowd(args) => crowd::run(&args),
         Load::Periodic(args) => periodic::run(&args),
+        Load::Share(args) => share::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
