@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use downbeat_tests::clock::{now_ns, ns, sleep_until, thread_cpu_ns};
 use downbeat_tests::threads::{OTHER, Scheduling};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -199,14 +199,9 @@ impl Teller {
     ) -> Result<Self> {
         let (told, tell) = pipe().context("pipe")?;
         let process = Offspring::start(name, move || {
-            let mut cpus = CpuSet::new();
-            cpus.set(cpu).with_context(|| format!("--cpu {cpu}"))?;
-            sched_setaffinity(Pid::from_raw(0), &cpus)
-                .with_context(|| format!("sched_setaffinity: CPU {cpu} cannot be used"))?;
-            // Else an ordinary thread's sleep may end 50 µs after the point in time told.
-            set_timerslack(1).context("PR_SET_TIMERSLACK")?;
-            let account = serde_json::to_vec(&work()?)?;
-            File::from(tell).write_all(&account).context("the pipe")
+            // Told rather than said, so that the parent can say it with its own end.
+            let account = settle(cpu).and_then(|()| work()).map_err(|error| format!("{error:#}"));
+            File::from(tell).write_all(&serde_json::to_vec(&account)?).context("the pipe")
         })?;
         Ok(Self { process, told: File::from(told) })
     }
@@ -219,9 +214,19 @@ impl Teller {
     fn told<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let mut text = Vec::new();
         (&self.told).read_to_end(&mut text).context("the pipe")?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("`{name}` ended early; it has said why"))
+        serde_json::from_slice::<Result<T, String>>(&text)
+            .with_context(|| format!("`{name}` was ended from outside"))?
+            .map_err(|error| anyhow!("{name}: {error}"))
     }
+}
+
+fn settle(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).with_context(|| format!("--cpu {cpu}"))?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)
+        .with_context(|| format!("sched_setaffinity: CPU {cpu} cannot be used"))?;
+    // Else an ordinary thread's sleep may end 50 µs after the point in time told.
+    set_timerslack(1).context("PR_SET_TIMERSLACK")
 }
 
 fn occupy(turns: impl Iterator<Item = Turn>) -> Result<Held> {
