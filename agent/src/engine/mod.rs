@@ -10,6 +10,7 @@ mod notices;
 mod policy;
 mod sample;
 mod snapshot;
+mod surroundings;
 mod threads;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,6 +94,7 @@ pub struct Engine {
     reader: ProcessReader,
     system: SystemReader,
     latest_system: System,
+    surroundings: surroundings::Surroundings,
     gpu: GpuReader,
     own: OwnReader,
     world: World,
@@ -128,6 +130,7 @@ impl Engine {
             reader: ProcessReader::new(&roots),
             system: SystemReader::new(&roots),
             latest_system: System::default(),
+            surroundings: surroundings::Surroundings::new(&roots),
             gpu: GpuReader::new(),
             own: OwnReader::new(&roots),
             host,
@@ -202,7 +205,10 @@ impl Engine {
         self.on_kernel_events();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();
-        } else if std::mem::take(&mut self.orphans) || self.probes.is_none() {
+            return;
+        }
+        self.watch_surroundings();
+        if std::mem::take(&mut self.orphans) || self.probes.is_none() {
             self.look_for_new_processes();
         }
     }

@@ -22,6 +22,7 @@ impl Engine {
         self.catch_up_with_threads();
         let handed_off = self.verify();
         self.enter(&handed_off);
+        self.sample_surroundings();
         self.publish_after(elapsed);
     }
 

@@ -90,7 +90,8 @@ impl Engine {
             cpus: system.cpus,
             load: system.load,
             memory: system.memory,
-            pressure: system.pressure,
+            pressure: self.surroundings.averages(),
+            host_load: self.surroundings.load().clone(),
             classes: self.classes(waits),
             processes: self.processes(&gpu),
             gpu,
@@ -136,7 +137,7 @@ impl Engine {
                 misses: misses.get(&index).copied(),
                 jobs: None,
                 cpus: None,
-                cgroups: None,
+                cgroups: self.surroundings.of_class(&class.name).cloned(),
             })
             .collect()
     }

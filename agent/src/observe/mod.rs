@@ -1,6 +1,7 @@
 //! Reading the host: the only place that does. Knows no policy.
 
 pub mod btf;
+pub mod cgroups;
 pub mod gpu;
 pub mod host;
 pub mod interrupts;

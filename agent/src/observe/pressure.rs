@@ -72,7 +72,7 @@ pub struct PressureReader {
     before: Option<(u64, Totals)>,
 }
 
-/// The totals of all three resources, microseconds since boot.
+/// Waits for all three resources, microseconds: since boot, or between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Some task waited for a CPU.
@@ -85,6 +85,30 @@ pub struct Totals {
     pub io_some: u64,
     /// All tasks waited for a block device.
     pub io_full: u64,
+}
+
+impl Totals {
+    /// What passed; a total that ran backwards counts as still.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// The sum of two spans.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(self, other: Self, join: fn(u64, u64) -> u64) -> Self {
+        Self {
+            cpu_some: join(self.cpu_some, other.cpu_some),
+            memory_some: join(self.memory_some, other.memory_some),
+            memory_full: join(self.memory_full, other.memory_full),
+            io_some: join(self.io_some, other.io_some),
+            io_full: join(self.io_full, other.io_full),
+        }
+    }
 }
 
 /// The three files at one moment.
@@ -123,11 +147,11 @@ impl PressureReader {
         Ok(self.files()?.totals())
     }
 
-    /// Pressure over the time since the last call; `now_ns` is monotonic.
+    /// Pressure over the time since the last call, and the totals; `now_ns` is monotonic.
     ///
     /// # Errors
     /// One line with the reason and the remedy where the kernel shows none.
-    pub fn read(&mut self, now_ns: u64) -> Result<HostPressure, String> {
+    pub fn read(&mut self, now_ns: u64) -> Result<(HostPressure, Totals), String> {
         let files = self.files()?;
         let totals = files.totals();
         let before = self.before.replace((now_ns, totals));
@@ -139,7 +163,7 @@ impl PressureReader {
             total_seconds: line.total_us as f64 / 1e6,
         };
         let Files { cpu, memory, io } = files;
-        Ok(HostPressure {
+        let pressure = HostPressure {
             // For the whole host the kernel writes a `full` of zeros: some task always runs.
             cpu: ResourcePressure { some: stall(cpu.some, |t| t.cpu_some), full: None },
             memory: ResourcePressure {
@@ -150,7 +174,8 @@ impl PressureReader {
                 some: stall(io.some, |t| t.io_some),
                 full: io.full.map(|line| stall(line, |t| t.io_full)),
             },
-        })
+        };
+        Ok((pressure, totals))
     }
 
     fn files(&self) -> Result<Files, String> {
@@ -212,14 +237,15 @@ mod tests {
     fn the_share_of_the_interval_comes_from_the_totals() {
         let host = Host::new(&[("cpu", IDLE), ("memory", IDLE), ("io", IDLE)]);
         let mut reader = host.reader();
-        let first = reader.read(1_000_000_000).unwrap();
+        let (first, _) = reader.read(1_000_000_000).unwrap();
         assert_eq!(first.io.some.share, None, "one reading says nothing of an interval");
         host.write(
             "io",
             "some avg10=1.50 avg60=0.00 avg300=0.00 total=500000\n\
              full avg10=0.25 avg60=0.00 avg300=0.00 total=250000\n",
         );
-        let second = reader.read(3_000_000_000).unwrap();
+        let (second, totals) = reader.read(3_000_000_000).unwrap();
+        assert_eq!((totals.io_some, totals.io_full), (500_000, 250_000));
         assert_eq!(second.io.some, Stall { avg10: 0.015, share: Some(0.25), total_seconds: 0.5 });
         assert_eq!(second.io.full.unwrap().share, Some(0.125));
         assert_eq!(second.memory.some.share, Some(0.0));
@@ -254,7 +280,7 @@ mod tests {
     fn this_machine_has_pressure_or_says_why_not() {
         let mut reader = PressureReader::new(&Roots::default());
         match reader.read(0) {
-            Ok(pressure) => assert!(pressure.cpu.some.total_seconds >= 0.0),
+            Ok((pressure, _)) => assert!(pressure.cpu.some.total_seconds >= 0.0),
             Err(reason) => assert!(reason.starts_with("no pressure: /proc/pressure"), "{reason}"),
         }
     }

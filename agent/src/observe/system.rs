@@ -1,4 +1,4 @@
-//! CPUs, load, memory and pressure of the host.
+//! CPUs, load and memory of the host.
 //!
 //! The files are parsed here and not by the `procfs` crate: it loses the CPU numbers of
 //! `/proc/stat`, which matter once a CPU is offline, wants fields of `/proc/meminfo` that some
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use downbeat_api::{Cpu, Memory, Pressure};
+use downbeat_api::{Cpu, CpuTime, Memory};
 
 use crate::roots::Roots;
 
@@ -20,12 +20,12 @@ pub struct System {
     /// read, and without a CPU that came online since, as fractions since boot would say nothing
     /// about now.
     pub cpus: Vec<Cpu>,
+    /// One entry per online CPU, by number: where its time went since boot.
+    pub cpu_times: Vec<CpuTime>,
     /// Load averages over 1, 5 and 15 minutes.
     pub load: [f64; 3],
     /// Memory.
     pub memory: Memory,
-    /// Pressure, where the kernel has it.
-    pub pressure: Option<Pressure>,
 }
 
 /// Reads the host below a root.
@@ -51,8 +51,10 @@ impl SystemReader {
 
     /// The host now. What cannot be read stays at its default.
     pub fn read(&mut self) -> System {
+        let ticks = self.ticks();
         System {
-            cpus: self.cpus(),
+            cpu_times: ticks.iter().map(|(id, ticks)| ticks.seconds(*id)).collect(),
+            cpus: self.cpus(ticks),
             load: read_line(&self.proc.join("loadavg"))
                 .ok()
                 .and_then(|line| parse_load(&line))
@@ -60,14 +62,22 @@ impl SystemReader {
             memory: File::open(self.proc.join("meminfo"))
                 .map(|file| parse_memory(BufReader::new(file)))
                 .unwrap_or_default(),
-            pressure: self.pressure(),
         }
     }
 
-    fn cpus(&mut self) -> Vec<Cpu> {
-        let now = File::open(self.proc.join("stat"))
+    /// Where each online CPU's time went since boot, and nothing else.
+    #[must_use]
+    pub fn cpu_times(&self) -> Vec<CpuTime> {
+        self.ticks().iter().map(|(id, ticks)| ticks.seconds(*id)).collect()
+    }
+
+    fn ticks(&self) -> BTreeMap<u32, Ticks> {
+        File::open(self.proc.join("stat"))
             .map(|file| parse_stat(BufReader::new(file)))
-            .unwrap_or_default();
+            .unwrap_or_default()
+    }
+
+    fn cpus(&mut self, now: BTreeMap<u32, Ticks>) -> Vec<Cpu> {
         // One that went offline starts anew when it returns.
         self.cpus.retain(|id, _| now.contains_key(id));
         for (id, ticks) in now {
@@ -79,29 +89,18 @@ impl SystemReader {
         }
         self.cpus.values().filter_map(|cpu| cpu.use_).collect()
     }
-
-    fn pressure(&self) -> Option<Pressure> {
-        Some(Pressure {
-            cpu: self.some_avg10("cpu")?,
-            memory: self.some_avg10("memory")?,
-            io: self.some_avg10("io")?,
-        })
-    }
-
-    fn some_avg10(&self, resource: &str) -> Option<f64> {
-        let line = read_line(&self.proc.join("pressure").join(resource)).ok()?;
-        parse_some_avg10(&line)
-    }
 }
 
 /// One CPU's counters in clock ticks; what `/proc/stat` calls guest time is in `user` already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ticks {
     user: u64,
+    nice: u64,
     system: u64,
     idle: u64,
     iowait: u64,
     irq: u64,
+    softirq: u64,
     steal: u64,
 }
 
@@ -111,17 +110,36 @@ impl Ticks {
     fn since(self, before: Self) -> Self {
         Self {
             user: self.user.saturating_sub(before.user),
+            nice: self.nice.saturating_sub(before.nice),
             system: self.system.saturating_sub(before.system),
             idle: self.idle.saturating_sub(before.idle),
             iowait: self.iowait.saturating_sub(before.iowait),
             irq: self.irq.saturating_sub(before.irq),
+            softirq: self.softirq.saturating_sub(before.softirq),
             steal: self.steal.saturating_sub(before.steal),
+        }
+    }
+
+    fn seconds(self, id: u32) -> CpuTime {
+        let per_second = procfs::ticks_per_second() as f64;
+        let seconds = |ticks: u64| ticks as f64 / per_second;
+        CpuTime {
+            id,
+            user: seconds(self.user),
+            nice: seconds(self.nice),
+            system: seconds(self.system),
+            idle: seconds(self.idle),
+            iowait: seconds(self.iowait),
+            irq: seconds(self.irq),
+            softirq: seconds(self.softirq),
+            steal: seconds(self.steal),
         }
     }
 
     /// Shares of the ticks' own sum, so that they always add up to one; nothing when it is 0.
     fn fractions(self, id: u32) -> Option<Cpu> {
-        let Self { user, system, idle, iowait, irq, steal } = self;
+        let Self { user, nice, system, idle, iowait, irq, softirq, steal } = self;
+        let (user, irq) = (user + nice, irq + softirq);
         let busy = user + system + irq;
         let total = busy + idle + iowait + steal;
         if total == 0 {
@@ -166,7 +184,7 @@ fn parse_cpu(line: &str) -> Option<(u32, Ticks)> {
     let (user, nice, system, idle) = (next()?, next()?, next()?, next()?);
     let (iowait, irq, softirq) = (next().unwrap_or(0), next().unwrap_or(0), next().unwrap_or(0));
     let steal = next().unwrap_or(0);
-    Some((id, Ticks { user: user + nice, system, idle, iowait, irq: irq + softirq, steal }))
+    Some((id, Ticks { user, nice, system, idle, iowait, irq, softirq, steal }))
 }
 
 fn parse_load(line: &str) -> Option<[f64; 3]> {
@@ -192,17 +210,6 @@ fn parse_memory(reader: impl BufRead) -> Memory {
         *field = kibibytes.saturating_mul(1024);
     }
     memory
-}
-
-/// From `some avg10=0.84 avg60=…`, in percent, to a share.
-fn parse_some_avg10(line: &str) -> Option<f64> {
-    let percent: f64 = line
-        .strip_prefix("some ")?
-        .split_ascii_whitespace()
-        .find_map(|field| field.strip_prefix("avg10="))?
-        .parse()
-        .ok()?;
-    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
 fn read_line(path: &Path) -> io::Result<String> {
@@ -266,6 +273,20 @@ mod tests {
     }
 
     #[test]
+    fn times_since_boot_keep_hard_and_soft_interrupts_apart() {
+        let host = Host::new(&[("stat", "cpu2 100 50 25 400 10 5 3 7 90 0\nintr 1\n")]);
+        let mut reader = host.reader();
+        let per_second = procfs::ticks_per_second() as f64;
+        let time = reader.read().cpu_times[0];
+        let ticks = |seconds: f64| (seconds * per_second).round();
+        assert_eq!(
+            [time.user, time.nice, time.irq, time.softirq, time.steal].map(ticks),
+            [100.0, 50.0, 5.0, 3.0, 7.0]
+        );
+        assert_eq!((time.id, reader.cpu_times()), (2, vec![time]));
+    }
+
+    #[test]
     fn reads_within_one_clock_tick_repeat_the_last_fractions() {
         let host = Host::new(&[("stat", BOOT)]);
         let mut reader = host.reader();
@@ -298,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn load_memory_and_pressure_have_their_units() {
+    fn load_and_memory_have_their_units() {
         let host = Host::new(&[
             ("loadavg", "1.23 0.50 0.05 2/345 6789\n"),
             (
@@ -306,9 +327,6 @@ mod tests {
                 "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\n\
                  SwapTotal:        512 kB\nSwapFree:         256 kB\nHugePages_Total: 3\n",
             ),
-            ("pressure/cpu", "some avg10=12.50 avg60=0.31 avg300=1.26 total=33\n"),
-            ("pressure/memory", "some avg10=0.00 avg60=0 avg300=0 total=0\nfull avg10=1\n"),
-            ("pressure/io", "some avg10=100.00 avg60=0 avg300=0 total=0\n"),
         ]);
         let system = host.reader().read();
         assert_eq!(system.load, [1.23, 0.5, 0.05]);
@@ -321,7 +339,6 @@ mod tests {
                 swap_free: 256 << 10
             }
         );
-        assert_eq!(system.pressure, Some(Pressure { cpu: 0.125, memory: 0.0, io: 1.0 }));
     }
 
     #[test]
@@ -345,10 +362,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_in_the_files_panics(text in "(cpu|some |avg10=|MemTotal:|[0-9]{1,21}|[ \n:a-z.])*") {
+        fn no_text_in_the_files_panics(text in "(cpu|MemTotal:|[0-9]{1,21}|[ \n:a-z.])*") {
             let host = Host::new(&[
                 ("stat", &text), ("loadavg", &text), ("meminfo", &text),
-                ("pressure/cpu", &text), ("pressure/memory", &text), ("pressure/io", &text),
             ]);
             let mut reader = host.reader();
             reader.read();
