@@ -46,16 +46,6 @@ impl Surroundings {
         }
     }
 
-    /// What the host took over the last half minute.
-    pub(super) fn history(&self) -> &HostHistory {
-        &self.history
-    }
-
-    /// Who handles an interrupt.
-    pub(super) fn irq_name(&self, number: u32) -> Option<&str> {
-        self.interrupts.irq_name(number)
-    }
-
     /// What the host does, as of the last sample.
     pub(super) fn load(&self) -> &HostLoad {
         &self.load
@@ -111,6 +101,18 @@ impl Surroundings {
 }
 
 impl Engine {
+    /// What the host took over the last half minute: quotas, steal, pressure.
+    #[must_use]
+    pub fn host_history(&self) -> &HostHistory {
+        &self.surroundings.history
+    }
+
+    /// Who handles an interrupt, as of the last sample.
+    #[must_use]
+    pub fn irq_name(&self, number: u32) -> Option<&str> {
+        self.surroundings.interrupts.irq_name(number)
+    }
+
     /// Reads what the rest of the host did since the last tick.
     pub(super) fn watch_surroundings(&mut self) {
         self.surroundings.tick(monotonic_ns(), &self.system);
@@ -188,10 +190,10 @@ mod tests {
         host.press("io", 100_000);
         // A tick is due again after a thousand times what the last one cost, and this is the first.
         surroundings.tick(SECOND / 4, &system);
-        let stolen = surroundings.history().steal_between(Some(0), 0, SECOND / 4).unwrap();
+        let stolen = surroundings.history.steal_between(Some(0), 0, SECOND / 4).unwrap();
         let ticks = procfs::ticks_per_second();
         assert_eq!(stolen.ns, 5 * SECOND / ticks);
-        let span = surroundings.history().pressure_between(0, SECOND / 4).unwrap();
+        let span = surroundings.history.pressure_between(0, SECOND / 4).unwrap();
         assert_eq!((span.waits.io_some, span.span_ns()), (100_000, SECOND / 4));
 
         host.press("io", 250_000);
@@ -201,8 +203,8 @@ mod tests {
         assert_eq!(load.pressure.unwrap().io.some.share, Some(0.0125));
         assert_eq!(load.interrupts.as_ref().unwrap().devices[0].rate, 1.0);
         assert_eq!(surroundings.averages().unwrap().io, 0.02);
-        assert_eq!(surroundings.irq_name(5), Some("disk"));
-        let span = surroundings.history().pressure_between(SECOND, 2 * SECOND).unwrap();
+        assert_eq!(surroundings.interrupts.irq_name(5), Some("disk"));
+        let span = surroundings.history.pressure_between(SECOND, 2 * SECOND).unwrap();
         assert_eq!(span.waits.io_some, 150_000, "the sample is the next reading after the tick");
     }
 
@@ -215,6 +217,6 @@ mod tests {
         surroundings.tick(SECOND, &system);
         assert_eq!((surroundings.load().pressure, surroundings.averages()), (None, None));
         assert!(surroundings.load().pressure_missing.as_deref().unwrap().contains("psi=1"));
-        assert_eq!(surroundings.history().pressure_between(0, SECOND), None);
+        assert_eq!(surroundings.history.pressure_between(0, SECOND), None);
     }
 }

@@ -1,8 +1,8 @@
 //! What the host took lately, by time: to say why a frame was late that ended some time ago.
 //!
 //! Everything here is read now and then, so a question about 10 ms is answered by the readings
-//! that lie around them: `ns` of `span_ns`, not scaled down to what was asked, since nobody knows
-//! when within the span it was. The kernel counts throttling when the group may run again; one that
+//! that lie around them: `ns` of `window_ns`, not scaled down to what was asked, since nobody knows
+//! when within the window it was. The kernel counts throttling when the group may run again; one that
 //! is not over yet is told by the reading after its end.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use downbeat_api::CpuTime;
 
+use super::cause::{Steal, Throttled};
 use crate::observe::cgroups::Throttle;
-use crate::observe::pressure::Totals;
+use crate::observe::pressure::{Totals, share};
 
 /// What is kept, nanoseconds: misses are explained within a second or two.
 const KEPT_NS: u64 = 30_000_000_000;
@@ -23,7 +24,7 @@ const KEPT: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct HostHistory {
     throttles: VecDeque<Throttle>,
-    steal: VecDeque<Steal>,
+    steal: VecDeque<StealSpan>,
     pressure: VecDeque<PressureSpan>,
     /// When steal was last read, and each CPU's steal since boot in nanoseconds.
     steal_before: Option<(u64, BTreeMap<u32, u64>)>,
@@ -32,32 +33,11 @@ pub struct HostHistory {
 
 /// Steal of all CPUs between two readings.
 #[derive(Clone, Debug)]
-struct Steal {
+struct StealSpan {
     from_ns: u64,
     to_ns: u64,
     /// Of the CPUs of which any was taken, ascending.
     cpus: Vec<(u32, u64)>,
-}
-
-/// A quota held a class back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Throttled {
-    /// The group that was held back longest.
-    pub path: Arc<str>,
-    /// How long it was, summed over its CPUs, nanoseconds.
-    pub ns: u64,
-    /// The time of the readings that this was counted in, nanoseconds.
-    pub span_ns: u64,
-}
-
-/// Time that the hypervisor took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stolen {
-    /// Nanoseconds, in steps of 10 ms as the kernel shows it; over all CPUs where none was asked
-    /// for.
-    pub ns: u64,
-    /// As of [`Throttled::span_ns`].
-    pub span_ns: u64,
 }
 
 /// Time that tasks of the host waited for something.
@@ -89,7 +69,7 @@ impl HostHistory {
                 .filter_map(|(cpu, ns)| Some((*cpu, ns.saturating_sub(*before.get(cpu)?))))
                 .filter(|(_, ns)| *ns > 0)
                 .collect();
-            let steal = Steal { from_ns: *from_ns, to_ns: now_ns, cpus };
+            let steal = StealSpan { from_ns: *from_ns, to_ns: now_ns, cpus };
             push(&mut self.steal, steal, |steal| steal.to_ns);
         }
         self.steal_before = Some((now_ns, now));
@@ -115,27 +95,28 @@ impl HostHistory {
             // It may have begun before the reading that it was counted after.
             let begun = throttle.from_ns.min(throttle.to_ns.saturating_sub(throttle.ns));
             if begun < to_ns && throttle.to_ns > from_ns {
-                let (ns, span_ns) = by_group.entry(&throttle.path).or_default();
+                let (ns, window_ns) = by_group.entry(&throttle.path).or_default();
                 *ns = ns.saturating_add(throttle.ns);
                 let read = throttle.to_ns.saturating_sub(throttle.from_ns);
-                *span_ns = span_ns.saturating_add(read);
+                *window_ns = window_ns.saturating_add(read);
             }
         }
-        let (path, (ns, span_ns)) = by_group.into_iter().max_by_key(|(_, (ns, _))| *ns)?;
-        Some(Throttled { path: Arc::clone(path), ns, span_ns })
+        let (path, (ns, window_ns)) = by_group.into_iter().max_by_key(|(_, (ns, _))| *ns)?;
+        Some(Throttled { ns, window_ns, cgroup: path.to_string() })
     }
 
-    /// What the hypervisor took of one CPU, or of all, between two monotonic times; nothing where
-    /// it was not read. Zero means that it was read and nothing was taken.
+    /// What the hypervisor took of one CPU, or of all together, between two monotonic times, in
+    /// steps of 10 ms as the kernel shows it; nothing where it was not read. Zero means that it was
+    /// read and nothing was taken.
     #[must_use]
-    pub fn steal_between(&self, cpu: Option<u32>, from_ns: u64, to_ns: u64) -> Option<Stolen> {
-        let mut stolen: Option<Stolen> = None;
+    pub fn steal_between(&self, cpu: Option<u32>, from_ns: u64, to_ns: u64) -> Option<Steal> {
+        let mut stolen: Option<Steal> = None;
         for steal in self.steal.iter().filter(|s| s.from_ns < to_ns && s.to_ns > from_ns) {
-            let sum = stolen.get_or_insert(Stolen { ns: 0, span_ns: 0 });
+            let sum = stolen.get_or_insert(Steal::default());
             let wanted = |(id, _): &&(u32, u64)| cpu.is_none_or(|cpu| cpu == *id);
             sum.ns += steal.cpus.iter().filter(wanted).map(|(_, ns)| ns).sum::<u64>();
             let read = steal.to_ns.saturating_sub(steal.from_ns);
-            sum.span_ns = sum.span_ns.saturating_add(read);
+            sum.window_ns = sum.window_ns.saturating_add(read);
         }
         stolen
     }
@@ -159,6 +140,24 @@ impl PressureSpan {
     #[must_use]
     pub fn span_ns(&self) -> u64 {
         self.to_ns.saturating_sub(self.from_ns)
+    }
+
+    /// The share of it in which some task waited for a CPU, 0 to 1.
+    #[must_use]
+    pub fn cpu(&self) -> Option<f64> {
+        share(0, self.waits.cpu_some, self.span_ns())
+    }
+
+    /// The same for memory.
+    #[must_use]
+    pub fn memory(&self) -> Option<f64> {
+        share(0, self.waits.memory_some, self.span_ns())
+    }
+
+    /// The same for block devices.
+    #[must_use]
+    pub fn io(&self) -> Option<f64> {
+        share(0, self.waits.io_some, self.span_ns())
     }
 }
 
@@ -204,7 +203,7 @@ mod tests {
         ]);
         let told = |from, to| history.throttled_between("voice", from * MS, to * MS);
         let told_of = |path: &str, ns, span| {
-            Some(Throttled { path: path.into(), ns: ns * MS, span_ns: span * MS })
+            Some(Throttled { ns: ns * MS, window_ns: span * MS, cgroup: path.into() })
         };
         assert_eq!(told(1100, 1110), told_of("/b", 30, 250));
         assert_eq!(told(1200, 1300), told_of("/a", 35, 500));
@@ -230,7 +229,7 @@ mod tests {
         let ns = |cpu, from, to| {
             history
                 .steal_between(cpu, from * MS, to * MS)
-                .map(|s| (s.ns.div_ceil(MS), s.span_ns / MS))
+                .map(|s| (s.ns.div_ceil(MS), s.window_ns / MS))
         };
         assert_eq!(ns(Some(0), 1100, 1110), Some((0, 250)));
         assert_eq!(ns(Some(1), 1100, 1110), Some((30, 250)));
@@ -247,6 +246,7 @@ mod tests {
         }
         let span = history.pressure_between(1200 * MS, 1300 * MS).unwrap();
         assert_eq!((span.waits.cpu_some, span.span_ns()), (150, 500 * MS));
+        assert_eq!((span.cpu(), span.io()), (Some(0.0003), Some(0.0)));
         let span = history.pressure_between(1300 * MS, 1310 * MS).unwrap();
         assert_eq!((span.waits.cpu_some, span.from_ns), (50, 1250 * MS));
         assert_eq!(history.pressure_between(0, 1000 * MS), None);
