@@ -87,6 +87,18 @@ families! {
         "Frames that the class completed; absent where nothing measures them.";
     CLASS_MISSED = Counter "class_missed_frames" ["class"]
         "Frames of the class that came later than their deadline.";
+    CLASS_CPU_SHARE = Gauge "class_cpu" "ratio" ["class" "cpu"]
+        "Share of the CPU that the class's threads used over the last tick; absent where nothing counts it exactly.";
+    CLASS_PERIODS = Counter "class_quota_periods" ["class"]
+        "Periods of CPU quotas that passed, over the class's control groups and all above them.";
+    CLASS_THROTTLED_PERIODS = Counter "class_throttled_periods" ["class"]
+        "Of these, those in which a quota was used up.";
+    CLASS_THROTTLED = Counter "class_throttled" "seconds" ["class"]
+        "Time in which CPU quotas held the class's control groups or those above them back, summed over CPUs.";
+    CLASS_LIMITED = Gauge "class_quota_groups" ["class"]
+        "Control groups with a CPU quota among the class's groups and all above them.";
+    CLASS_PRESSURE = Gauge "class_pressure" "ratio" ["class" "resource" "kind"]
+        "Share of the last tick in which tasks waited for the resource (some task, or all: full), in the control group of the class where it was highest.";
     CLASS_GPU_MEMORY = Gauge "class_gpu_memory" "bytes" ["class"]
         "GPU memory of the class's processes over all GPUs; absent where the driver tells none.";
     WAIT = Histogram "run_queue_wait" "seconds" ["class"]
@@ -122,6 +134,14 @@ families! {
         "Share of the last tick in which the CPU ran anything.";
     CPU_STEAL = Gauge "cpu_steal" "ratio" ["cpu"]
         "Share of the last tick that the hypervisor took from the CPU.";
+    CPU_SECONDS = Counter "cpu" "seconds" ["cpu" "mode"]
+        "Time of the CPU by mode (user, nice, system, idle, iowait, irq, softirq, steal) since boot; irq and softirq are hard and soft interrupts.";
+    INTERRUPTS = Counter "interrupts" ["source"]
+        "Hard interrupts of devices (device) and of the processor itself (system: timer, rescheduling, function calls).";
+    SOFTIRQS = Counter "softirqs" ["softirq"]
+        "Soft interrupts by the kernel's name.";
+    STALLED = Counter "pressure_stalled" "seconds" ["resource" "kind"]
+        "Time in which tasks waited for the resource since boot: at least one (some), or all that had work (full).";
     PRESSURE = Gauge "pressure" "ratio" ["resource"]
         "Share of the last 10 s in which some task waited for the resource (PSI some avg10).";
 

@@ -9,6 +9,7 @@ use downbeat_api::{
 };
 
 use super::catalogue::{self, Definition, WAIT_BOUNDS_NS};
+use super::host;
 
 /// One family with its samples; a family without any is not exposed.
 #[derive(Debug)]
@@ -41,10 +42,10 @@ pub(super) enum Value {
 }
 
 /// Collects the families in the catalogue's order.
-struct Families(Vec<Family>);
+pub(super) struct Families(Vec<Family>);
 
 impl Families {
-    fn add(
+    pub(super) fn add(
         &mut self,
         definition: &'static Definition,
         samples: impl IntoIterator<Item = (Vec<String>, Value)>,
@@ -71,7 +72,7 @@ impl Families {
     }
 
     /// One series per item that has a value, with the item's own labels.
-    fn each<T>(
+    pub(super) fn each<T>(
         &mut self,
         definition: &'static Definition,
         items: &[T],
@@ -110,7 +111,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         load: _,
         memory: _,
         pressure,
-        host_load: _,
+        host_load,
         classes,
         jobs: _,
         blame: _,
@@ -158,6 +159,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
             .map(|(resource, share)| (vec![resource.to_owned()], Value::Gauge(share)));
         families.add(&catalogue::PRESSURE, samples);
     }
+    host::add_load(&mut families, host_load);
     add_gpus(&mut families, &gpu.devices);
     if let Some(pool) = pool {
         add_pool(&mut families, pool);
@@ -187,6 +189,7 @@ fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]
     families.each(&catalogue::CLASS_MISSED, classes, name, |class| {
         class.misses.map(|misses| Value::Count(misses.missed))
     });
+    host::add_groups(families, classes);
     let mut memory: BTreeMap<&str, u64> = BTreeMap::new();
     for process in processes {
         if let (Some(class), Some(bytes)) = (&process.class, process.gpu_memory) {

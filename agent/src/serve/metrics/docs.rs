@@ -14,9 +14,10 @@ page is made from the code: `UPDATE=1 cargo test -p downbeatd --lib metrics` wri
 - Base units everywhere: seconds, bytes, watts, degrees Celsius, ratios from 0 to 1.
 - Absent is absent, not zero: what is not measured has no series.
 - No label holds a pid. Series grow with classes, CPUs, GPUs and workers, and with nothing else.
-- Counters start at zero with the agent.
-- CPU time, memory and disks of the host belong to node_exporter; here are only each CPU's busy
-  and stolen share, which explain late frames.
+- Counters start at zero with the agent, but for CPU time and pressure, which the kernel counts
+  since boot.
+- Memory and disks of the host belong to node_exporter; here is only what explains late frames:
+  where each CPU's time went, interrupts and pressure.
 ";
 
 fn page() -> String {

@@ -7,6 +7,7 @@
 mod catalogue;
 mod collect;
 mod exposition;
+mod host;
 mod http;
 
 #[cfg(test)]

@@ -80,9 +80,13 @@ fn full() -> Snapshot {
         load: [0.0; 3],
         memory: Memory::default(),
         pressure: Some(Pressure { cpu: 0.25, memory: 0.0, io: 0.5 }),
-        host_load: HostLoad::default(),
+        host_load: host_load(),
         classes: vec![
-            class("voice", Some(wait), Some(Misses { frames: 100, missed: 3 })),
+            Class {
+                cpus: Some(vec![ClassCpu { cpu: 3, share: 0.25 }]),
+                cgroups: Some(cgroups()),
+                ..class("voice", Some(wait), Some(Misses { frames: 100, missed: 3 }))
+            },
             Class { deadline_ns: None, ..class("batch", None, None) },
         ],
         jobs: Vec::new(),
@@ -171,6 +175,57 @@ fn full() -> Snapshot {
     }
 }
 
+fn host_load() -> HostLoad {
+    let stall = |total_seconds| Stall { avg10: 0.25, share: Some(0.5), total_seconds };
+    let stalls =
+        |some, full: Option<f64>| ResourcePressure { some: stall(some), full: full.map(stall) };
+    HostLoad {
+        pressure: Some(HostPressure {
+            cpu: stalls(7.5, None),
+            memory: stalls(1.5, Some(0.5)),
+            io: stalls(2.5, Some(1.25)),
+        }),
+        pressure_missing: None,
+        cpu_times: vec![CpuTime {
+            id: 3,
+            user: 1.0,
+            nice: 2.0,
+            system: 3.0,
+            idle: 4.0,
+            iowait: 5.0,
+            irq: 6.0,
+            softirq: 7.0,
+            steal: 8.0,
+        }],
+        interrupts: Some(Interrupts {
+            seconds: 1.0,
+            devices: Vec::new(),
+            system: Vec::new(),
+            soft: vec![SoftInterrupt { name: "NET_RX".into(), total: 11, ..Default::default() }],
+            device_total: 12,
+            system_total: 13,
+        }),
+    }
+}
+
+fn cgroups() -> ClassCgroups {
+    let worst = |some, full| Some(WorstStall { some, full, path: "/a".into() });
+    ClassCgroups {
+        groups: 1,
+        throttling: Some(Throttling {
+            limited: 2,
+            recent_ns: 5,
+            total_ns: 1_500_000_000,
+            periods: 40,
+            throttled_periods: 4,
+            worst: None,
+        }),
+        cpu: worst(0.5, Some(0.25)),
+        memory: worst(0.125, None),
+        ..ClassCgroups::default()
+    }
+}
+
 /// A host on which next to nothing is known.
 fn bare() -> Snapshot {
     Snapshot {
@@ -179,6 +234,7 @@ fn bare() -> Snapshot {
         notices: Vec::new(),
         cpus: Vec::new(),
         pressure: None,
+        host_load: HostLoad::default(),
         classes: Vec::new(),
         processes: Vec::new(),
         gpu: GpuView::default(),
@@ -313,6 +369,17 @@ fn values_that_are_known_for_one_and_not_for_another_stay_apart() {
         get("downbeat_pool_worker_compute_seconds", &[("worker", "denoise"), ("quantile", "0.99")]),
         None
     );
+    assert_eq!(get("downbeat_class_throttled_seconds_total", &[("class", "voice")]), Some(1.5));
+    assert_eq!(get("downbeat_class_throttled_seconds_total", &[("class", "batch")]), None);
+    let memory = |kind| {
+        let labels = [("class", "voice"), ("resource", "memory"), ("kind", kind)];
+        get("downbeat_class_pressure_ratio", &labels)
+    };
+    assert_eq!((memory("some"), memory("full")), (Some(0.125), None));
+    let stalled = [("resource", "cpu"), ("kind", "full")];
+    assert_eq!(get("downbeat_pressure_stalled_seconds_total", &stalled), None);
+    let soft = [("cpu", "3"), ("mode", "softirq")];
+    assert_eq!(get("downbeat_cpu_seconds_total", &soft), Some(7.0));
     let backoff = [("worker", "denoise"), ("state", "backoff")];
     assert_eq!(get("downbeat_pool_worker_state", &backoff), Some(1.0));
     assert_eq!(
