@@ -9,8 +9,10 @@ use std::time::Duration;
 use downbeat_tests::record::{DROPPED, Frame, LATE_RELEASE};
 use serde::Serialize;
 
+use super::work::{WorkComparison, median};
+
 /// Raised when a field changes its meaning.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// More steal than this spoils a round: it is marked, and counted all the same.
 const NOISY: f64 = 0.05;
@@ -44,6 +46,8 @@ pub struct Round {
     pub arrangement: Arrangement,
     /// What was counted of the round.
     pub seconds: f64,
+    /// CPUs that the load could use.
+    pub cpus: usize,
     /// Share of all CPUs' time that the hypervisor took.
     pub steal: f64,
     /// Units of background work per second.
@@ -61,6 +65,8 @@ pub struct Stream {
     pub deadline_ns: u64,
     /// In order of release.
     pub frames: Vec<Frame>,
+    /// CPU time that its worker used.
+    pub cpu_seconds: f64,
 }
 
 /// Everything that the demo measured.
@@ -82,8 +88,8 @@ pub struct Report {
     pub arrangements: Vec<ArrangementReport>,
     /// Each round, in order.
     pub rounds: Vec<RoundReport>,
-    /// Background work with downbeat, as a share of that without (medians of the rounds).
-    pub work_ratio: Option<f64>,
+    /// Background work of each other arrangement against disengaged, in pairs of rounds.
+    pub work: Vec<WorkComparison>,
     /// What the agent cost.
     pub agent: AgentReport,
     /// What the demo left on the machine; empty when all is well.
@@ -103,6 +109,8 @@ pub struct ArrangementReport {
     pub steal: f64,
     /// Units of background work per second, median of the rounds.
     pub work_per_second: f64,
+    /// The same per CPU-second that neither the streams nor the hypervisor took.
+    pub work_per_cpu_second_left: Option<f64>,
     /// Streams.
     pub streams: Vec<StreamReport>,
 }
@@ -136,6 +144,10 @@ pub struct StreamReport {
     pub p999_ns: Option<u64>,
     /// Longest.
     pub max_ns: Option<u64>,
+    /// CPU time of its worker, as a share of one CPU.
+    pub cpu_share: f64,
+    /// The same per frame that was answered.
+    pub cpu_per_frame_ns: Option<u64>,
 }
 
 /// One round in short.
@@ -151,6 +163,11 @@ pub struct RoundReport {
     pub noisy: bool,
     /// Units of background work per second.
     pub work_per_second: f64,
+    /// The same per CPU-second that neither the streams nor the hypervisor took.
+    pub work_per_cpu_second_left: Option<f64>,
+    /// CPU time of each stream's worker, seconds, in the order of
+    /// [`ArrangementReport::streams`].
+    pub cpu_seconds: Vec<f64>,
     /// Per stream, in the order of [`ArrangementReport::streams`].
     pub missed: Vec<usize>,
     /// Likewise.
@@ -193,22 +210,18 @@ impl Report {
         let all = [Arrangement::Disengaged, Arrangement::Engaged, Arrangement::FifoByHand];
         let arrangements: Vec<ArrangementReport> =
             all.iter().filter_map(|&which| ArrangementReport::new(which, rounds)).collect();
-        let work =
-            |which| arrangements.iter().find(|a| a.arrangement == which).map(|a| a.work_per_second);
-        let work_ratio = work(Arrangement::Engaged)
-            .zip(work(Arrangement::Disengaged))
-            .filter(|&(_, without)| without > 0.0)
-            .map(|(with, without)| with / without);
+        let others = [Arrangement::Engaged, Arrangement::FifoByHand];
+        let work = others.iter().filter_map(|&which| WorkComparison::new(which, rounds)).collect();
         Self {
             schema: SCHEMA,
             kernel,
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: rounds.first().map_or(0, |round| round.cpus),
             hog_threads,
             round_seconds: times.0.as_secs_f64(),
             settling_seconds: times.1.as_secs_f64(),
             arrangements,
             rounds: rounds.iter().map(RoundReport::new).collect(),
-            work_ratio,
+            work,
             agent,
             left_behind: Vec::new(),
         }
@@ -223,7 +236,8 @@ impl ArrangementReport {
             .map(|index| {
                 let parts: Vec<&Stream> =
                     rounds.iter().filter_map(|round| round.streams.get(index)).collect();
-                StreamReport::new(&parts)
+                let seconds = rounds.iter().map(|round| round.seconds).sum();
+                StreamReport::new(&parts, seconds)
             })
             .collect();
         Some(Self {
@@ -232,6 +246,11 @@ impl ArrangementReport {
             noisy_rounds: rounds.iter().filter(|round| round.steal > NOISY).count(),
             steal: rounds.iter().map(|round| round.steal).sum::<f64>() / rounds.len() as f64,
             work_per_second: median(rounds.iter().map(|round| round.work_per_second).collect()),
+            work_per_cpu_second_left: rounds
+                .iter()
+                .map(|round| round.work_per_cpu_second_left())
+                .collect::<Option<_>>()
+                .map(median),
             streams,
         })
     }
@@ -244,7 +263,7 @@ impl Stream {
 }
 
 impl StreamReport {
-    fn new(rounds: &[&Stream]) -> Self {
+    fn new(rounds: &[&Stream], seconds: f64) -> Self {
         let deadline_ns = rounds.first().map_or(0, |stream| stream.deadline_ns);
         let name = rounds.first().map_or_else(String::new, |stream| stream.name.clone());
         let frames: Vec<Frame> = rounds.iter().flat_map(|s| s.frames.iter().copied()).collect();
@@ -256,6 +275,8 @@ impl StreamReport {
         let unanswered = |f: &&Frame| f.response_ns.is_none() || f.flags & DROPPED != 0;
         let mut responses: Vec<u64> = frames.iter().filter_map(|f| f.response_ns).collect();
         responses.sort_unstable();
+        let cpu_seconds: f64 = rounds.iter().map(|stream| stream.cpu_seconds).sum();
+        let cpu_per_frame = cpu_seconds * 1e9 / responses.len() as f64;
         Self {
             name,
             deadline_ns,
@@ -270,6 +291,8 @@ impl StreamReport {
             p99_ns: quantile(&responses, 0.99),
             p999_ns: quantile(&responses, 0.999),
             max_ns: responses.last().copied(),
+            cpu_share: cpu_seconds / seconds,
+            cpu_per_frame_ns: (!responses.is_empty()).then_some(cpu_per_frame as u64),
         }
     }
 }
@@ -282,6 +305,8 @@ impl RoundReport {
             steal: round.steal,
             noisy: round.steal > NOISY,
             work_per_second: round.work_per_second,
+            work_per_cpu_second_left: round.work_per_cpu_second_left(),
+            cpu_seconds: round.streams.iter().map(|stream| stream.cpu_seconds).collect(),
             missed: round.streams.iter().map(Stream::missed).collect(),
             frames: round.streams.iter().map(|stream| stream.frames.len()).collect(),
         }
@@ -294,95 +319,9 @@ pub fn quantile(sorted: &[u64], q: f64) -> Option<u64> {
     sorted.get(rank.saturating_sub(1).min(sorted.len().checked_sub(1)?)).copied()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
 /// Nanoseconds as milliseconds.
 pub fn ms(ns: Option<u64>) -> String {
     ns.map_or_else(|| "-".to_owned(), |ns| format!("{:.2} ms", ns as f64 / 1e6))
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "kernel {}, {} CPUs, {} hog threads and a bursty one; rounds of {} s in turn, of which \
-             the first {} s are settling and not counted",
-            self.kernel, self.cpus, self.hog_threads, self.round_seconds, self.settling_seconds
-        )?;
-        writeln!(
-            f,
-            "\n{:<14}{:<9}{:>7}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}",
-            "", "stream", "frames", "missed", "", "p50", "p99", "p99.9", "max"
-        )?;
-        for arrangement in &self.arrangements {
-            for (index, stream) in arrangement.streams.iter().enumerate() {
-                let head =
-                    if index == 0 { arrangement.arrangement.to_string() } else { String::new() };
-                writeln!(
-                    f,
-                    "{head:<14}{:<9}{:>7}{:>8}{:>8.2}%{:>12}{:>12}{:>12}{:>12}",
-                    stream.name,
-                    stream.frames,
-                    stream.missed,
-                    stream.miss_share * 100.0,
-                    ms(stream.p50_ns),
-                    ms(stream.p99_ns),
-                    ms(stream.p999_ns),
-                    ms(stream.max_ns)
-                )?;
-            }
-            let late: Vec<String> = arrangement
-                .streams
-                .iter()
-                .filter(|stream| stream.late_releases > 0)
-                .map(|stream| {
-                    format!(
-                        ", {} {} frames sent late (without them {} missed)",
-                        stream.late_releases, stream.name, stream.missed_sent_in_time
-                    )
-                })
-                .collect();
-            writeln!(
-                f,
-                "{:<14}background work {:.0} /s, steal {:.1} %{}{}",
-                "",
-                arrangement.work_per_second,
-                arrangement.steal * 100.0,
-                match arrangement.noisy_rounds {
-                    0 => String::new(),
-                    n => format!(" ({n} of {} rounds above 5 %)", arrangement.rounds),
-                },
-                late.concat()
-            )?;
-        }
-        if let Some(ratio) = self.work_ratio {
-            writeln!(f, "\nbackground work engaged / disengaged: {:.1} %", ratio * 100.0)?;
-        }
-        let AgentReport { rss_bytes, cpu_share, exec_to_set, source } = &self.agent;
-        writeln!(
-            f,
-            "agent: {:.1} MiB resident, {:.2} % of one core, source {source}",
-            *rss_bytes as f64 / f64::from(1 << 20),
-            cpu_share * 100.0
-        )?;
-        if let Some(WaitQuantiles { count, p50_ns, p99_ns }) = exec_to_set {
-            writeln!(
-                f,
-                "exec to last thread set: p50 {}, p99 {} over {count}",
-                ms(*p50_ns),
-                ms(*p99_ns)
-            )?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -398,9 +337,15 @@ mod tests {
         Round {
             arrangement,
             seconds: 1.0,
+            cpus: 2,
             steal: 0.01,
             work_per_second: work,
-            streams: vec![Stream { name: "mic".into(), deadline_ns: 10, frames: frames.collect() }],
+            streams: vec![Stream {
+                name: "mic".into(),
+                deadline_ns: 10,
+                frames: frames.collect(),
+                cpu_seconds: 0.3,
+            }],
         }
     }
 
@@ -426,13 +371,14 @@ mod tests {
         assert_eq!((stream.frames, stream.missed, stream.unanswered), (4, 2, 1));
         assert_eq!(stream.max_ns, Some(15));
         assert_eq!(report.arrangements[1].streams[0].missed, 0);
-        assert_eq!(report.work_ratio, Some(0.97));
+        assert_eq!(report.work[0].plain.median, 0.97);
+        assert_eq!(stream.cpu_per_frame_ns, Some(100_000_000), "three were answered");
     }
 
     #[test]
     fn the_table_names_every_figure() {
         let text = report().to_string();
-        for wanted in ["disengaged", "engaged", "mic", "50.00%", "97.0 %", "1.0 MiB"] {
+        for wanted in ["disengaged", "engaged", "mic", "50.00%", "97.0 %", "100.00 ms", "1.0 MiB"] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }

@@ -1,7 +1,6 @@
 //! The same load under different arrangements, in rounds that take turns, so that what a shared
 //! machine does to one arrangement it does to the others as well.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +9,7 @@ use downbeat_tests::clock::now_ns;
 use downbeat_tests::processes::Stat;
 
 use super::by_hand::ByHand;
+use super::cpu_time::{HostTime, of_process};
 use super::report::{AgentReport, Arrangement, Report, Round, Stream, WaitQuantiles};
 use super::scene::{CAMERA, MIC, Scene};
 use crate::signals::Signals;
@@ -22,6 +22,7 @@ const SETTLING: Duration = Duration::from_millis(400);
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Switching and reading, per round, at most; the load must not end before the last round.
 const SLACK_SECONDS: u64 = 1;
+const STREAMS: [&str; 2] = [MIC, CAMERA];
 
 /// Which arrangement when.
 #[derive(Debug)]
@@ -30,7 +31,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Rounds that fill `seconds`, as many of each arrangement, at least one.
+    /// Rounds that fill `seconds`, as many of each arrangement, at least one. Every other turn
+    /// runs backwards, so that neither the machine's drift nor what a round leaves to the next
+    /// one always falls to the same arrangement.
     pub fn new(seconds: u64, with_fifo: bool) -> Self {
         let turn: &[Arrangement] = if with_fifo {
             &[Arrangement::Disengaged, Arrangement::Engaged, Arrangement::FifoByHand]
@@ -39,7 +42,9 @@ impl Plan {
         };
         let rounds = usize::try_from(seconds * 1000 / ROUND.as_millis() as u64).unwrap_or(0);
         let turns = (rounds / turn.len()).max(1);
-        Self { rounds: turn.repeat(turns) }
+        let mut all = turn.repeat(turns);
+        all.chunks_mut(turn.len()).skip(1).step_by(2).for_each(<[Arrangement]>::reverse);
+        Self { rounds: all }
     }
 
     /// No load may end before; switches can be slow on a full machine.
@@ -54,6 +59,8 @@ struct Window {
     from_ns: u64,
     to_ns: u64,
     steal: f64,
+    /// CPU time of each of [`STREAMS`].
+    stream_cpu: [Duration; STREAMS.len()],
 }
 
 /// Runs the plan and reads what came of it.
@@ -96,64 +103,59 @@ fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<W
         Arrangement::FifoByHand => Some(ByHand::set(scene)?),
         Arrangement::Disengaged | Arrangement::Engaged => None,
     };
+    let mut pids = [0; STREAMS.len()];
+    for (pid, name) in pids.iter_mut().zip(STREAMS) {
+        *pid = scene.worker(name)?.pid.context("a worker without a process")?;
+    }
     signals.sleep(SETTLING)?;
-    let (from_ns, before) = (now_ns(), CpuTime::read()?);
+    let (from_ns, before, cpu_before) = (now_ns(), HostTime::read()?, cpu_times(pids)?);
     signals.sleep(ROUND - SETTLING)?;
-    let (to_ns, after) = (now_ns(), CpuTime::read()?);
+    let (to_ns, after, cpu_after) = (now_ns(), HostTime::read()?, cpu_times(pids)?);
     // The arrangement was what it is counted as until the end.
     let mode = client.snapshot()?.mode;
     let wanted = if arrangement == Arrangement::Engaged { Mode::Engaged } else { Mode::Paused };
     ensure!(mode == wanted, "the agent is {mode:?} in a round that is {arrangement}");
     drop(by_hand);
-    Ok(Window { arrangement, from_ns, to_ns, steal: after.steal_since(&before) })
+    let stream_cpu = std::array::from_fn(|i| cpu_after[i].saturating_sub(cpu_before[i]));
+    Ok(Window { arrangement, from_ns, to_ns, steal: after.steal_since(&before), stream_cpu })
+}
+
+fn cpu_times(pids: [u32; STREAMS.len()]) -> Result<[Duration; STREAMS.len()]> {
+    let mut times = [Duration::ZERO; STREAMS.len()];
+    for (time, pid) in times.iter_mut().zip(pids) {
+        *time = of_process(pid)?;
+    }
+    Ok(times)
 }
 
 fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
-    let streams = [(MIC, scene.frames(MIC)?), (CAMERA, scene.frames(CAMERA)?)];
+    let records = STREAMS.iter().map(|name| scene.frames(name)).collect::<Result<Vec<_>, _>>()?;
+    let cpus = std::thread::available_parallelism().context("counting CPUs")?.get();
     let work = scene.work()?;
     let rounds = windows.iter().map(|window| {
-        let Window { arrangement, from_ns, to_ns, steal } = *window;
+        let Window { arrangement, from_ns, to_ns, steal, stream_cpu } = *window;
         let seconds = (to_ns - from_ns) as f64 / 1e9;
         let done: f64 = work.iter().map(|record| record.between(from_ns, to_ns)).sum();
         Round {
             arrangement,
             seconds,
+            cpus,
             steal,
             work_per_second: done / seconds,
-            streams: streams
+            streams: STREAMS
                 .iter()
-                .map(|(name, record)| Stream {
+                .zip(&records)
+                .zip(stream_cpu)
+                .map(|((name, record), cpu)| Stream {
                     name: (*name).to_owned(),
                     deadline_ns: record.deadline_ns,
                     frames: record.between(from_ns, to_ns).copied().collect(),
+                    cpu_seconds: cpu.as_secs_f64(),
                 })
                 .collect(),
         }
     });
     Ok(rounds.collect())
-}
-
-/// The first line of `/proc/stat`, in clock ticks.
-struct CpuTime {
-    total: u64,
-    steal: u64,
-}
-
-impl CpuTime {
-    fn read() -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        // user nice system idle iowait irq softirq steal; guest time is part of user time.
-        let line = text.lines().next().unwrap_or_default();
-        let fields: Vec<u64> =
-            line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
-        ensure!(fields.len() == 8, "/proc/stat: `{line}` is not what Linux writes");
-        Ok(Self { total: fields.iter().sum(), steal: fields[7] })
-    }
-
-    fn steal_since(&self, before: &Self) -> f64 {
-        let total = self.total.saturating_sub(before.total).max(1);
-        self.steal.saturating_sub(before.steal) as f64 / total as f64
-    }
 }
 
 fn ticks_per_second() -> Result<f64> {
@@ -178,6 +180,8 @@ mod tests {
         let plan = Plan::new(20, false);
         assert_eq!(plan.rounds.len(), 8);
         assert_eq!(count(&plan, Arrangement::Engaged), 4);
+        let [first, second] = [&plan.rounds[..2], &plan.rounds[2..4]];
+        assert_eq!(first, [second[1], second[0]], "every other turn runs backwards");
         let plan = Plan::new(60, true);
         assert_eq!(plan.rounds.len(), 24);
         assert_eq!(count(&plan, Arrangement::FifoByHand), 8);

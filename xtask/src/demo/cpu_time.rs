@@ -1,0 +1,65 @@
+//! CPU time: the host's and single processes'.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+/// The first line of `/proc/stat`, in clock ticks.
+pub struct HostTime {
+    total: u64,
+    steal: u64,
+}
+
+impl HostTime {
+    /// Up to now.
+    pub fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        // user nice system idle iowait irq softirq steal; guest time is part of user time.
+        let line = text.lines().next().unwrap_or_default();
+        let fields: Vec<u64> =
+            line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
+        ensure!(fields.len() == 8, "/proc/stat: `{line}` is not what Linux writes");
+        Ok(Self { total: fields.iter().sum(), steal: fields[7] })
+    }
+
+    /// Share of all CPUs' time since `before` that the hypervisor took.
+    pub fn steal_since(&self, before: &Self) -> f64 {
+        let total = self.total.saturating_sub(before.total).max(1);
+        self.steal.saturating_sub(before.steal) as f64 / total as f64
+    }
+}
+
+/// CPU time of a process with all its threads up to now, by the kernel's own clock of it.
+pub fn of_process(pid: u32) -> Result<Duration> {
+    let number = Pid::from_raw(pid.cast_signed());
+    let clock = clock_getcpuclockid(number)
+        .with_context(|| format!("clock_getcpuclockid of process {pid}: has it ended?"))?;
+    let time = clock_gettime(clock)
+        .with_context(|| format!("clock_gettime of process {pid}: has it ended?"))?;
+    Ok(time.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_computes_uses_cpu_time() {
+        let own = std::process::id();
+        let (before, mut sum) = (of_process(own).unwrap(), 0_u64);
+        while of_process(own).unwrap() - before < Duration::from_millis(5) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(sum > 0);
+    }
+
+    #[test]
+    fn steal_is_a_share_of_all_time() {
+        let (before, after) =
+            (HostTime { total: 100, steal: 5 }, HostTime { total: 300, steal: 15 });
+        assert!((after.steal_since(&before) - 0.05).abs() < 1e-9);
+    }
+}
