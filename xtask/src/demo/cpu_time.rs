@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 /// The first line of `/proc/stat`, in clock ticks.
 pub struct HostTime {
     total: u64,
+    idle: u64,
     steal: u64,
 }
 
@@ -22,13 +23,20 @@ impl HostTime {
         let fields: Vec<u64> =
             line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
         ensure!(fields.len() == 8, "/proc/stat: `{line}` is not what Linux writes");
-        Ok(Self { total: fields.iter().sum(), steal: fields[7] })
+        Ok(Self { total: fields.iter().sum(), idle: fields[3] + fields[4], steal: fields[7] })
     }
 
     /// Share of all CPUs' time since `before` that the hypervisor took.
     pub fn steal_since(&self, before: &Self) -> f64 {
         let total = self.total.saturating_sub(before.total).max(1);
         self.steal.saturating_sub(before.steal) as f64 / total as f64
+    }
+
+    /// Share of all CPUs' time since `before` in which they worked.
+    pub fn busy_since(&self, before: &Self) -> f64 {
+        let total = self.total.saturating_sub(before.total).max(1);
+        let idle = self.idle.saturating_sub(before.idle);
+        1.0 - self.steal_since(before) - idle as f64 / total as f64
     }
 }
 
@@ -57,9 +65,10 @@ mod tests {
     }
 
     #[test]
-    fn steal_is_a_share_of_all_time() {
-        let (before, after) =
-            (HostTime { total: 100, steal: 5 }, HostTime { total: 300, steal: 15 });
+    fn stolen_and_idle_time_are_not_worked() {
+        let before = HostTime { total: 100, idle: 40, steal: 5 };
+        let after = HostTime { total: 300, idle: 90, steal: 15 };
         assert!((after.steal_since(&before) - 0.05).abs() < 1e-9);
+        assert!((after.busy_since(&before) - 0.7).abs() < 1e-9);
     }
 }

@@ -14,7 +14,8 @@ use super::work::{WorkComparison, median};
 /// Raised when a field changes its meaning.
 const SCHEMA: u32 = 2;
 
-/// More steal than this spoils a round: it is marked, and counted all the same.
+/// More CPU time than this to the hypervisor and other programs spoils a round: it is marked, and
+/// counted all the same.
 const NOISY: f64 = 0.05;
 
 /// How the load was scheduled.
@@ -50,6 +51,8 @@ pub struct Round {
     pub cpus: usize,
     /// Share of all CPUs' time that the hypervisor took.
     pub steal: f64,
+    /// Share of all CPUs' time that programs outside the demo used.
+    pub others: f64,
     /// Units of background work per second.
     pub work_per_second: f64,
     /// Streams and their frames.
@@ -103,13 +106,15 @@ pub struct ArrangementReport {
     pub arrangement: Arrangement,
     /// Rounds.
     pub rounds: usize,
-    /// Of these, with more than 5 % steal.
+    /// Of these, with more than 5 % of the CPU time gone to the hypervisor and other programs.
     pub noisy_rounds: usize,
     /// Mean share of CPU time that the hypervisor took.
     pub steal: f64,
+    /// Mean share of CPU time that programs outside the demo used.
+    pub others: f64,
     /// Units of background work per second, median of the rounds.
     pub work_per_second: f64,
-    /// The same per CPU-second that neither the streams nor the hypervisor took.
+    /// The same per CPU-second that neither the streams nor anything outside the demo took.
     pub work_per_cpu_second_left: Option<f64>,
     /// Streams.
     pub streams: Vec<StreamReport>,
@@ -159,11 +164,13 @@ pub struct RoundReport {
     pub seconds: f64,
     /// Share of CPU time that the hypervisor took.
     pub steal: f64,
-    /// More than 5 % of it.
+    /// Share of all CPUs' time that programs outside the demo used.
+    pub others: f64,
+    /// More than 5 % went to the hypervisor and other programs.
     pub noisy: bool,
     /// Units of background work per second.
     pub work_per_second: f64,
-    /// The same per CPU-second that neither the streams nor the hypervisor took.
+    /// The same per CPU-second that neither the streams nor anything outside the demo took.
     pub work_per_cpu_second_left: Option<f64>,
     /// CPU time of each stream's worker, seconds, in the order of
     /// [`ArrangementReport::streams`].
@@ -243,8 +250,9 @@ impl ArrangementReport {
         Some(Self {
             arrangement,
             rounds: rounds.len(),
-            noisy_rounds: rounds.iter().filter(|round| round.steal > NOISY).count(),
+            noisy_rounds: rounds.iter().filter(|round| round.noisy()).count(),
             steal: rounds.iter().map(|round| round.steal).sum::<f64>() / rounds.len() as f64,
+            others: rounds.iter().map(|round| round.others).sum::<f64>() / rounds.len() as f64,
             work_per_second: median(rounds.iter().map(|round| round.work_per_second).collect()),
             work_per_cpu_second_left: rounds
                 .iter()
@@ -297,13 +305,20 @@ impl StreamReport {
     }
 }
 
+impl Round {
+    fn noisy(&self) -> bool {
+        self.steal + self.others > NOISY
+    }
+}
+
 impl RoundReport {
     fn new(round: &Round) -> Self {
         Self {
             arrangement: round.arrangement,
             seconds: round.seconds,
             steal: round.steal,
-            noisy: round.steal > NOISY,
+            others: round.others,
+            noisy: round.noisy(),
             work_per_second: round.work_per_second,
             work_per_cpu_second_left: round.work_per_cpu_second_left(),
             cpu_seconds: round.streams.iter().map(|stream| stream.cpu_seconds).collect(),
@@ -339,6 +354,7 @@ mod tests {
             seconds: 1.0,
             cpus: 2,
             steal: 0.01,
+            others: 0.02,
             work_per_second: work,
             streams: vec![Stream {
                 name: "mic".into(),
@@ -378,7 +394,16 @@ mod tests {
     #[test]
     fn the_table_names_every_figure() {
         let text = report().to_string();
-        for wanted in ["disengaged", "engaged", "mic", "50.00%", "97.0 %", "100.00 ms", "1.0 MiB"] {
+        for wanted in [
+            "disengaged",
+            "engaged",
+            "mic",
+            "50.00%",
+            "97.0 %",
+            "100.00 ms",
+            "others 2.0 %",
+            "1.0 MiB",
+        ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }

@@ -59,6 +59,7 @@ struct Window {
     from_ns: u64,
     to_ns: u64,
     steal: f64,
+    others: f64,
     /// CPU time of each of [`STREAMS`].
     stream_cpu: [Duration; STREAMS.len()],
 }
@@ -107,33 +108,46 @@ fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<W
     for (pid, name) in pids.iter_mut().zip(STREAMS) {
         *pid = scene.worker(name)?.pid.context("a worker without a process")?;
     }
+    let processes = scene.processes();
     signals.sleep(SETTLING)?;
-    let (from_ns, before, cpu_before) = (now_ns(), HostTime::read()?, cpu_times(pids)?);
+    let (from_ns, before) = (now_ns(), HostTime::read()?);
+    let (streams_before, demo_before) = (cpu_times(&pids)?, cpu_times(&processes)?);
     signals.sleep(ROUND - SETTLING)?;
-    let (to_ns, after, cpu_after) = (now_ns(), HostTime::read()?, cpu_times(pids)?);
+    let (to_ns, after) = (now_ns(), HostTime::read()?);
+    let (streams_after, demo_after) = (cpu_times(&pids)?, cpu_times(&processes)?);
     // The arrangement was what it is counted as until the end.
     let mode = client.snapshot()?.mode;
     let wanted = if arrangement == Arrangement::Engaged { Mode::Engaged } else { Mode::Paused };
     ensure!(mode == wanted, "the agent is {mode:?} in a round that is {arrangement}");
     drop(by_hand);
-    let stream_cpu = std::array::from_fn(|i| cpu_after[i].saturating_sub(cpu_before[i]));
-    Ok(Window { arrangement, from_ns, to_ns, steal: after.steal_since(&before), stream_cpu })
+    let stream_cpu = std::array::from_fn(|i| streams_after[i].saturating_sub(streams_before[i]));
+    let demo = demo_after.iter().sum::<Duration>().saturating_sub(demo_before.iter().sum());
+    let all = available_cpus()? as f64 * (to_ns - from_ns) as f64 / 1e9;
+    Ok(Window {
+        arrangement,
+        from_ns,
+        to_ns,
+        steal: after.steal_since(&before),
+        // The two clocks may differ by a tick, and nothing is less than nothing.
+        others: (after.busy_since(&before) - demo.as_secs_f64() / all).max(0.0),
+        stream_cpu,
+    })
 }
 
-fn cpu_times(pids: [u32; STREAMS.len()]) -> Result<[Duration; STREAMS.len()]> {
-    let mut times = [Duration::ZERO; STREAMS.len()];
-    for (time, pid) in times.iter_mut().zip(pids) {
-        *time = of_process(pid)?;
-    }
-    Ok(times)
+fn cpu_times(pids: &[u32]) -> Result<Vec<Duration>> {
+    pids.iter().map(|&pid| of_process(pid)).collect()
+}
+
+fn available_cpus() -> Result<usize> {
+    Ok(std::thread::available_parallelism().context("counting CPUs")?.get())
 }
 
 fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
     let records = STREAMS.iter().map(|name| scene.frames(name)).collect::<Result<Vec<_>, _>>()?;
-    let cpus = std::thread::available_parallelism().context("counting CPUs")?.get();
+    let cpus = available_cpus()?;
     let work = scene.work()?;
     let rounds = windows.iter().map(|window| {
-        let Window { arrangement, from_ns, to_ns, steal, stream_cpu } = *window;
+        let Window { arrangement, from_ns, to_ns, steal, others, stream_cpu } = *window;
         let seconds = (to_ns - from_ns) as f64 / 1e9;
         let done: f64 = work.iter().map(|record| record.between(from_ns, to_ns)).sum();
         Round {
@@ -141,6 +155,7 @@ fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
             seconds,
             cpus,
             steal,
+            others,
             work_per_second: done / seconds,
             streams: STREAMS
                 .iter()

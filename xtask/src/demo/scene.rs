@@ -164,6 +164,11 @@ impl Scene {
         self.place.records().join(name)
     }
 
+    /// Every process of the demo, this one not counted.
+    pub fn processes(&self) -> Vec<u32> {
+        running_from(&self.place.path("bin")).into_iter().map(|(id, _)| id.tid).collect()
+    }
+
     /// Ends everything and looks for what is left: processes, changed threads, the folders.
     pub fn end(self, before: &Table) -> Vec<String> {
         let Self { loads, agent, place, hog_records: _, _janitor: janitor, hog_threads: _ } = self;

@@ -57,11 +57,12 @@ impl fmt::Display for Report {
                 .collect();
             writeln!(
                 f,
-                "{:<14}background work {:.0} /s, streams {:.1} % of one CPU, steal {:.1} %{}{}",
+                "{:<14}background work {:.0} /s, streams {:.1} % of one CPU, steal {:.1} %, others {:.1} %{}{}",
                 "",
                 arrangement.work_per_second,
                 arrangement.streams.iter().map(|stream| stream.cpu_share).sum::<f64>() * 100.0,
                 arrangement.steal * 100.0,
+                arrangement.others * 100.0,
                 match arrangement.noisy_rounds {
                     0 => String::new(),
                     n => format!(" ({n} of {} rounds above 5 %)", arrangement.rounds),

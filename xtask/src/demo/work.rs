@@ -3,10 +3,10 @@
 //! A stream that comes late drops frames, and what it does not compute the background work gets.
 //! So the plain ratio credits the arrangement that misses frames with the work that it failed to
 //! do. The second ratio is of the work per CPU-second that the frames left: the CPU time that the
-//! streams used, by the kernel's clock of their processes, and the hypervisor's are taken off
-//! what the CPUs had. The agent's own CPU time is not taken off, nor is anything else that an
-//! arrangement costs: lost caches, idle CPUs. What frames cost is in the report beside it, so
-//! that nothing hides there either.
+//! streams used (by the kernel's clock of their processes), that the hypervisor took and that
+//! programs outside the demo used are taken off what the CPUs had. Not taken off are the agent's
+//! own CPU time, idle CPUs, lost caches: what an arrangement costs counts against it. What a
+//! frame costs is in the report beside it, so that nothing hides there either.
 //!
 //! A shared machine is faster in one minute than in the next. Rounds are therefore compared with
 //! the disengaged round of the same turn, seconds apart, and the median of these ratios counts.
@@ -22,7 +22,7 @@ pub struct WorkComparison {
     pub arrangement: Arrangement,
     /// Work per second.
     pub plain: Ratio,
-    /// Work per CPU-second that neither the frames nor the hypervisor took.
+    /// Work per CPU-second that neither the frames nor anything outside the demo took.
     pub per_cpu_second_left: Ratio,
 }
 
@@ -73,11 +73,11 @@ impl Ratio {
 }
 
 impl Round {
-    /// Units of background work per CPU-second that neither the streams nor the hypervisor took;
-    /// nothing where they took it all.
+    /// Units of background work per CPU-second that neither the streams, the hypervisor nor other
+    /// programs took; nothing where they took it all.
     pub fn work_per_cpu_second_left(&self) -> Option<f64> {
         let streams: f64 = self.streams.iter().map(|stream| stream.cpu_seconds).sum();
-        let left = self.cpus as f64 * (1.0 - self.steal) - streams / self.seconds;
+        let left = self.cpus as f64 * (1.0 - self.steal - self.others) - streams / self.seconds;
         (left > 0.0).then(|| self.work_per_second / left)
     }
 }
@@ -111,6 +111,7 @@ mod tests {
             seconds: 2.0,
             cpus: 2,
             steal: 0.0,
+            others: 0.0,
             work_per_second,
             streams: vec![stream(stream_cpu_seconds / 2.0), stream(stream_cpu_seconds / 2.0)],
         }
@@ -156,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn stolen_time_was_not_left_and_without_rounds_there_is_nothing_to_compare() {
+    fn time_taken_from_outside_was_not_left_and_without_rounds_there_is_nothing_to_compare() {
         let mut stolen = round(Arrangement::Disengaged, 90.0, 0.4);
-        stolen.steal = 0.5;
+        (stolen.steal, stolen.others) = (0.3, 0.2);
         let left = stolen.work_per_cpu_second_left().unwrap();
         assert!(close(left, 90.0 / 0.8), "{left}");
-        stolen.steal = 0.95;
+        stolen.steal = 0.75;
         assert_eq!(stolen.work_per_cpu_second_left(), None);
         assert!(WorkComparison::new(Arrangement::Engaged, &[stolen]).is_none());
     }
