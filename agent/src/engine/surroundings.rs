@@ -1,7 +1,6 @@
 //! What the rest of the host does: read, kept for a while, and put into the picture.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use downbeat_api::{ClassCgroups, HostLoad, Pressure};
 
@@ -10,7 +9,7 @@ use super::threads::monotonic_ns;
 use crate::model::host_history::HostHistory;
 use crate::observe::cgroups::{CgroupReader, Member};
 use crate::observe::interrupts::InterruptReader;
-use crate::observe::pacer::Pacer;
+use crate::observe::pacer::{Pacer, cpu_time};
 use crate::observe::pressure::PressureReader;
 use crate::observe::system::{System, SystemReader};
 use crate::roots::Roots;
@@ -70,13 +69,13 @@ impl Surroundings {
         if !self.pacer.is_due(now_ns) {
             return;
         }
-        let begun = Instant::now();
+        let begun = cpu_time();
         self.history.throttled(self.cgroups.tick(now_ns));
         self.history.cpu_times(now_ns, &system.cpu_times());
         if let Ok(totals) = self.pressure.totals() {
             self.history.pressure(now_ns, totals);
         }
-        self.pacer.spent(now_ns, begun.elapsed());
+        self.pacer.spent(now_ns, cpu_time().saturating_sub(begun));
     }
 
     fn sample(&mut self, now_ns: u64, system: &System, members: &[Member<'_>]) {

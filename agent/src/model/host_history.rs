@@ -87,7 +87,8 @@ impl HostHistory {
 
     /// Whether a quota held `class` back between two monotonic times, and which one most; nothing
     /// when none did, as far as it was read. Where the time ends in the last quarter of a second,
-    /// ask again a tick later.
+    /// ask again a tick later. The kernel counts each CPU of the group apart, so the time may be
+    /// longer than its window.
     #[must_use]
     pub fn throttled_between(&self, class: &str, from_ns: u64, to_ns: u64) -> Option<Throttled> {
         let mut by_group: BTreeMap<&Arc<str>, (u64, u64)> = BTreeMap::new();

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
+/// However much a reading cost, it is due again after this: old figures explain nothing.
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// Says when a file is due again, from what it cost to read it.
 #[derive(Debug)]
 pub struct Pacer {
@@ -23,11 +28,18 @@ impl Pacer {
         now_ns >= self.due_ns
     }
 
-    /// Takes in a reading that began at `now_ns` and took `cost`.
+    /// Takes in a reading that began at `now_ns` and took `cost` of CPU time.
     pub fn spent(&mut self, now_ns: u64, cost: Duration) {
-        let pause = cost.saturating_mul(self.parts);
+        let pause = cost.saturating_mul(self.parts).min(LONGEST);
         self.due_ns = now_ns.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
     }
+}
+
+/// CPU time of the calling thread. Not the time on the wall: on a saturated host, when the figures
+/// are wanted most, a reading that had to wait for a CPU would seem to have cost much.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]
@@ -43,5 +55,14 @@ mod tests {
         pacer.spent(0, Duration::from_millis(8));
         assert!(!pacer.is_due(3_000_000_000));
         assert!(pacer.is_due(4_000_000_000));
+        pacer.spent(0, Duration::from_secs(8));
+        assert!(pacer.is_due(10_000_000_000));
+    }
+
+    #[test]
+    fn waiting_costs_no_cpu_time() {
+        let begun = cpu_time();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(cpu_time() - begun < Duration::from_millis(25));
     }
 }

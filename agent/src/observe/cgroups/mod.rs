@@ -10,14 +10,13 @@ mod stat;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use downbeat_api::{ClassCgroups, GroupTime, Throttling, WorstStall};
 
 pub use mounts::{Hierarchies, Membership, Mount};
 pub use stat::{CpuStat, Version};
 
-use super::pacer::Pacer;
+use super::pacer::{Pacer, cpu_time};
 use super::pressure::{read_pressure, share};
 use crate::roots::Roots;
 
@@ -210,9 +209,9 @@ impl CgroupReader {
         let mut told = self.assign(members);
         self.look_for_quotas(now_ns);
         if self.pacer.is_due(now_ns) {
-            let begun = Instant::now();
+            let begun = cpu_time();
             self.read_pressure(now_ns);
-            self.pacer.spent(now_ns, begun.elapsed());
+            self.pacer.spent(now_ns, cpu_time().saturating_sub(begun));
         }
         for (class, told) in &mut told {
             if let Some(state) = self.classes.get_mut(class.as_str()) {

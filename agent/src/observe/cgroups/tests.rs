@@ -1,6 +1,7 @@
 //! Hosts of literal files: version 2, version 1 beside it, and containers.
 
 use std::fs;
+use std::time::Instant;
 
 use super::*;
 

@@ -11,13 +11,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use downbeat_api::{Interrupt, Interrupts, SoftInterrupt};
 
 pub use table::{Delta, Row, Table};
 
-use super::pacer::Pacer;
+use super::pacer::{Pacer, cpu_time};
 use crate::roots::Roots;
 
 /// Sources that are shown, of devices and of the processor each.
@@ -80,13 +79,13 @@ impl InterruptReader {
 
     /// Interrupts since the last reading; absent on the first, and where the kernel shows none.
     pub fn read(&mut self, now_ns: u64) -> Option<Interrupts> {
-        let begun = Instant::now();
+        let begun = cpu_time();
         let mut buffer = std::mem::take(&mut self.hard);
         let hard = read_table(&self.proc.join("interrupts"), &mut buffer);
         let soft = read_table(&self.proc.join("softirqs"), &mut buffer);
         self.hard = buffer;
         let told = self.fold(now_ns, hard, soft);
-        self.pacer.spent(now_ns, begun.elapsed());
+        self.pacer.spent(now_ns, cpu_time().saturating_sub(begun));
         told
     }
 
@@ -181,6 +180,7 @@ fn per_cpu(mut cpus: Vec<(u32, u32)>, seconds: f64) -> Vec<(u32, f64)> {
 mod tests {
     use std::fmt::Write as _;
     use std::fs;
+    use std::time::Instant;
 
     use super::*;
 
