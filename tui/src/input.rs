@@ -8,10 +8,10 @@ use crate::state::{Command, Overlay, Page, Prompt, State};
 /// Every key and what it does, for the help.
 pub const HELP: [(&str, &str); 20] = [
     ("p", "engage or disengage: put everything back, or apply decisions again"),
-    ("1 … 5, Tab", "overview, classes, pool, GPU, actions"),
+    ("1 … 8, Tab", "overview, classes, jobs, blame, misses, pool, GPU, actions"),
     ("↑ ↓ PgUp PgDn", "move (also k and j)"),
     ("Home End", "first and last"),
-    ("Enter, e", "why is this process as it is?"),
+    ("Enter, e", "why is this process as it is? On the misses page: why was this one late?"),
     ("F3, /", "search; F3 while typing, n afterwards: the next"),
     ("F4, \\", "show only what contains a text; Esc shows all again"),
     ("F6, < >", "choose the column to sort by"),
@@ -57,7 +57,7 @@ pub fn command(state: &State, key: KeyEvent) -> Option<Command> {
             }
             return movement(key.code);
         }
-        Overlay::Help | Overlay::Explain { .. } => {
+        Overlay::Help | Overlay::Explain { .. } | Overlay::Story { .. } => {
             if closes(key.code) || matches!(key.code, KeyCode::Enter | KeyCode::F(1)) {
                 return Some(Command::Close);
             }
@@ -66,9 +66,13 @@ pub fn command(state: &State, key: KeyEvent) -> Option<Command> {
             }
         }
     }
-    movement(key.code)
-        .or_else(|| anywhere(key.code))
-        .or_else(|| (state.page == Page::Overview).then(|| on_overview(state, key.code)).flatten())
+    movement(key.code).or_else(|| anywhere(key.code)).or_else(|| match state.page {
+        Page::Overview => on_overview(state, key.code),
+        Page::Misses => {
+            matches!(key.code, KeyCode::Enter | KeyCode::Char('e')).then_some(Command::Choose)
+        }
+        _ => None,
+    })
 }
 
 fn closes(code: KeyCode) -> bool {
@@ -108,9 +112,9 @@ fn anywhere(code: KeyCode) -> Option<Command> {
         KeyCode::Tab => Command::NextPage,
         KeyCode::BackTab => Command::PreviousPage,
         KeyCode::Char('p') => Command::Toggle,
-        KeyCode::Char(c @ '1'..='5') => {
+        KeyCode::Char(c @ '1'..='9') => {
             let index = usize::try_from(u32::from(c) - u32::from('1')).unwrap_or(0);
-            Command::Show(Page::ALL[index])
+            return Page::ALL.get(index).copied().map(Command::Show);
         }
         _ => return None,
     })

@@ -5,9 +5,9 @@
 
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
-    Action, Actions, CauseCount, Class, ClassBlame, ClassCgroups, Explanation, Finding, Gpu,
-    GpuView, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice, Process, Snapshot, Source,
-    ThreadExplanation, ThreadJobs,
+    Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Explanation,
+    Finding, Gpu, GpuView, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice, Process,
+    Snapshot, Source, ThreadExplanation, ThreadJobs,
 };
 
 use crate::text::{clean, deceives};
@@ -85,12 +85,12 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         text(what);
         optional(remedy);
     }
-    host(host_load);
+    load(host_load);
     classes.iter_mut().for_each(class);
     jobs.iter_mut().for_each(job);
     for ClassBlame { class, recent, total } in blame {
         optional(class);
-        recent.iter_mut().chain(total).for_each(|culprit| text(&mut culprit.name));
+        recent.iter_mut().chain(total).for_each(culprit);
     }
     misses.iter_mut().for_each(miss);
     for CauseCount { class, cause: _, misses: _ } in causes {
@@ -116,20 +116,57 @@ pub fn snapshot(snapshot: &mut Snapshot) {
 }
 
 fn job(job: &mut ThreadJobs) {
-    for value in [&mut job.thread, &mut job.process] {
-        text(value);
-    }
-    optional(&mut job.class);
+    let ThreadJobs {
+        tid: _,
+        pid: _,
+        thread,
+        process,
+        class,
+        release: _,
+        rhythm: _,
+        deadline_ns: _,
+        recent: _,
+        total: _,
+    } = job;
+    text(thread);
+    text(process);
+    optional(class);
+}
+
+fn culprit(culprit: &mut Culprit) {
+    let Culprit { kind: _, name, ns: _ } = culprit;
+    text(name);
 }
 
 /// Makes one miss safe to show.
 pub fn miss(miss: &mut Miss) {
-    for value in [&mut miss.thread, &mut miss.process, &mut miss.cause.text] {
+    let Miss {
+        id: _,
+        unix_time: _,
+        tid: _,
+        pid: _,
+        thread,
+        process,
+        class,
+        deadline_ns: _,
+        release_ns: _,
+        release: _,
+        response_ns: _,
+        start_ns: _,
+        late_ns: _,
+        wait_ns: _,
+        run_ns: _,
+        cost_ns: _,
+        stalls: _,
+        culprits,
+        cause: Cause { kind: _, text: why, evidence },
+    } = miss;
+    for value in [thread, process, why] {
         text(value);
     }
-    optional(&mut miss.class);
-    miss.culprits.iter_mut().for_each(|culprit| text(&mut culprit.name));
-    miss.cause.evidence.iter_mut().for_each(text);
+    optional(class);
+    culprits.iter_mut().for_each(culprit);
+    evidence.iter_mut().for_each(text);
 }
 
 fn class(class: &mut Class) {
@@ -163,7 +200,7 @@ fn class(class: &mut Class) {
     }
 }
 
-fn host(load: &mut HostLoad) {
+fn load(load: &mut HostLoad) {
     let HostLoad { pressure: _, pressure_missing, cpu_times: _, interrupts } = load;
     optional(pressure_missing);
     let Some(interrupts) = interrupts else {

@@ -67,6 +67,44 @@ pub fn nanos_or_unknown(ns: Option<u64>) -> String {
     ns.map_or_else(|| UNKNOWN.into(), nanos)
 }
 
+/// A period: four digits, since 16.67 ms and 16 ms are two different beats (`16.67 ms`, `10 ms`).
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+pub fn period(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..999_950 => (ns as f64 / 1e3, "µs"),
+        999_950..999_950_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    let digits = match value {
+        ..10.0 => 3,
+        10.0..100.0 => 2,
+        _ => 1,
+    };
+    let shown = format!("{value:.digits$}");
+    format!("{} {unit}", shown.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// How often a second (`0.4`, `59.9`, `1200`).
+#[must_use]
+pub fn rate(per_second: f64) -> String {
+    if per_second.abs() < 99.95 { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
+}
+
+/// A count in at most five characters (`9999`, `123k`, `1.2M`).
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn short_count(n: u64) -> String {
+    let (value, unit) = match n {
+        0..10_000 => return n.to_string(),
+        10_000..999_500 => (n as f64 / 1e3, "k"),
+        999_500..999_500_000 => (n as f64 / 1e6, "M"),
+        _ => (n as f64 / 1e9, "G"),
+    };
+    if value < 9.95 { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") }
+}
+
 /// A longer time in seconds (`12 s`, `3 min 5 s`, `3 h 12 min`, `4 d 2 h`).
 #[must_use]
 #[expect(
@@ -81,6 +119,16 @@ pub fn span(seconds: f64) -> String {
         60..3_600 => format!("{} min {} s", s / 60, s % 60),
         3_600..86_400 => format!("{} h {} min", s / 3_600, s / 60 % 60),
         _ => format!("{} d {} h", s / 86_400, s / 3_600 % 24),
+    }
+}
+
+/// A longer time in its largest unit (`12 s`, `3 min`, `3 h`, `4 d`).
+#[must_use]
+pub fn span_short(seconds: f64) -> String {
+    let span = span(seconds);
+    match span.match_indices(' ').nth(1) {
+        Some((end, _)) => span[..end].to_owned(),
+        None => span,
     }
 }
 
@@ -141,10 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn periods_keep_their_digits_and_no_zeros() {
+        let cases =
+            [850, 5_000_000, 10_000_000, 16_667_000, 33_333_333, 125_040_000, 1_000_000_000];
+        let shown: Vec<_> = cases.into_iter().map(period).collect();
+        assert_eq!(shown, ["850 ns", "5 ms", "10 ms", "16.67 ms", "33.33 ms", "125 ms", "1 s"]);
+        assert_eq!(period(999_950), "1 ms");
+    }
+
+    #[test]
+    fn counts_keep_to_their_columns() {
+        let cases = [0, 9_999, 10_000, 999_499, 999_500, 12_345_678, 4_200_000_000];
+        let shown: Vec<_> = cases.into_iter().map(short_count).collect();
+        assert_eq!(shown, ["0", "9999", "10k", "999k", "1.0M", "12M", "4.2G"]);
+    }
+
+    #[test]
     fn long_times_have_two_units() {
         let cases = [-3.0, 12.9, 61.0, 11_520.0, 352_800.0];
         let shown: Vec<_> = cases.into_iter().map(span).collect();
         assert_eq!(shown, ["0 s", "12 s", "1 min 1 s", "3 h 12 min", "4 d 2 h"]);
+        let short: Vec<_> = cases.into_iter().map(span_short).collect();
+        assert_eq!(short, ["0 s", "12 s", "1 min", "3 h", "4 d"]);
     }
 
     #[test]

@@ -5,66 +5,12 @@ mod support;
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use downbeat_api::{Mode, Request, Response, Snapshot};
+use downbeat_api::{Mode, Request, Response};
 use downbeat_tui::conn::Event;
 use downbeat_tui::state::{Link, State};
-use downbeat_tui::text;
 use downbeat_tui::theme::Theme;
-use downbeat_tui::view;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
-use ratatui::buffer::Buffer;
 use support::host;
-
-const SIZES: [(u16, u16); 4] = [(40, 10), (80, 24), (120, 40), (200, 50)];
-
-fn state(snapshot: Snapshot, size: (u16, u16)) -> State {
-    let mut state = State::new(size, Theme { colours: true });
-    state.update(Event::Snapshot(Box::new(snapshot)), Duration::from_secs(100));
-    state
-}
-
-fn press(state: &mut State, keys: &str) {
-    for c in keys.chars() {
-        let code = match c {
-            '\n' => KeyCode::Enter,
-            '↓' => KeyCode::Down,
-            '⇟' => KeyCode::PageDown,
-            '⇲' => KeyCode::End,
-            '␛' => KeyCode::Esc,
-            '③' => KeyCode::F(3),
-            '⌂' => KeyCode::Home,
-            '⑥' => KeyCode::F(6),
-            c => KeyCode::Char(c),
-        };
-        let key = KeyEvent::new(code, KeyModifiers::NONE);
-        state.update(Event::Key(key), state.now);
-    }
-}
-
-fn buffer(state: &State) -> Buffer {
-    let (width, height) = state.size;
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| view::draw(frame, state)).unwrap();
-    terminal.backend().buffer().clone()
-}
-
-/// The screen as text, each line as wide as it looks, with a bar at its end.
-fn screen(state: &State) -> String {
-    let buffer = buffer(state);
-    let mut out = String::new();
-    for y in 0..buffer.area.height {
-        let mut x = 0;
-        while x < buffer.area.width {
-            let symbol = buffer[(x, y)].symbol();
-            out.push_str(symbol);
-            x += u16::try_from(text::width(symbol)).unwrap().max(1);
-        }
-        assert_eq!(x, buffer.area.width, "line {y} ends inside a wide character");
-        out.push_str("│\n");
-    }
-    out
-}
+use support::screen::{SIZES, buffer, press, screen, state};
 
 /// Snapshots of what `make` gives at all sizes.
 fn at_all_sizes(name: &str, make: impl Fn((u16, u16)) -> State) {
@@ -147,7 +93,7 @@ fn classes_over_time() {
 fn pool() {
     at_all_sizes("pool", |size| {
         let mut state = state(host::large(), size);
-        press(&mut state, "3");
+        press(&mut state, "6");
         state
     });
 }
@@ -155,7 +101,7 @@ fn pool() {
 #[test]
 fn no_pool() {
     let mut state = state(host::small(), (80, 24));
-    press(&mut state, "3");
+    press(&mut state, "6");
     insta::assert_snapshot!(screen(&state));
 }
 
@@ -163,7 +109,7 @@ fn no_pool() {
 fn gpus() {
     at_all_sizes("gpu", |size| {
         let mut state = state(host::large(), size);
-        press(&mut state, "4");
+        press(&mut state, "7");
         state
     });
 }
@@ -171,7 +117,7 @@ fn gpus() {
 #[test]
 fn no_gpu() {
     let mut state = state(host::small(), (80, 24));
-    press(&mut state, "4");
+    press(&mut state, "7");
     insta::assert_snapshot!(screen(&state));
 }
 
@@ -179,7 +125,7 @@ fn no_gpu() {
 fn actions() {
     at_all_sizes("actions", |size| {
         let mut state = state(host::large(), size);
-        press(&mut state, "5");
+        press(&mut state, "8");
         state
     });
 }
@@ -267,7 +213,7 @@ fn nothing_is_drawn_in_colours_when_they_are_off() {
 #[test]
 fn only_the_terminals_own_palette_is_used() {
     use ratatui::style::Color;
-    for page in ["1", "2", "3", "4", "5", "?"] {
+    for page in ["1", "2", "3", "4", "5", "5\n", "6", "7", "8", "?"] {
         let mut state = state(host::large(), (120, 40));
         press(&mut state, page);
         for cell in &buffer(&state).content {
@@ -285,7 +231,23 @@ fn no_size_panics() {
     let widths = [0, 1, 2, 3, 5, 9, 14, 19, 23, 39, 40, 59, 76, 101, 180, 300];
     let heights = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 24, 31, 60, 100];
     let sizes = widths.into_iter().flat_map(|w| heights.map(|h| (w, h)));
-    let keys = ["1", "2", "3⇟", "4⇲", "5↓↓", "?⇟⇲", "\n↓", "⑥⇲", "/ffm", "\\x", "⇲⇟"];
+    let keys = [
+        "1",
+        "2",
+        "3⇲",
+        "4⇟",
+        "5↓↓",
+        "5⇲\n⇟",
+        "6⇟",
+        "7⇲",
+        "8↓↓",
+        "?⇟⇲",
+        "\n↓",
+        "⑥⇲",
+        "/ffm",
+        "\\x",
+        "⇲⇟",
+    ];
     for (n, size) in sizes.enumerate() {
         let snapshot = snapshots[n % snapshots.len()].clone();
         for keys in keys {
@@ -319,7 +281,7 @@ fn the_cursor_stays_on_its_process_and_in_sight() {
 #[test]
 fn a_page_scrolls_to_its_end_and_no_further() {
     let mut state = state(host::large(), (40, 10));
-    press(&mut state, "5⇲");
+    press(&mut state, "8⇲");
     let end = screen(&state);
     press(&mut state, "↓↓↓↓⇟");
     assert_eq!(screen(&state), end);

@@ -1,10 +1,11 @@
 //! The classes of the policy and how they fare.
 
-use downbeat_api::{Class, Snapshot};
+use downbeat_api::{Class, Misses, Snapshot};
 use ratatui::text::Line;
 
 use super::Paper;
 use super::grid::{self, Cell, Column};
+use crate::state::Page;
 use crate::text::Align::{Left, Right};
 use crate::theme::{Ink, Theme};
 use crate::units;
@@ -43,7 +44,9 @@ pub fn lines(snapshot: &Snapshot, paper: Paper, rows: usize) -> Vec<Line<'static
     let mut lines = grid::table(&columns, &cells, paper);
     let hidden = snapshot.classes.len() - shown.len();
     if hidden > 0 && lines.len() <= rows {
-        lines.push(Line::from(paper.span(Ink::Faint, format!("… {hidden} more on page 2"))));
+        lines.push(Line::from(
+            paper.span(Ink::Faint, format!("… {hidden} more on page {}", Page::Classes.number())),
+        ));
     }
     lines
 }
@@ -65,7 +68,8 @@ fn shown(classes: &[Class], rows: usize) -> Vec<&Class> {
 
 fn cells(class: &Class) -> Vec<Cell> {
     let recent = class.wait.as_ref().map(|w| w.recent);
-    let missed = class.misses.is_some_and(|m| m.missed > 0);
+    let misses = misses(class);
+    let missed = misses.is_some_and(|m| m.missed > 0);
     let idle = class.threads == 0;
     let ink = if idle { Ink::Faint } else { Ink::Plain };
     vec![
@@ -79,10 +83,19 @@ fn cells(class: &Class) -> Vec<Cell> {
         Cell::new(ink, units::nanos_or_unknown(recent.and_then(|r| r.p50_ns))),
         Cell::new(ink, units::nanos_or_unknown(recent.and_then(|r| r.p99_ns))),
         Cell {
-            short: class.misses.map(units::miss_share),
-            ..Cell::new(if missed { Ink::Warning } else { ink }, units::misses(class.misses))
+            short: misses.map(units::miss_share),
+            ..Cell::new(if missed { Ink::Warning } else { ink }, units::misses(misses))
         },
     ]
+}
+
+/// Its misses: those that its programs report themselves, else those of its jobs. Without a
+/// deadline no job can be late, and nothing is said.
+#[must_use]
+pub fn misses(class: &Class) -> Option<Misses> {
+    let of_jobs = class.jobs.as_ref().map(|jobs| jobs.total);
+    let of_jobs = of_jobs.filter(|total| class.deadline_ns.is_some() || total.missed > 0);
+    class.misses.or(of_jobs.map(|total| Misses { frames: total.jobs, missed: total.missed }))
 }
 
 /// What a class is, in one line, for its own part of the classes page.

@@ -7,15 +7,20 @@ use crate::text;
 use crate::theme::{Ink, Theme};
 
 pub mod actions;
+pub mod blame;
 pub mod classes;
 pub mod explain;
 pub mod gpu;
 pub mod grid;
+pub mod jobs;
 pub mod meters;
+pub mod misses;
 pub mod notices;
 pub mod pool;
 pub mod processes;
 pub mod status;
+pub mod story;
+pub mod words;
 
 /// What every report needs to know.
 #[derive(Clone, Copy, Debug)]

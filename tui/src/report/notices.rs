@@ -4,6 +4,7 @@ use downbeat_api::{Notice, SCHEMA, Severity, Snapshot, Source};
 use ratatui::text::Line;
 
 use super::Paper;
+use crate::state::Page;
 use crate::text;
 use crate::theme::Ink;
 
@@ -48,7 +49,8 @@ pub fn brief(notices: &[Notice], paper: Paper, rows: usize) -> Vec<Line<'static>
         })
         .collect();
     if notices.len() > shown && lines.len() < rows {
-        let more = format!("  … {} more on page 5", notices.len() - shown);
+        let page = Page::Actions.number();
+        let more = format!("  … {} more on page {page}", notices.len() - shown);
         lines.push(Line::from(paper.span(Ink::Faint, more)));
     }
     lines

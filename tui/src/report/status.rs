@@ -3,7 +3,7 @@
 use downbeat_api::{Cpu, Mode, Snapshot, Source};
 use ratatui::text::Line;
 
-use super::{Paper, classes, gpu, meters, notices, pool, processes};
+use super::{Paper, classes, gpu, meters, misses, notices, pool, processes};
 use crate::state::table::Table;
 use crate::theme::Ink;
 use crate::units;
@@ -22,6 +22,11 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     }
     lines.push(Line::default());
     lines.extend(classes::lines(snapshot, paper, usize::MAX));
+    let misses = misses::summary(snapshot, paper);
+    if !misses.is_empty() {
+        lines.push(Line::default());
+        lines.extend(misses);
+    }
     lines.push(Line::default());
     lines.extend(busiest(snapshot, paper));
     if !snapshot.gpu.devices.is_empty() {

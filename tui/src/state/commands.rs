@@ -33,7 +33,7 @@ pub enum Command {
     Invert,
     /// Open the menu of sort keys.
     SortMenu,
-    /// Take what is chosen: explain the process, or use the sort key.
+    /// Take what is chosen: explain the process, tell the miss's story, or use the sort key.
     Choose,
     /// Open the explanation of the chosen process.
     Explain,
@@ -61,21 +61,31 @@ pub enum Command {
     Cancel,
 }
 
+/// What the arrows move through.
+enum Rows {
+    /// The process table.
+    Processes,
+    /// The misses.
+    Misses,
+    /// The lines of a page or of what lies over it.
+    Lines,
+}
+
 impl State {
     /// Does what a key asks for.
     pub fn obey(&mut self, command: Command) -> Vec<Effect> {
         match command {
             Command::Quit => return vec![Effect::Quit],
             Command::Suspend => return vec![Effect::Suspend],
-            Command::Show(page) => self.show(page),
-            Command::NextPage => self.turn(1),
-            Command::PreviousPage => self.turn(Page::ALL.len() - 1),
+            Command::Show(page) => return self.show(page),
+            Command::NextPage => return self.turn(1),
+            Command::PreviousPage => return self.turn(Page::ALL.len() - 1),
             Command::Move(rows) => self.scroll_by(rows),
             Command::Screen(screens) => {
-                let height = if self.on_table() {
-                    layout::process_rows(self)
-                } else {
-                    layout::body_rows(self)
+                let height = match self.rows() {
+                    Rows::Processes => layout::process_rows(self),
+                    Rows::Misses => layout::miss_rows(self),
+                    Rows::Lines => layout::body_rows(self),
                 };
                 // One row of the old screen stays, so that the eye finds its place.
                 let rows = isize::try_from(height.saturating_sub(1).max(1)).unwrap_or(isize::MAX);
@@ -96,6 +106,8 @@ impl State {
                 if let Overlay::SortMenu { cursor } = self.overlay {
                     self.overlay = Overlay::None;
                     self.sort(SortKey::ALL[cursor]);
+                } else if self.page == Page::Misses {
+                    self.tell();
                 } else {
                     return self.explain();
                 }
@@ -126,19 +138,28 @@ impl State {
         Vec::new()
     }
 
-    /// Whether the arrows move the cursor in the process table.
-    fn on_table(&self) -> bool {
-        self.page == Page::Overview && matches!(self.overlay, Overlay::None)
+    /// What the arrows move through.
+    fn rows(&self) -> Rows {
+        match (self.page, &self.overlay) {
+            (Page::Overview, Overlay::None) => Rows::Processes,
+            (Page::Misses, Overlay::None) => Rows::Misses,
+            _ => Rows::Lines,
+        }
     }
 
-    fn show(&mut self, page: Page) {
+    fn show(&mut self, page: Page) -> Vec<Effect> {
         self.page = page;
         self.open(Overlay::None);
+        match page {
+            // Snapshots bring the last few only.
+            Page::Misses => vec![Effect::Ask(Request::Misses)],
+            _ => Vec::new(),
+        }
     }
 
-    fn turn(&mut self, by: usize) {
+    fn turn(&mut self, by: usize) -> Vec<Effect> {
         let at = Page::ALL.iter().position(|p| *p == self.page).unwrap_or(0);
-        self.show(Page::ALL[(at + by) % Page::ALL.len()]);
+        self.show(Page::ALL[(at + by) % Page::ALL.len()])
     }
 
     fn open(&mut self, overlay: Overlay) {
@@ -149,14 +170,20 @@ impl State {
     fn scroll_by(&mut self, rows: isize) {
         if let Overlay::SortMenu { cursor } = &mut self.overlay {
             *cursor = cursor.saturating_add_signed(rows).min(SortKey::ALL.len() - 1);
-        } else if self.on_table() {
-            let row = self.table.cursor.saturating_add_signed(rows);
-            if let Some(snapshot) = &self.snapshot {
-                self.table.go_to(row, snapshot);
+            return;
+        }
+        match self.rows() {
+            Rows::Processes => {
+                let row = self.table.cursor.saturating_add_signed(rows);
+                if let Some(snapshot) = &self.snapshot {
+                    self.table.go_to(row, snapshot);
+                }
             }
-        } else {
+            Rows::Misses => {
+                self.misses.go_to(self.misses.cursor.saturating_add_signed(rows));
+            }
             // Too far down is put right when the state settles.
-            self.scroll = self.scroll.saturating_add_signed(rows);
+            Rows::Lines => self.scroll = self.scroll.saturating_add_signed(rows),
         }
     }
 
@@ -181,6 +208,13 @@ impl State {
         };
         self.open(Overlay::Explain { pid, answer: None, asked: self.now });
         vec![Effect::Ask(Request::Explain { pid })]
+    }
+
+    fn tell(&mut self) {
+        if let Some(miss) = self.misses.under_cursor() {
+            let miss = Box::new(miss.clone());
+            self.open(Overlay::Story { miss });
+        }
     }
 
     fn toggle(&mut self) -> Vec<Effect> {

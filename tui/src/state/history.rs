@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use downbeat_api::{Class, Misses};
 
+use crate::report::classes;
+
 /// Seconds that are kept.
 pub const SECONDS: usize = 300;
 
@@ -64,14 +66,15 @@ impl ClassHistory {
         }
         self.seconds.drain(..self.seconds.len().saturating_sub(SECONDS));
         // Counts that went back belong to an agent that was started again.
-        let missed = match (self.last, class.misses) {
+        let now = classes::misses(class);
+        let missed = match (self.last, now) {
             (Some(last), Some(now)) if now.frames >= last.frames => {
                 Some(now.missed.saturating_sub(last.missed))
             }
             (_, Some(_)) => Some(0),
             (_, None) => None,
         };
-        self.last = class.misses;
+        self.last = now;
         let p99 = class.wait.as_ref().and_then(|w| w.recent.p99_ns);
         if let Some(second) = self.seconds.back_mut() {
             second.p99_ns = second.p99_ns.max(p99);

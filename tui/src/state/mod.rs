@@ -3,15 +3,17 @@
 
 mod commands;
 pub mod history;
+pub mod misses;
 pub mod table;
 
 use std::time::Duration;
 
-use downbeat_api::{Explanation, Mode, Request, Response, Snapshot};
+use downbeat_api::{Explanation, Miss, Mode, Request, Response, Snapshot};
 use ratatui::text::Line;
 
 pub use commands::Command;
 use history::History;
+use misses::Misses;
 use table::Table;
 
 use crate::conn::Event;
@@ -38,6 +40,12 @@ pub enum Page {
     Overview,
     /// Classes over time.
     Classes,
+    /// Threads that work in periods.
+    Jobs,
+    /// Who had the CPU while classes waited.
+    Blame,
+    /// The latest misses.
+    Misses,
     /// The pool's workers.
     Pool,
     /// GPUs.
@@ -48,8 +56,22 @@ pub enum Page {
 
 impl Page {
     /// All, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Overview, Self::Classes, Self::Pool, Self::Gpu, Self::Actions];
+    pub const ALL: [Self; 8] = [
+        Self::Overview,
+        Self::Classes,
+        Self::Jobs,
+        Self::Blame,
+        Self::Misses,
+        Self::Pool,
+        Self::Gpu,
+        Self::Actions,
+    ];
+
+    /// The key that shows it.
+    #[must_use]
+    pub fn number(self) -> usize {
+        Self::ALL.iter().position(|page| *page == self).unwrap_or(0) + 1
+    }
 
     /// Its name.
     #[must_use]
@@ -57,6 +79,9 @@ impl Page {
         match self {
             Self::Overview => "Overview",
             Self::Classes => "Classes",
+            Self::Jobs => "Jobs",
+            Self::Blame => "Blame",
+            Self::Misses => "Misses",
             Self::Pool => "Pool",
             Self::Gpu => "GPU",
             Self::Actions => "Actions",
@@ -94,6 +119,11 @@ pub enum Overlay {
         answer: Option<Result<Box<Explanation>, String>>,
         /// When the agent was last asked.
         asked: Duration,
+    },
+    /// The story of a miss.
+    Story {
+        /// The miss: it stays in sight when the agent has forgotten it.
+        miss: Box<Miss>,
     },
     /// Choice of the column to sort by.
     SortMenu {
@@ -146,6 +176,8 @@ pub struct State {
     pub overlay: Overlay,
     /// The process table.
     pub table: Table,
+    /// The latest misses.
+    pub misses: Misses,
     /// What is being typed.
     pub prompt: Option<Prompt>,
     /// The latest search.
@@ -176,6 +208,7 @@ impl State {
             page: Page::default(),
             overlay: Overlay::default(),
             table: Table::default(),
+            misses: Misses::default(),
             prompt: None,
             search: String::new(),
             scroll: 0,
@@ -243,6 +276,7 @@ impl State {
             self.pending = None;
         }
         self.table.scroll_into(layout::process_rows(self));
+        self.misses.scroll_into(layout::miss_rows(self));
         let last = self.body().len().saturating_sub(layout::body_rows(self));
         self.scroll = self.scroll.min(last);
     }
@@ -257,6 +291,7 @@ impl State {
         self.received = self.now;
         self.history.add(&snapshot.classes, self.now);
         self.table.refresh(&snapshot);
+        self.misses.take(&snapshot.misses);
         if self.pending.is_some_and(|(mode, _)| mode == snapshot.mode) {
             self.pending = None;
         }
@@ -283,6 +318,7 @@ impl State {
                     });
                 }
             }
+            (_, Ok(Response::Misses { misses })) => self.misses.take(&misses),
             (_, Ok(Response::Done { message })) => self.say(message),
             (_, Ok(_)) => {}
             (_, Err(reason)) => {

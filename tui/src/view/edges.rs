@@ -129,7 +129,7 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
             key("Enter", "Sort");
             key("Esc", "Close");
         }
-        Overlay::Help | Overlay::Explain { .. } => {
+        Overlay::Help | Overlay::Explain { .. } | Overlay::Story { .. } => {
             key("Esc", "Close");
             key("↑↓", "Scroll");
         }
@@ -137,6 +137,9 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
             key("F1", "Help");
             key("q", "Quit");
             key("p", if engaged { "Pause" } else { "Engage" });
+            if state.page == Page::Misses && !state.misses.all.is_empty() {
+                key("Enter", "Story");
+            }
             for (n, page) in Page::ALL.into_iter().enumerate() {
                 let ink = if page == state.page { Ink::SortedHeading } else { Ink::Plain };
                 keys.push(((n + 1).to_string(), ink, page.name().into()));
@@ -155,7 +158,7 @@ fn keys(state: &State, paper: Paper) -> Line<'static> {
     for (key, ink, name) in keys {
         let width = text::width(&key) + text::width(&name) + 1;
         if used + width > paper.width + 1 {
-            continue;
+            break;
         }
         used += width;
         spans.push(paper.span(Ink::Key, key));

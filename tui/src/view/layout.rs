@@ -13,6 +13,9 @@ const AIRY_FROM: usize = 30;
 /// From this height on an explanation leaves the table above it in sight.
 const SPLIT_FROM: usize = 24;
 
+/// From this many rows on the misses page counts the causes.
+const CAUSES_FROM: usize = 6;
+
 /// Heights of the screen's parts, in rows. Their sum is at most the screen's height.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -59,7 +62,10 @@ pub fn plan(state: &State) -> Plan {
         Overlay::Explain { .. } if height >= SPLIT_FROM && state.page == Page::Overview => {
             plan.body * 3 / 5
         }
-        Overlay::Explain { .. } | Overlay::Help => plan.body,
+        Overlay::Story { .. } if height >= SPLIT_FROM && state.page == Page::Misses => {
+            plan.body * 3 / 4
+        }
+        Overlay::Explain { .. } | Overlay::Story { .. } | Overlay::Help => plan.body,
     };
     overview(state, &mut plan, height);
     plan
@@ -102,13 +108,29 @@ pub fn process_rows(state: &State) -> usize {
     visible.saturating_sub(1)
 }
 
+/// The line that counts causes over the misses: whether it has room.
+#[must_use]
+pub fn causes_row(plan: &Plan) -> bool {
+    plan.body >= CAUSES_FROM
+}
+
+/// Rows of misses that are in sight.
+#[must_use]
+pub fn miss_rows(state: &State) -> usize {
+    let plan = plan(state);
+    let above = 1 + usize::from(causes_row(&plan));
+    (plan.body - plan.pane).saturating_sub(above)
+}
+
 /// Lines of a scrolling page or overlay that are in sight.
 #[must_use]
 pub fn body_rows(state: &State) -> usize {
     let plan = plan(state);
     match state.overlay {
         // The pane's own heading takes one.
-        Overlay::Help | Overlay::Explain { .. } => plan.pane.saturating_sub(1),
+        Overlay::Help | Overlay::Explain { .. } | Overlay::Story { .. } => {
+            plan.pane.saturating_sub(1)
+        }
         Overlay::None | Overlay::SortMenu { .. } => plan.body,
     }
 }

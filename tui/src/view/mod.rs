@@ -12,7 +12,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Widget};
 
-use crate::report::{self, Paper, classes, explain, meters, notices, processes};
+use crate::report::{self, Paper, classes, explain, meters, misses, notices, processes, story};
 use crate::state::table::SortKey;
 use crate::state::{Link, Overlay, Page, State};
 use crate::theme::Ink;
@@ -33,6 +33,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     match (&state.snapshot, state.page) {
         (None, _) => sheet.lines(&edges::nothing_yet(state, paper), plan.body),
         (Some(snapshot), Page::Overview) => overview(sheet, state, snapshot, paper, &plan),
+        (Some(snapshot), Page::Misses) => miss_table(sheet, state, snapshot, paper, &plan),
         (Some(snapshot), page) => {
             let lines = page_lines(state, snapshot, page, paper);
             let scroll = if plan.pane > 0 { 0 } else { state.scroll };
@@ -125,10 +126,39 @@ fn process_table(
     sheet.lines(&lines, rows - 1);
 }
 
-/// Lines of a page other than the overview.
+fn miss_table(
+    sheet: &mut Sheet<'_>,
+    state: &State,
+    snapshot: &Snapshot,
+    paper: Paper,
+    plan: &Plan,
+) {
+    let known = &state.misses;
+    if known.all.is_empty() {
+        let lines = paper.paragraph(Ink::Faint, &misses::nothing(snapshot), 0);
+        return sheet.lines(&lines, plan.body);
+    }
+    if layout::causes_row(plan) {
+        let causes = misses::causes(snapshot).unwrap_or_default();
+        let causes = text::cut(&causes, paper.width).into_owned();
+        sheet.lines(&[Line::from(paper.span(Ink::Plain, causes))], 1);
+    }
+    let rows = || known.all.iter().skip(known.offset).take(layout::miss_rows(state));
+    let chosen = misses::choose(known.all.iter(), snapshot.unix_time, paper);
+    let mut lines = vec![misses::heading(&chosen, paper)];
+    lines.extend(rows().enumerate().map(|(n, miss)| {
+        let selected = known.offset + n == known.cursor;
+        misses::row(miss, snapshot.unix_time, &chosen, paper, selected)
+    }));
+    sheet.lines(&lines, plan.body - usize::from(layout::causes_row(plan)));
+}
+
+/// Lines of a page that is nothing else than lines.
 fn page_lines(state: &State, snapshot: &Snapshot, page: Page, paper: Paper) -> Vec<Line<'static>> {
     match page {
-        Page::Overview => Vec::new(),
+        Page::Overview | Page::Misses => Vec::new(),
+        Page::Jobs => report::jobs::lines(snapshot, paper),
+        Page::Blame => report::blame::lines(snapshot, paper),
         Page::Classes => charts::lines(state, snapshot, paper),
         Page::Pool => report::pool::lines(snapshot, paper),
         Page::Gpu => report::gpu::lines(snapshot, paper),
@@ -147,6 +177,10 @@ pub fn body(state: &State) -> Vec<Line<'static>> {
             Some(Ok(explanation)) => explain::lines(explanation, paper),
             Some(Err(reason)) => paper.paragraph(Ink::Bad, reason, 2),
         },
+        (Overlay::Story { miss }, snapshot) => {
+            let now = snapshot.as_ref().map_or(miss.unix_time, |s| s.unix_time);
+            story::lines(miss, now, paper)
+        }
         (Overlay::None | Overlay::SortMenu { .. }, Some(snapshot)) => {
             page_lines(state, snapshot, state.page, paper)
         }
@@ -162,6 +196,7 @@ fn pane(sheet: &mut Sheet<'_>, state: &State, paper: Paper, plan: &Plan) {
     let rows = plan.pane - 1;
     let name = match &state.overlay {
         Overlay::Explain { pid, .. } => format!(" Why is {pid} as it is?"),
+        Overlay::Story { miss } => format!(" Why was {} late?", miss.process),
         _ => " Keys".into(),
     };
     let more = lines.len().saturating_sub(rows + state.scroll);

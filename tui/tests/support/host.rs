@@ -110,7 +110,7 @@ pub fn small() -> Snapshot {
     }
 }
 
-/// Everything that a host can have: many CPUs, GPUs, the pool, swap, notices, wide names.
+/// Everything that a host can have: many CPUs, GPUs, the pool, swap, notices, wide names, misses.
 pub fn large() -> Snapshot {
     let mut snapshot = small();
     snapshot.host = "rack-7.example.net".into();
@@ -132,6 +132,7 @@ pub fn large() -> Snapshot {
         notice(Severity::Warning, "3 events were lost", Some("raise the ring with --ring 1MiB")),
         notice(Severity::Info, "the learned deadline of camera is 33 ms", None),
     ];
+    super::work::fill(&mut snapshot);
     snapshot.gpu = GpuView { devices: vec![gpu(0), gpu(1)], note: None };
     snapshot.processes[0].gpu_memory = Some(3 * GIB);
     snapshot.processes[0].attention = true;

@@ -5,3 +5,5 @@
 
 pub mod agent;
 pub mod host;
+pub mod screen;
+pub mod work;
