@@ -201,7 +201,7 @@ impl CgroupReader {
         members: &[Member<'_>],
     ) -> BTreeMap<String, ClassCgroups> {
         if self.samples.is_multiple_of(LOOK_AGAIN) {
-            self.hierarchies = Hierarchies::read(&self.roots);
+            self.hierarchies.refresh(&self.roots, std::process::id());
             self.counts_quotas = self.counts_quotas();
         }
         self.samples += 1;

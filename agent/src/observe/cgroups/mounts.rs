@@ -2,11 +2,17 @@
 //!
 //! `/proc/PID/cgroup` shows a path as the reader's cgroup namespace sees it, `/proc/self/mountinfo`
 //! shows which part of a hierarchy is mounted where, in the same view. A group outside of the
-//! namespace starts with `/..`; it can be reached only where a mount starts as far up.
+//! namespace starts with `/..`; it can be reached only where a mount starts as far up, as in a pod
+//! that has the host's `/sys/fs/cgroup`. How the groups between the mount's root and the
+//! namespace's are called stands nowhere, so the agent looks for itself among the mount's groups.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::roots::Roots;
+
+/// Groups that are looked at in search of the agent's own.
+const SEARCHED: usize = 8192;
 
 /// The hierarchies in which quotas and pressure are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +21,8 @@ pub struct Hierarchies {
     pub v2: Vec<Mount>,
     /// Version 1's with the `cpu` controller.
     pub v1_cpu: Vec<Mount>,
+    /// What this was made from.
+    mountinfo: String,
 }
 
 /// One mounted hierarchy, or a part of one.
@@ -24,6 +32,9 @@ pub struct Mount {
     pub point: PathBuf,
     /// Which group is there, as the reader's cgroup namespace sees it.
     pub root: String,
+    /// Where the mount starts above the namespace: the names from there down to the namespace's
+    /// root, where they are known.
+    down: Vec<String>,
 }
 
 /// The groups of one process.
@@ -37,15 +48,25 @@ pub struct Membership {
 
 impl Hierarchies {
     /// From `self/mountinfo` below `roots.proc`; a mount below `/sys` is looked up below
-    /// `roots.sys`.
-    #[must_use]
-    pub fn read(roots: &Roots) -> Self {
-        let mounts = std::fs::read(roots.proc.join("self/mountinfo")).unwrap_or_default();
-        Self::parse(&String::from_utf8_lossy(&mounts), roots)
+    /// `roots.sys`. Nothing is done where that file is as it was. `pid` is the reader's own id.
+    pub fn refresh(&mut self, roots: &Roots, pid: u32) {
+        let mounts = fs::read(roots.proc.join("self/mountinfo")).unwrap_or_default();
+        let mounts = String::from_utf8_lossy(&mounts);
+        if mounts == self.mountinfo {
+            return;
+        }
+        *self = Self::parse(&mounts, roots);
+        let own = fs::read_to_string(roots.proc.join("self/cgroup")).unwrap_or_default();
+        let own = Membership::parse(&own);
+        for (mounts, own) in [(&mut self.v2, own.v2), (&mut self.v1_cpu, own.v1_cpu)] {
+            if let Some(own) = own {
+                mounts.iter_mut().for_each(|mount| mount.look_for_namespace(&own, pid));
+            }
+        }
     }
 
     fn parse(mountinfo: &str, roots: &Roots) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { mountinfo: mountinfo.to_owned(), ..Self::default() };
         for line in mountinfo.lines() {
             // `32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:7 - cgroup cgroup rw,cpu`
             let Some((before, behind)) = line.split_once(" - ") else {
@@ -57,7 +78,7 @@ impl Hierarchies {
             };
             let mut behind = behind.split(' ');
             let (kind, options) = (behind.next(), behind.nth(1).unwrap_or_default());
-            let mount = || Mount { point: below(roots, &unescape(point)), root: unescape(root) };
+            let mount = || Mount::new(below(roots, &unescape(point)), unescape(root));
             match kind {
                 Some("cgroup2") => found.v2.push(mount()),
                 Some("cgroup") if options.split(',').any(|option| option == "cpu") => {
@@ -96,21 +117,53 @@ impl Membership {
 }
 
 impl Mount {
+    /// A mount of the group `root` at `point`.
+    #[must_use]
+    pub fn new(point: PathBuf, root: String) -> Self {
+        Self { point, root, down: Vec::new() }
+    }
+
+    /// Finds out how the groups between the mount's root and the namespace's are called: below
+    /// them, the group `own` holds the process `pid`.
+    fn look_for_namespace(&mut self, own: &str, pid: u32) {
+        let ((root_up, root_names), (up, own_names)) = (split(&self.root), split(own));
+        if root_up == 0 || !root_names.is_empty() || up > 0 {
+            return;
+        }
+        let mut level = vec![PathBuf::new()];
+        for _ in 0..root_up {
+            let inside = level.iter().flat_map(|group| groups_in(&self.point, group));
+            level = inside.take(SEARCHED).collect();
+        }
+        let holds = |group: &PathBuf| {
+            let folder = self.point.join(group).join(own_names.join("/"));
+            let held = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            held.lines().any(|line| line.parse() == Ok(pid))
+        };
+        if let Some(found) = level.iter().find(|group| holds(group)) {
+            let names = found.iter().map(|name| name.to_string_lossy().into_owned());
+            self.down = names.collect();
+        }
+    }
+
     /// The folder of a group; nothing when it lies outside of this mount.
     #[must_use]
     pub fn folder(&self, group: &str) -> Option<PathBuf> {
         let (up, names) = split(group);
         let (root_up, root_names) = split(&self.root);
-        // Where the mount starts further up than the group's path does, the names between are not
-        // known: `/..` does not say from where.
-        if up != root_up {
+        if names.contains(&"..") {
             return None;
         }
-        let rest = names.strip_prefix(root_names.as_slice())?;
-        if rest.contains(&"..") {
-            return None;
+        if up == root_up {
+            let rest = names.strip_prefix(root_names.as_slice())?;
+            return Some(self.point.join(rest.join("/")));
         }
-        Some(self.point.join(rest.join("/")))
+        // So many of the names that lead down to the namespace are the group's as well.
+        let shared = self.down.get(..root_up.checked_sub(up)?)?;
+        let mut folder = self.point.clone();
+        folder.extend(shared);
+        folder.extend(names);
+        Some(folder)
     }
 
     /// The group's path and those of all groups above it that are mounted here, innermost first.
@@ -124,13 +177,28 @@ impl Mount {
                 break;
             };
             lineage.push((shown.to_owned(), folder));
-            if path.is_empty() || path.ends_with("/..") {
-                break;
-            }
-            path = path.rsplit_once('/').map_or("", |(above, _)| above);
+            path = match path.rsplit_once('/') {
+                Some((above, name)) if name != ".." => above,
+                // Further up the names go on with one `/..` more, as far as the mount reaches.
+                _ => break,
+            };
+        }
+        let mut above = format!("{path}/..");
+        while let Some(folder) = self.folder(&above) {
+            lineage.push((above.clone(), folder));
+            above.push_str("/..");
         }
         lineage
     }
+}
+
+/// The groups in a group, as paths from the mount.
+fn groups_in(point: &Path, group: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(point.join(group)) else {
+        return Vec::new();
+    };
+    let is_group = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.flatten().filter(is_group).map(|entry| group.join(entry.file_name())).collect()
 }
 
 /// How far up a path starts, and the names from there on.
@@ -178,7 +246,7 @@ mod tests {
     use super::*;
 
     fn mount(root: &str) -> Mount {
-        Mount { point: "/m".into(), root: root.into() }
+        Mount::new("/m".into(), root.into())
     }
 
     fn paths(lineage: &[(String, PathBuf)]) -> Vec<&str> {
@@ -193,15 +261,12 @@ mod tests {
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n\
             50 31 0:38 /../.. /host\\040side rw,relatime - cgroup2 cgroup2 rw\n";
         let found = Hierarchies::parse(text, &Roots { sys: "/fake".into(), ..Roots::default() });
-        assert_eq!(
-            found.v1_cpu,
-            [Mount { point: "/fake/fs/cgroup/cpu,cpuacct".into(), root: "/".into() }]
-        );
+        assert_eq!(found.v1_cpu, [Mount::new("/fake/fs/cgroup/cpu,cpuacct".into(), "/".into())]);
         assert_eq!(
             found.v2,
             [
-                Mount { point: "/fake/fs/cgroup/unified".into(), root: "/".into() },
-                Mount { point: "/host side".into(), root: "/../..".into() },
+                Mount::new("/fake/fs/cgroup/unified".into(), "/".into()),
+                Mount::new("/host side".into(), "/../..".into()),
             ]
         );
     }
@@ -238,6 +303,45 @@ mod tests {
         assert_eq!(paths(&mount("/").lineage("/../s")), [""; 0]);
     }
 
+    #[test]
+    fn a_pod_with_the_hosts_mount_reaches_its_neighbours_and_all_above() {
+        let host = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = host.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let point = host.path().join("sys/fs/cgroup");
+        write("sys/fs/cgroup/kubepods/agent/1/cgroup.procs", "41\n42\n");
+        write("sys/fs/cgroup/kubepods/voice/2/cgroup.procs", "7\n");
+        write("sys/fs/cgroup/system/ssh/x/cgroup.procs", "9\n");
+        write(
+            "proc/self/mountinfo",
+            "50 31 0:38 /../../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        );
+        write("proc/self/cgroup", "0::/\n");
+        let roots = Roots {
+            proc: host.path().join("proc"),
+            sys: host.path().join("sys"),
+            ..Roots::default()
+        };
+        let mut found = Hierarchies::default();
+        found.refresh(&roots, 42);
+        let mount = &found.v2[0];
+        assert_eq!(mount.folder("/../../voice/2"), Some(point.join("kubepods/voice/2")));
+        assert_eq!(mount.folder("/"), Some(point.join("kubepods/agent/1")));
+        assert_eq!(mount.folder("/../../../system/ssh"), Some(point.join("system/ssh")));
+        assert_eq!(mount.folder("/../../../../x"), None);
+        let lineage = mount.lineage("/../../voice/2");
+        assert_eq!(paths(&lineage), ["/../../voice/2", "/../../voice", "/../..", "/../../.."]);
+        assert_eq!(lineage[2].1, point.join("kubepods"));
+        assert_eq!(paths(&mount.lineage("/")), ["/", "/..", "/../..", "/../../.."]);
+        // Under another id the agent is not found, and says of its neighbours that it sees none.
+        let mut found = Hierarchies::default();
+        found.refresh(&roots, 43);
+        assert_eq!(found.v2[0].folder("/../../voice/2"), None);
+    }
+
     proptest! {
         #[test]
         fn no_path_leaves_the_mount(root in "(/|\\.\\.|a|b){0,6}", group in "(/|\\.\\.|a|b|c){0,8}") {
@@ -246,7 +350,7 @@ mod tests {
                 prop_assert!(folder.starts_with("/m"));
                 prop_assert!(!folder.iter().any(|name| name == ".."));
             }
-            prop_assert!(mount.lineage(&group).len() <= 9);
+            prop_assert!(mount.lineage(&group).len() <= 16);
         }
 
         #[test]
