@@ -37,10 +37,13 @@ pub struct Args {
     #[arg(long, default_value = "2ms")]
     work: humantime::Duration,
     /// Ends after so many seconds
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// By how many millionths the releasing clock runs slow, so that periods are longer
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-500_000..=500_000))]
+    #[arg(
+        long, default_value_t = 0, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-500_000..=500_000)
+    )]
     drift_ppm: i32,
     /// Share of the releases that are left out, at random, from 0 to less than 1
     #[arg(long, default_value_t = 0.0)]
@@ -103,7 +106,11 @@ struct Job {
 pub fn run(args: &Args) -> Result<()> {
     ensure!((0.0..1.0).contains(&args.skip), "--skip {}: must be from 0 to less than 1", args.skip);
     let period_ns = drifted(ns(args.period.into()), args.drift_ppm);
-    ensure!(period_ns > 0, "--period must be longer than 0");
+    ensure!(
+        (100_000..=60_000_000_000).contains(&period_ns),
+        "--period {}: must be from 100us to 1m",
+        args.period
+    );
     let gaps = match args.via {
         Via::Poisson => Gaps::Exponential,
         _ => Gaps::Regular { skip: args.skip },

@@ -41,7 +41,10 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', required = true)]
     names: Vec<String>,
     /// Their parts of each slice, in hundredths; together 100
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(
+        long, value_delimiter = ',', required = true,
+        value_parser = clap::value_parser!(u64).range(1..=100)
+    )]
     shares: Vec<u64>,
     /// The time in which each has one turn
     #[arg(long, default_value = "2ms")]
@@ -53,7 +56,7 @@ pub struct Args {
     #[arg(long)]
     victim: bool,
     /// Ends after so many seconds
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// Where the account is written at the end; `-` is standard output
     #[arg(long, value_name = "FILE")]
@@ -128,7 +131,11 @@ struct Job {
 /// Takes turns until the time is over.
 pub fn run(args: &Args) -> Result<()> {
     let slice_ns = ns(args.slice.into());
-    ensure!(slice_ns >= 100_000, "--slice must be at least 100us");
+    ensure!(
+        (100_000..=20_000_000).contains(&slice_ns),
+        "--slice {}: must be from 100us to 20ms; longer turns would meet real-time throttling",
+        args.slice
+    );
     ensure!(
         args.names.len() == args.shares.len(),
         "{} --names and {} --shares: each name needs its share",
