@@ -1,36 +1,17 @@
-//! What is checked on a guest's kernel.
+//! The agent's whole way on a guest's kernel, from `doctor` to the pool.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use downbeat_api::{HostFacts, Source, State};
-use downbeat_tests::agent::{Agent, Load, Place, said};
-use downbeat_tests::guest::Line;
+use downbeat_tests::agent::{Place, said};
 use downbeat_tests::processes::{running_from, wait_until};
-use downbeat_tests::threads::{Attributes, FIFO};
 use nix::sys::signal::Signal;
 
-const POLICY: &str = r#"
-schema = 1
+use super::{Check, managed, managed_crowd, place, untouched};
 
-[class.voice]
-modality = "audio"
-tier = "realtime"
-deadline = "10ms"
-sched = { policy = "fifo", priority = 7 }
-cpus = "1"
-io = { class = "best-effort", level = 1 }
-memory = { oom = -321 }
-
-[[rule]]
-name = "crowd"
-class = "voice"
-match = { exe = "{bin}/downbeat-load" }
-"#;
-
-type Check = fn() -> Result<()>;
-
-const CHECKS: [(&str, Check); 7] = [
+/// In the order in which they run.
+pub const CHECKS: &[Check] = &[
     ("doctor tells the host facts", doctor),
     ("kernel programs are the source", bpf_is_the_source),
     ("an exec gets its class on every thread", class_on_every_thread),
@@ -39,46 +20,6 @@ const CHECKS: [(&str, Check); 7] = [
     ("restore puts back after SIGKILL", restore_puts_back),
     ("the pool's audio worker gets ready", pool_gets_ready),
 ];
-
-/// Runs every check and tells each one's outcome.
-pub fn run_all(tell: impl Fn(Line)) {
-    for (name, check) in CHECKS {
-        let name = name.to_owned();
-        tell(match check() {
-            Ok(()) => Line::Ok(name),
-            Err(error) => Line::Fail { name, why: format!("{error:#}") },
-        });
-    }
-}
-
-fn place() -> Result<Place> {
-    let place = Place::new()?;
-    place.policy("50-test.toml", POLICY)?;
-    Ok(place)
-}
-
-fn crowd(place: &Place) -> Result<Load> {
-    place.load(&["crowd", "--threads", "3", "--live", "120s"])
-}
-
-fn managed(found: &Attributes) -> bool {
-    found.scheduling.policy == FIFO
-        && found.scheduling.priority == 7
-        && found.affinity == "1"
-        && found.oom == -321
-}
-
-fn managed_crowd(place: &Place) -> Result<(Agent, Load)> {
-    let agent = place.start(&[])?;
-    let crowd = crowd(place)?;
-    crowd.wait_for(4, managed).with_context(|| agent.log())?;
-    Ok((agent, crowd))
-}
-
-fn untouched() -> Result<impl Fn(&Attributes) -> bool> {
-    let own = Attributes::of(std::process::id())?;
-    Ok(move |found: &Attributes| *found == own)
-}
 
 fn doctor() -> Result<()> {
     let place = Place::new()?;
