@@ -383,7 +383,7 @@ fn cost_is_told_per_program() {
     let cost = probes.cost(started.elapsed());
     let of = |name: &str| cost.programs.iter().find(|program| program.name == name).unwrap();
     assert!(of("sched_switch").runs >= 50, "{:?}", of("sched_switch"));
-    let mean = of("sched_wakeup").mean_ns.unwrap();
+    let mean = of("sched_waking").mean_ns.unwrap();
     assert!(mean > 1.0 && mean < 100_000.0, "{mean} ns");
     assert!(cost.map_bytes > 1_000_000, "{} bytes", cost.map_bytes);
     assert_eq!(cost.dropped_events, 0);

@@ -1,6 +1,6 @@
 //! The gate: one bit per pid, so that a thread nobody asked about costs a load and a test.
 
-use downbeat_abi::{GATE_WORD_BITS, Thread};
+use downbeat_abi::{GATE_WORD_BITS, NO_JOB, Thread};
 
 use crate::atomic;
 use crate::maps::{GATE, THREADS};
@@ -25,7 +25,7 @@ pub fn thread(tid: u32) -> Option<*mut Thread> {
 /// Manages a thread; `false` where the thread map is full.
 #[inline(always)]
 pub fn admit(tid: u32, slot: u32) -> bool {
-    if THREADS.insert(tid, Thread::new(slot), 0).is_err() {
+    if THREADS.insert(tid, Thread::new(slot, NO_JOB), 0).is_err() {
         return false;
     }
     if let Some(word) = GATE.get_ptr_mut(tid / GATE_WORD_BITS) {

@@ -1,18 +1,20 @@
 //! Processes and threads come, go, and change program or name.
 
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use downbeat_abi::{Counter, Event, EventKind, NO_CLASS};
 
 use crate::events::{self, Wake};
 use crate::gate;
 use crate::maps::count;
+use crate::occupancy;
 use crate::task::Task;
 
 /// A process runs another program.
 #[inline(always)]
-pub fn exec(ctx: &BtfTracePointContext, task: Task, old_tid: u32) {
+pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
     let tid = task.tid();
+    occupancy::renamed(task);
     // A thread that was not the leader takes the leader's id; the leader's own entry went with
     // its exit, before this.
     if old_tid != tid
@@ -38,7 +40,7 @@ pub fn exec(ctx: &BtfTracePointContext, task: Task, old_tid: u32) {
 
 /// A thread made a thread or a process.
 #[inline(always)]
-pub fn fork(ctx: &BtfTracePointContext, parent: Task, child: Task) {
+pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
     let (tid, tgid) = (child.tid(), child.tgid());
     let (parent_tid, parent_tgid) = (parent.tid(), parent.tgid());
     // The id's last owner may have been put in after it had ended.
@@ -75,7 +77,7 @@ pub fn fork(ctx: &BtfTracePointContext, parent: Task, child: Task) {
 
 /// A thread ends.
 #[inline(always)]
-pub fn exit(ctx: &BtfTracePointContext, task: Task) {
+pub fn exit(ctx: &impl EbpfContext, task: Task) {
     let tid = task.tid();
     if gate::thread(tid).is_none() {
         return;
@@ -89,7 +91,7 @@ pub fn exit(ctx: &BtfTracePointContext, task: Task) {
 
 /// A thread takes another name.
 #[inline(always)]
-pub fn rename(ctx: &BtfTracePointContext, task: Task, name: *const u8) {
+pub fn rename(ctx: &impl EbpfContext, task: Task, name: *const u8) {
     let tid = task.tid();
     if gate::thread(tid).is_none() {
         return;

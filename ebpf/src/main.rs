@@ -13,66 +13,110 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod blame;
 mod events;
 mod gate;
+mod interrupts;
+mod jobs;
 mod lifecycle;
 mod maps;
+mod occupancy;
 mod task;
 mod wait;
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
 
+use crate::maps::SWITCH_HAS_STATE;
 use crate::task::Task;
+use crate::wait::Left;
 
-/// `sched_wakeup(struct task_struct *p)`
-#[btf_tracepoint(function = "sched_wakeup")]
-pub fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
-    wait::woken(Task::argument(&ctx, 0));
-    0
+/// How the thread that a `sched_switch` tells of leaves its CPU.
+macro_rules! left {
+    ($ctx:ident, $prev:ident) => {{
+        let preempted: u64 = $ctx.arg(0);
+        // The verifier knows the global's value and drops the branch that the kernel lacks.
+        let state: u64 =
+            if SWITCH_HAS_STATE.load() != 0 { $ctx.arg(3) } else { $prev.state().into() };
+        let state = state & 0xffff_ffff;
+        if preempted & 0xff != 0 || state == 0 { Left::Runnable } else { Left::Asleep(state) }
+    }};
 }
 
-/// `sched_wakeup_new(struct task_struct *p)`
-#[btf_tracepoint(function = "sched_wakeup_new")]
-pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
-    wait::woken(Task::argument(&ctx, 0));
-    0
+/// Each program twice: for kernels that tell the types of a tracepoint's arguments (tp_btf), and
+/// for those that do not (raw tracepoints, whose arguments are the same).
+macro_rules! programs {
+    ($($tracepoint:literal, $typed:ident, $raw:ident => |$ctx:ident| $body:block)*) => { $(
+        #[btf_tracepoint(function = $tracepoint)]
+        pub fn $typed($ctx: BtfTracePointContext) -> i32 {
+            $body;
+            0
+        }
+
+        #[raw_tracepoint(tracepoint = $tracepoint)]
+        pub fn $raw($ctx: RawTracePointContext) -> i32 {
+            $body;
+            0
+        }
+    )* };
 }
 
-/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int
-/// prev_state)`; the last argument since kernel 5.18
-#[btf_tracepoint(function = "sched_switch")]
-pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
-    wait::switched(&ctx, Task::argument(&ctx, 1), Task::argument(&ctx, 2));
-    0
-}
+programs! {
+    // `sched_waking(struct task_struct *p)`, in the context of whoever wakes
+    "sched_waking", sched_waking, raw_sched_waking => |ctx| { wait::waking(Task::new(ctx.arg(0))); }
 
-/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
-#[btf_tracepoint(function = "sched_process_exec")]
-pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::exec(&ctx, Task::argument(&ctx, 0), ctx.arg(1));
-    0
-}
+    // `sched_wakeup_new(struct task_struct *p)`
+    "sched_wakeup_new", sched_wakeup_new, raw_sched_wakeup_new => |ctx| { wait::born(Task::new(ctx.arg(0))); }
 
-/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, threads included
-#[btf_tracepoint(function = "sched_process_fork")]
-pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::fork(&ctx, Task::argument(&ctx, 0), Task::argument(&ctx, 1));
-    0
-}
+    // `sched_migrate_task(struct task_struct *p, int dest_cpu)`
+    "sched_migrate_task", sched_migrate_task, raw_sched_migrate_task => |ctx| { wait::migrated(Task::new(ctx.arg(0)), ctx.arg(1)); }
 
-/// `sched_process_exit(struct task_struct *p)`, once per thread; one more argument since 6.16
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::exit(&ctx, Task::argument(&ctx, 0));
-    0
-}
+    // `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int
+    // prev_state)`; the last argument since kernel 5.18
+    "sched_switch", sched_switch, raw_sched_switch => |ctx| { let prev = Task::new(ctx.arg(1));
+        wait::switched(prev, Task::new(ctx.arg(2)), || left!(ctx, prev)); }
 
-/// `task_rename(struct task_struct *task, const char *comm)`
-#[btf_tracepoint(function = "task_rename")]
-pub fn task_rename(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::rename(&ctx, Task::argument(&ctx, 0), ctx.arg(1));
-    0
+    // `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+    "sched_process_exec", sched_process_exec, raw_sched_process_exec => |ctx| { lifecycle::exec(&ctx, Task::new(ctx.arg(0)), ctx.arg(1)); }
+
+    // `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, threads included
+    "sched_process_fork", sched_process_fork, raw_sched_process_fork => |ctx| { lifecycle::fork(&ctx, Task::new(ctx.arg(0)), Task::new(ctx.arg(1))); }
+
+    // `sched_process_exit(struct task_struct *p)`, once per thread; one more argument since 6.16
+    "sched_process_exit", sched_process_exit, raw_sched_process_exit => |ctx| { lifecycle::exit(&ctx, Task::new(ctx.arg(0))); }
+
+    // `task_rename(struct task_struct *task, const char *comm)`
+    "task_rename", task_rename, raw_task_rename => |ctx| { lifecycle::rename(&ctx, Task::new(ctx.arg(0)), ctx.arg(1)); }
+
+    // `irq_handler_entry(int irq, struct irqaction *action)`
+    "irq_handler_entry", irq_handler_entry, raw_irq_handler_entry => |_ctx| { interrupts::hard_begins(); }
+
+    // `irq_handler_exit(int irq, struct irqaction *action, int ret)`
+    "irq_handler_exit", irq_handler_exit, raw_irq_handler_exit => |ctx| { interrupts::hard_ends(ctx.arg(0)); }
+
+    // `softirq_entry(unsigned int vec_nr)`
+    "softirq_entry", softirq_entry, raw_softirq_entry => |ctx| { interrupts::soft_begins(ctx.arg(0)); }
+
+    // `softirq_exit(unsigned int vec_nr)`
+    "softirq_exit", softirq_exit, raw_softirq_exit => |ctx| { interrupts::soft_ends(ctx.arg(0)); }
+
+    // `hrtimer_expire_entry(struct hrtimer *hrtimer, ktime_t *now)`
+    "hrtimer_expire_entry", hrtimer_expire_entry, raw_hrtimer_expire_entry => |ctx| { interrupts::timer_begins(ctx.arg(0), ctx.arg(1)); }
+
+    // `hrtimer_expire_exit(struct hrtimer *hrtimer)`
+    "hrtimer_expire_exit", hrtimer_expire_exit, raw_hrtimer_expire_exit => |_ctx| { interrupts::timer_ends(); }
+
+    // `mm_vmscan_direct_reclaim_begin(int order, gfp_t gfp_flags)`
+    "mm_vmscan_direct_reclaim_begin", mm_vmscan_direct_reclaim_begin, raw_mm_vmscan_direct_reclaim_begin => |_ctx| { jobs::reclaims(true, interrupts::now()); }
+
+    // `mm_vmscan_direct_reclaim_end(unsigned long nr_reclaimed)`
+    "mm_vmscan_direct_reclaim_end", mm_vmscan_direct_reclaim_end, raw_mm_vmscan_direct_reclaim_end => |_ctx| { jobs::reclaims(false, interrupts::now()); }
+
+    // `mm_vmscan_memcg_reclaim_begin(int order, gfp_t gfp_flags)`
+    "mm_vmscan_memcg_reclaim_begin", mm_vmscan_memcg_reclaim_begin, raw_mm_vmscan_memcg_reclaim_begin => |_ctx| { jobs::reclaims(true, interrupts::now()); }
+
+    // `mm_vmscan_memcg_reclaim_end(unsigned long nr_reclaimed)`
+    "mm_vmscan_memcg_reclaim_end", mm_vmscan_memcg_reclaim_end, raw_mm_vmscan_memcg_reclaim_end => |_ctx| { jobs::reclaims(false, interrupts::now()); }
 }
 
 /// The verifier refuses a program that can reach this: none can.

@@ -3,8 +3,13 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
-use downbeat_abi::{CLASS_SLOTS, Counter, Thread, Waits};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use downbeat_abi::{
+    BLAME as BLAME_ENTRIES, BlameKey, CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread,
+    Waits,
+};
+
+use crate::blame::Found;
 
 use crate::atomic;
 
@@ -20,6 +25,26 @@ pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(16_384, 0);
 /// Waits by class slot, read by the agent through a mapping.
 #[map]
 pub static WAITS: Array<Waits> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
+
+/// Jobs of the threads that have a place here.
+#[map]
+static JOBS: Array<Job> = Array::with_max_entries(JOB_ENTRIES, BPF_F_MMAPABLE);
+
+/// Who had each CPU lately. The loader sizes it to the CPUs that the kernel may ever have.
+#[map]
+pub static CPUS: Array<Cpu> = Array::with_max_entries(1, 0);
+
+/// How long managed threads waited for whom.
+#[map]
+pub static BLAME: HashMap<BlameKey, u64> = HashMap::with_max_entries(BLAME_ENTRIES, 0);
+
+/// How long each class ran on each CPU.
+#[map]
+pub static CLASS_CPU: Array<u64> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
+
+/// The culprits of one wait while they are being found.
+#[map]
+pub static FOUND: PerCpuArray<Found> = PerCpuArray::with_max_entries(1, 0);
 
 /// Losses by [`Counter`].
 #[map]
@@ -41,6 +66,38 @@ pub static TASK_STATE: Global<u32> = Global::new(0);
 pub static SWITCH_HAS_STATE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static RING_WAKE_BYTES: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static CPU_COUNT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static BLAME_ON: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static JOBS_ON: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TYPED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_COMM: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_FLAGS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_GROUP_LEADER: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_CPU: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_EXEC: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_MAJ_FLT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TASK_IN_IOWAIT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static IN_IOWAIT_MASK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static TIMER_EXPIRES: Global<u32> = Global::new(0);
+
+/// The jobs of a thread that has place `index`.
+#[inline(always)]
+pub fn job(index: u32) -> Option<*mut Job> {
+    if JOBS_ON.load() != 0 { JOBS.get_ptr_mut(index) } else { None }
+}
 
 /// Counts one loss.
 #[inline(always)]

@@ -1,86 +1,176 @@
-//! Run-queue wait: from runnable (woken or preempted) to running.
+//! Run-queue wait: from runnable (woken or preempted) to running; and who runs where meanwhile.
 
 use core::hint::black_box;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::programs::BtfTracePointContext;
-use downbeat_abi::{BUCKETS, Counter, Thread, bucket_of};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, Job, NO_CLASS, Thread, bucket_of};
 
-use crate::atomic;
-use crate::gate;
-use crate::maps::{SWITCH_HAS_STATE, WAITS, count};
+use crate::maps::{self, BLAME_ON, CLASS_CPU, CPU_COUNT, WAITS, count};
 use crate::task::Task;
+use crate::{atomic, blame, gate, jobs, occupancy};
 
-/// A thread became runnable.
+/// `TASK_INTERRUPTIBLE`
+const INTERRUPTIBLE: u64 = 1;
+/// `TASK_UNINTERRUPTIBLE`
+const UNINTERRUPTIBLE: u64 = 2;
+
+/// How a thread left its CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It would rather have stayed.
+    Runnable,
+    /// It sleeps, with these state bits.
+    Asleep(u64),
+}
+
+/// A thread is being woken, in whatever context wakes it.
 #[inline(always)]
-pub fn woken(task: Task) {
+pub fn waking(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
+    let now = now();
     // SAFETY: the map's own pointer.
     unsafe {
-        // A thread that waits already (preempted on its way to sleep, then woken) has waited
-        // since then. One that is woken while it runs gets a time here that its next
-        // `switched` overwrites before it could count.
-        if (*thread).ready_ns == 0 {
-            (*thread).ready_ns = bpf_ktime_get_ns();
+        let runs = (*thread).run_ns != 0;
+        let ready_ns = (*thread).ready_ns;
+        if let Some(job) = maps::job((*thread).job) {
+            jobs::woken(job, task, (*thread).slot, ready_ns, runs, now);
+        }
+        if runs {
+            (*thread).woken_ns = now;
+        } else if ready_ns == 0 {
+            // One that waits already (preempted on its way to sleep) has waited since then.
+            is_ready(thread, now, task.cpu());
         }
     }
 }
 
-/// A CPU went from one thread to another.
+/// A new thread may run.
 #[inline(always)]
-pub fn switched(ctx: &BtfTracePointContext, prev: Task, next: Task) {
+pub fn born(task: Task) {
+    if let Some(thread) = gate::thread(task.tid()) {
+        // SAFETY: the map's own pointer.
+        unsafe { is_ready(thread, now(), task.cpu()) };
+    }
+}
+
+/// A thread moves to another CPU's run queue.
+#[inline(always)]
+pub fn migrated(task: Task, cpu: u32) {
+    if let Some(thread) = gate::thread(task.tid()) {
+        // SAFETY: the map's own pointer.
+        let job = unsafe { maps::job((*thread).job) };
+        blame::moved(thread, job, task.tgid(), now(), cpu);
+    }
+}
+
+/// A CPU went from one thread to another. `state` is what `prev` leaves it in; 0 is runnable.
+#[inline(always)]
+pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
     // The idle task's pid 0 is never in the gate.
     let prev_thread = gate::thread(prev.tid());
     let next_thread = gate::thread(next.tid());
-    if let Some(thread) = prev_thread {
-        let ready_ns = if is_still_runnable(ctx, prev) { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    let now = now();
+    if BLAME_ON.load() != 0
+        && let Some(cpu) = occupancy::here()
+    {
         // SAFETY: the map's own pointer.
-        unsafe { (*thread).ready_ns = ready_ns };
+        let slot = next_thread.map_or(NO_CLASS, |thread| unsafe { (*thread).slot });
+        occupancy::switched(cpu, now, prev, next, slot);
     }
-    if let Some(thread) = next_thread {
-        // SAFETY: the map's own pointer, which the verifier has proved to be one.
-        unsafe { runs(thread) };
+    // SAFETY: the maps' own pointers.
+    unsafe {
+        if let Some(thread) = prev_thread {
+            leaves(thread, prev, left(), now);
+        }
+        if let Some(thread) = next_thread {
+            runs(thread, next, now);
+        }
     }
 }
 
-/// Whether the thread that leaves the CPU would rather stay.
-#[inline(always)]
-fn is_still_runnable(ctx: &BtfTracePointContext, prev: Task) -> bool {
-    let preempted: u64 = ctx.arg(0);
-    if preempted & 0xff != 0 {
-        return true;
-    }
-    // The verifier knows the global's value and drops the branch that the kernel lacks.
-    let state = if SWITCH_HAS_STATE.load() != 0 { ctx.arg(3) } else { prev.state() };
-    state == 0
-}
-
-/// Counts the wait of a thread that now runs.
-///
 /// # Safety
 /// `thread` is a live value of `THREADS`.
 #[inline(always)]
-unsafe fn runs(thread: *mut Thread) {
+unsafe fn is_ready(thread: *mut Thread, now: u64, cpu: u32) {
     // SAFETY: as the caller promises.
-    let Thread { ready_ns, slot, .. } = unsafe { *thread };
-    if ready_ns == 0 {
-        return;
+    unsafe {
+        (*thread).ready_ns = now;
+        (*thread).blame_ns = now;
+        (*thread).cpu = cpu;
     }
-    // SAFETY: as above.
-    unsafe { (*thread).ready_ns = 0 };
+}
+
+/// # Safety
+/// As [`is_ready`].
+#[inline(always)]
+unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
+    // SAFETY: as the caller promises; a helper without conditions.
+    unsafe {
+        let cpu = bpf_get_smp_processor_id();
+        let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
+        if run_ns != 0 && run_ns < now {
+            ran_in_class(slot, cpu, now - run_ns);
+        }
+        (*thread).run_ns = 0;
+        (*thread).ready_ns = 0;
+        // Woken between its last look at what it waits for and this switch: it is ready since.
+        let woken = woken_ns != 0 && woken_ns >= run_ns;
+        (*thread).woken_ns = 0;
+        let sleeps = match left {
+            Left::Runnable => {
+                is_ready(thread, now, cpu);
+                None
+            }
+            Left::Asleep(_) if woken => {
+                is_ready(thread, woken_ns, cpu);
+                None
+            }
+            Left::Asleep(state) => Some(state),
+        };
+        if let Some(job) = maps::job(job) {
+            jobs::left(job, task, sleeps, now);
+        }
+    }
+}
+
+/// # Safety
+/// As [`is_ready`].
+#[inline(always)]
+unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let Thread { ready_ns, slot, job, .. } = *thread;
+        let job: Option<*mut Job> = maps::job(job);
+        if ready_ns != 0 {
+            // A thread may wait on one CPU's clock and run on another's.
+            if now < ready_ns {
+                count(Counter::DiscardedSamples);
+            } else {
+                blame::settle(thread, job, task.tgid(), now);
+                waited(slot, now - ready_ns);
+                if let Some(job) = job {
+                    jobs::waited(job, now - ready_ns);
+                }
+            }
+        }
+        (*thread).ready_ns = 0;
+        (*thread).run_ns = now;
+        (*thread).woken_ns = 0;
+        (*thread).cpu = bpf_get_smp_processor_id();
+        if let Some(job) = job {
+            jobs::runs(job, task, now);
+        }
+    }
+}
+
+/// Counts a wait of a class.
+#[inline(always)]
+fn waited(slot: u32, wait_ns: u64) {
     let Some(waits) = WAITS.get_ptr_mut(slot) else {
         return;
     };
-    // SAFETY: a helper without conditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // A thread may wait on one CPU's clock and run on another's.
-    if now < ready_ns {
-        count(Counter::DiscardedSamples);
-        return;
-    }
-    let wait_ns = now - ready_ns;
     // LLVM knows that the index is in range and would drop the mask by which the verifier
     // learns it.
     let bucket = black_box(bucket_of(wait_ns)) & (BUCKETS - 1);
@@ -89,4 +179,34 @@ unsafe fn runs(thread: *mut Thread) {
         atomic::add((&raw mut (*waits).buckets).cast::<u64>().add(bucket), 1);
         atomic::add(&raw mut (*waits).sum_ns, wait_ns);
     }
+}
+
+/// Counts CPU time of a class on a CPU.
+#[inline(always)]
+fn ran_in_class(slot: u32, cpu: u32, ns: u64) {
+    if slot >= CLASS_SLOTS {
+        return;
+    }
+    if let Some(sum) = CLASS_CPU.get_ptr_mut(slot * CPU_COUNT.load() + cpu) {
+        // SAFETY: the map's own pointer.
+        unsafe { atomic::add(sum, ns) };
+    }
+}
+
+/// Whether the state bits are those of a sleep that only its event ends, and not also a signal.
+#[inline(always)]
+pub const fn is_interruptible(state: u64) -> bool {
+    state & INTERRUPTIBLE != 0
+}
+
+/// Whether the state bits are those of a sleep that nothing but its event ends.
+#[inline(always)]
+pub const fn is_uninterruptible(state: u64) -> bool {
+    state & UNINTERRUPTIBLE != 0
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without conditions.
+    unsafe { bpf_ktime_get_ns() }
 }

@@ -43,6 +43,7 @@ impl Engine {
                 self.world.remove_thread(tid);
             }
             KernelEvent::Rename { pid, tid, name, .. } => self.on_rename(pid, tid, name),
+            KernelEvent::Miss(_) => {}
         }
     }
 

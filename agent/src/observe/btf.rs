@@ -12,6 +12,8 @@ const KIND_PTR: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
 const KIND_FUNC_PROTO: u32 = 13;
 
 /// Anonymous structs within one another; far more than any kernel has.
@@ -51,6 +53,17 @@ pub struct KernelTypes<'a> {
     strings: &'a [u8],
     /// Where each type starts in `types`; type ids count from 1.
     starts: Vec<u32>,
+}
+
+/// Where a field lies.
+#[derive(Clone, Copy)]
+struct Place {
+    /// From the start of the struct.
+    bits: u32,
+    /// Bits of a bit field; else 0.
+    width: u32,
+    /// Its type.
+    target: u32,
 }
 
 /// Head of one type.
@@ -122,16 +135,57 @@ impl<'a> KernelTypes<'a> {
         Ok(this)
     }
 
-    /// Where a field lies in a struct, in bytes; fields of anonymous structs within count.
+    /// Where a field lies in a struct, in bytes; fields of anonymous structs within count. A path
+    /// (`se.sum_exec_runtime`) leads into structs within.
     ///
     /// # Errors
     /// [`BtfError::NoField`] where there is no such struct or field, or it is a bit field.
-    pub fn field_offset(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
-        self.named(KIND_STRUCT, structure)
-            .find_map(|head| self.field_bits(head, field, 0, MAX_DEPTH))
-            .filter(|bits| bits % 8 == 0)
-            .map(|bits| bits / 8)
-            .ok_or_else(|| BtfError::NoField { structure: structure.into(), field: field.into() })
+    pub fn field_offset(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
+        self.place(structure, path)
+            .filter(|place| place.width == 0 && place.bits % 8 == 0)
+            .map(|place| place.bits / 8)
+            .ok_or_else(|| no_field(structure, path))
+    }
+
+    /// Where a field of one bit lies: its byte, and the bit within.
+    ///
+    /// # Errors
+    /// [`BtfError::NoField`] where there is no such struct or field, or it is wider.
+    pub fn bit(&self, structure: &str, field: &str) -> Result<(u32, u8), BtfError> {
+        self.place(structure, field)
+            .filter(|place| place.width == 1)
+            // On a big-endian machine bits count from the other end.
+            .map(|place| (place.bits / 8, place.bits % 8))
+            .map(|(byte, bit)| (byte, if cfg!(target_endian = "big") { 7 - bit } else { bit }))
+            .map(|(byte, bit)| (byte, 1 << bit))
+            .ok_or_else(|| no_field(structure, field))
+    }
+
+    fn place(&self, structure: &str, path: &str) -> Option<Place> {
+        self.named(KIND_STRUCT, structure).find_map(|head| {
+            let mut place = Place { bits: 0, width: 0, target: 0 };
+            let mut within = head;
+            for (depth, field) in path.split('.').enumerate() {
+                if depth > 0 {
+                    within = self.structure(place.target)?;
+                }
+                place = self.field_place(within, field, place.bits, MAX_DEPTH)?;
+            }
+            Some(place)
+        })
+    }
+
+    /// The struct or union that a type names.
+    fn structure(&self, id: u32) -> Option<Head> {
+        let mut head = self.head(id)?;
+        for _ in 0..MAX_DEPTH {
+            match head.kind() {
+                KIND_STRUCT | KIND_UNION => return Some(head),
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST => head = self.head(head.target)?,
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// How many arguments a tracepoint hands to its programs; nothing where the kernel has no
@@ -146,7 +200,7 @@ impl<'a> KernelTypes<'a> {
             .then(|| function.entries().saturating_sub(1))
     }
 
-    fn field_bits(&self, head: Head, field: &str, base: u32, depth: u32) -> Option<u32> {
+    fn field_place(&self, head: Head, field: &str, base: u32, depth: u32) -> Option<Place> {
         (0..head.entries()).find_map(|index| {
             let at = head.body + index * TYPE_LEN;
             let name = read_u32(self.types, at).ok()?;
@@ -158,9 +212,9 @@ impl<'a> KernelTypes<'a> {
             if name == 0 {
                 let inner = self.head(target)?;
                 let nested = depth > 0 && matches!(inner.kind(), KIND_STRUCT | KIND_UNION);
-                return if nested { self.field_bits(inner, field, bits, depth - 1) } else { None };
+                return if nested { self.field_place(inner, field, bits, depth - 1) } else { None };
             }
-            (width == 0 && self.is_named(name, field)).then_some(bits)
+            self.is_named(name, field).then_some(Place { bits, width, target })
         })
     }
 
@@ -192,6 +246,10 @@ impl<'a> KernelTypes<'a> {
             body: at + TYPE_LEN,
         })
     }
+}
+
+fn no_field(structure: &str, field: &str) -> BtfError {
+    BtfError::NoField { structure: structure.into(), field: field.into() }
 }
 
 fn section(bytes: &[u8], base: usize, offset: usize, len: usize) -> Result<&[u8], BtfError> {
@@ -263,6 +321,9 @@ mod tests {
         let types = KernelTypes::parse(&bytes).unwrap();
         assert_eq!(types.field_offset("task_struct", "pid"), Ok(0));
         assert_eq!(types.field_offset("task_struct", "tgid"), Ok(4));
+        assert_eq!(types.bit("task_struct", "flag"), Ok((8, 1)));
+        assert!(types.bit("task_struct", "pid").is_err());
+        assert!(types.field_offset("task_struct", "pid.x").is_err());
         assert_eq!(types.tracepoint_arguments("tick"), Some(1));
         assert_eq!(types.tracepoint_arguments("tock"), None);
     }

@@ -20,6 +20,8 @@ pub enum EventKind {
     Exit = 3,
     /// A managed thread has another name, in `comm`. The other ids are 0.
     Rename = 4,
+    /// A job of a followed thread missed its deadline: the record is a [`crate::Miss`].
+    Miss = 5,
 }
 
 impl EventKind {
@@ -31,6 +33,7 @@ impl EventKind {
             2 => Self::Fork,
             3 => Self::Exit,
             4 => Self::Rename,
+            5 => Self::Miss,
             _ => return None,
         })
     }

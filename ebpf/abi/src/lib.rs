@@ -5,11 +5,18 @@
 //! with hidden padding, so no byte of kernel stack can leak through one.
 #![no_std]
 
+mod blame;
 mod buckets;
 mod event;
+mod job;
 
+pub use blame::{BLAME, BlameKey, Cpu, Culprit, CulpritKind, OCCUPANTS, Occupant, SPANS, Span};
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
+pub use job::{
+    JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOBS, Job, Miss, NO_JOB, RELEASE_KINDS, RELEASES,
+    ReleaseKind, SleepKind, Story, job_bucket_of,
+};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -27,25 +34,35 @@ pub const GATE_WORD_BITS: u32 = u64::BITS;
 pub const RING_HEADER: usize = 8;
 
 /// What the kernel keeps of one managed thread: value of the map `THREADS`, whose key is the
-/// thread id as `u32`.
+/// thread id as `u32`. Times are `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Thread {
-    /// When the thread became runnable without running yet, `CLOCK_MONOTONIC` nanoseconds; 0
-    /// while it runs, sleeps, or nothing is known of it.
+    /// When the thread became runnable without running yet; 0 while it runs, sleeps, or nothing
+    /// is known of it.
     pub ready_ns: u64,
+    /// From when on its present wait has not been blamed on anyone yet.
+    pub blame_ns: u64,
+    /// Since when it runs; 0 while it does not, or before its first switch.
+    pub run_ns: u64,
+    /// When it was woken while it seemed to run: on its way to sleep.
+    pub woken_ns: u64,
     /// Class slot, or [`NO_CLASS`].
     pub slot: u32,
+    /// Where its jobs are kept in `JOBS`, or [`NO_JOB`].
+    pub job: u32,
+    /// The CPU on whose run queue it is, or on which it runs.
+    pub cpu: u32,
     /// Always 0.
     pub padding: u32,
 }
 
 impl Thread {
-    /// A thread of class `slot` of which nothing is known yet.
+    /// A thread of class `slot` of which nothing is known yet, and whose jobs are kept at `job`.
     #[must_use]
     #[inline]
-    pub const fn new(slot: u32) -> Self {
-        Self { ready_ns: 0, slot, padding: 0 }
+    pub const fn new(slot: u32, job: u32) -> Self {
+        Self { ready_ns: 0, blame_ns: 0, run_ns: 0, woken_ns: 0, slot, job, cpu: 0, padding: 0 }
     }
 }
 
@@ -68,12 +85,16 @@ pub enum Counter {
     DroppedEvents = 0,
     /// New threads of managed threads that found the map `THREADS` full.
     DroppedThreads = 1,
-    /// Waits thrown away because the clock had run backwards.
+    /// Times thrown away because the clock had run backwards.
     DiscardedSamples = 2,
+    /// Culprits that found the map `BLAME` full; their time counts as unknown.
+    DroppedBlame = 3,
+    /// Misses that found the ring full.
+    DroppedMisses = 4,
 }
 
 /// Entries of the map `COUNTERS`.
-pub const COUNTERS: u32 = 3;
+pub const COUNTERS: u32 = 5;
 
 /// Names of the maps, as in the object.
 pub mod map {
@@ -85,12 +106,48 @@ pub mod map {
     pub const WAITS: &str = "WAITS";
     /// `u64` by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Ring of [`crate::Event`].
+    /// Ring of [`crate::Event`] and [`crate::Miss`].
     pub const EVENTS: &str = "EVENTS";
+    /// [`crate::Job`] by [`crate::Thread::job`].
+    pub const JOBS: &str = "JOBS";
+    /// [`crate::Cpu`] by number.
+    pub const CPUS: &str = "CPUS";
+    /// Nanoseconds as `u64` by [`crate::BlameKey`].
+    pub const BLAME: &str = "BLAME";
+    /// Nanoseconds that a class's threads ran, as `u64` by slot × [`global::CPU_COUNT`] + CPU.
+    pub const CLASS_CPU: &str = "CLASS_CPU";
 }
 
 /// Names of the read-only globals (all `u32`) that the loader fills before the verifier runs.
+///
+/// An offset of 0 says that this kernel has no such field, and what needs it is left out.
 pub mod global {
+    /// CPUs that the kernel may ever have: entries of `CPUS`.
+    pub const CPU_COUNT: &str = "CPU_COUNT";
+    /// 1 to find out whom managed threads wait for.
+    pub const BLAME_ON: &str = "BLAME_ON";
+    /// 1 to follow jobs.
+    pub const JOBS_ON: &str = "JOBS_ON";
+    /// 1 where the programs' arguments are typed pointers (tp_btf), which can be read directly.
+    pub const TYPED: &str = "TYPED";
+    /// Offset of `task_struct.comm`.
+    pub const TASK_COMM: &str = "TASK_COMM";
+    /// Offset of `task_struct.flags`.
+    pub const TASK_FLAGS: &str = "TASK_FLAGS";
+    /// Offset of `task_struct.group_leader`.
+    pub const TASK_GROUP_LEADER: &str = "TASK_GROUP_LEADER";
+    /// Offset of the CPU's number: `task_struct.thread_info.cpu`, or `task_struct.cpu`.
+    pub const TASK_CPU: &str = "TASK_CPU";
+    /// Offset of `task_struct.se.sum_exec_runtime`.
+    pub const TASK_EXEC: &str = "TASK_EXEC";
+    /// Offset of `task_struct.maj_flt`.
+    pub const TASK_MAJ_FLT: &str = "TASK_MAJ_FLT";
+    /// Offset of the 8-bit word that holds `task_struct.in_iowait`.
+    pub const TASK_IN_IOWAIT: &str = "TASK_IN_IOWAIT";
+    /// The bit within it.
+    pub const IN_IOWAIT_MASK: &str = "IN_IOWAIT_MASK";
+    /// Offset of `hrtimer._softexpires`.
+    pub const TIMER_EXPIRES: &str = "TIMER_EXPIRES";
     /// Offset of `task_struct.pid`.
     pub const TASK_PID: &str = "TASK_PID";
     /// Offset of `task_struct.tgid`.
@@ -107,11 +164,11 @@ pub mod global {
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Thread>() == 16);
+    assert!(size_of::<Thread>() == 48);
     assert!(offset_of!(Thread, ready_ns) == 0);
-    assert!(offset_of!(Thread, slot) == 8);
+    assert!(offset_of!(Thread, slot) == 32);
     assert!(size_of::<Waits>() == 2056);
     assert!(offset_of!(Waits, sum_ns) == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
-    assert!(Counter::DiscardedSamples as u32 + 1 == COUNTERS);
+    assert!(Counter::DroppedMisses as u32 + 1 == COUNTERS);
 };

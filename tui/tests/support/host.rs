@@ -95,7 +95,7 @@ pub fn small() -> Snapshot {
             rss: 14 * MIB,
             bpf: Some(BpfCost {
                 programs: vec![
-                    program("sched_wakeup", 1_000_000, Some(50.0)),
+                    program("sched_waking", 1_000_000, Some(50.0)),
                     program("sched_switch", 1_000_000, Some(60.0)),
                     program("exec", 12, None),
                 ],

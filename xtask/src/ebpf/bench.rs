@@ -19,7 +19,7 @@ use crate::workspace;
 const START: Duration = Duration::from_secs(20);
 
 /// The events whose cost counts, by what every program's name contains.
-const EVENTS: [&str; 2] = ["sched_wakeup", "sched_switch"];
+const EVENTS: [&str; 2] = ["sched_wak", "sched_switch"];
 
 /// What `bench_probes` measured: nanoseconds per event, run statistics' own cost (about 25 ns)
 /// included on both sides.
@@ -41,7 +41,7 @@ pub struct ProbeBench {
 /// Mean nanoseconds of one run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct EventCost {
-    /// Per `sched_wakeup`.
+    /// Per `sched_waking`.
     pub wakeup_ns: f64,
     /// Per `sched_switch`.
     pub switch_ns: f64,

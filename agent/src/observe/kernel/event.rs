@@ -1,6 +1,6 @@
 //! Events as the rest of the agent sees them.
 
-use downbeat_abi::{COMM_LEN, Event, EventKind};
+use downbeat_abi::{COMM_LEN, Event, EventKind, Miss};
 
 /// Something that happened to a process or thread. Ids are those of the kernel's first pid
 /// namespace; times are `CLOCK_MONOTONIC` nanoseconds.
@@ -57,11 +57,18 @@ pub enum KernelEvent {
         /// When.
         time_ns: u64,
     },
+    /// A job of a followed thread missed its deadline.
+    Miss(Box<Miss>),
 }
 
 impl KernelEvent {
     /// Reads one record of the ring; nothing where it is of another size or kind.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
+        if record.len() == size_of::<Miss>() {
+            let miss: Miss = bytemuck::try_pod_read_unaligned(record).ok()?;
+            let is_miss = EventKind::from_raw(miss.kind) == Some(EventKind::Miss);
+            return is_miss.then(|| Self::Miss(Box::new(miss)));
+        }
         let Event { time_ns, kind, tid, tgid, other_tid, other_tgid, inherited, comm } =
             bytemuck::try_pod_read_unaligned(record).ok()?;
         Some(match EventKind::from_raw(kind)? {
@@ -78,6 +85,8 @@ impl KernelEvent {
             },
             EventKind::Exit => Self::Exit { tid, pid: tgid, time_ns },
             EventKind::Rename => Self::Rename { tid, pid: tgid, name: name(&comm), time_ns },
+            // Of another size.
+            EventKind::Miss => return None,
         })
     }
 }

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
-use downbeat_abi::{GATE_WORD_BITS, global, map};
+use downbeat_abi::{CLASS_SLOTS, GATE_WORD_BITS, global, map};
 
+use super::layout::{Layout, layout};
 use super::{Limit, ProbeError, ProbeOptions};
-use crate::observe::btf::{BtfError, KernelTypes};
+use crate::observe::btf::KernelTypes;
 use crate::roots::Roots;
 
 /// The compiled programs; `cargo xtask build-ebpf` makes them.
@@ -32,127 +33,223 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// A kernel program, named for its tracepoint.
 pub(super) struct Program {
     pub(super) name: &'static str,
+    /// Its twin for kernels that do not tell the types of a tracepoint's arguments.
+    raw: &'static str,
     /// Arguments that it reads.
     arguments: usize,
     /// What is lost without it, where the others are of use without it.
     optional: Option<&'static str>,
 }
 
-/// All programs of the object.
-pub(super) const PROGRAMS: [Program; 7] = [
-    Program { name: "sched_wakeup", arguments: 1, optional: None },
-    Program { name: "sched_wakeup_new", arguments: 1, optional: None },
-    Program { name: "sched_switch", arguments: 3, optional: None },
-    Program { name: "sched_process_exec", arguments: 2, optional: None },
-    Program { name: "sched_process_fork", arguments: 2, optional: None },
-    Program { name: "sched_process_exit", arguments: 1, optional: None },
-    Program {
-        name: "task_rename",
-        arguments: 2,
-        optional: Some(
-            "threads that change their name keep their class until the next look at /proc",
-        ),
-    },
+macro_rules! program {
+    ($name:literal, $arguments:literal, $optional:expr) => {
+        Program {
+            name: $name,
+            raw: concat!("raw_", $name),
+            arguments: $arguments,
+            optional: $optional,
+        }
+    };
+}
+
+const NO_RENAMES: Option<&str> =
+    Some("threads that change their name keep their class until the next look at /proc");
+const NO_MOVES: Option<&str> =
+    Some("waits of threads that moved to another CPU meanwhile are blamed on the last one");
+const NO_INTERRUPTS: Option<&str> =
+    Some("time of interrupts is blamed on whoever they interrupted, and devices release no jobs");
+const NO_TIMERS: Option<&str> = Some("timers release no jobs of their own process");
+const NO_RECLAIM: Option<&str> = Some("misses are not put down to memory reclaim");
+
+/// All programs of the object, in the order in which they are attached.
+pub(super) const PROGRAMS: [Program; 18] = [
+    program!("sched_waking", 1, None),
+    program!("sched_wakeup_new", 1, None),
+    program!("sched_switch", 3, None),
+    program!("sched_process_exec", 2, None),
+    program!("sched_process_fork", 2, None),
+    program!("sched_process_exit", 1, None),
+    program!("task_rename", 2, NO_RENAMES),
+    program!("sched_migrate_task", 2, NO_MOVES),
+    program!("irq_handler_entry", 1, NO_INTERRUPTS),
+    program!("irq_handler_exit", 1, NO_INTERRUPTS),
+    program!("softirq_entry", 1, NO_INTERRUPTS),
+    program!("softirq_exit", 1, NO_INTERRUPTS),
+    program!("hrtimer_expire_entry", 2, NO_TIMERS),
+    program!("hrtimer_expire_exit", 1, NO_TIMERS),
+    program!("mm_vmscan_direct_reclaim_begin", 0, NO_RECLAIM),
+    program!("mm_vmscan_direct_reclaim_end", 0, NO_RECLAIM),
+    program!("mm_vmscan_memcg_reclaim_begin", 0, NO_RECLAIM),
+    program!("mm_vmscan_memcg_reclaim_end", 0, NO_RECLAIM),
 ];
+
+/// Where the kernel describes its own types.
+const KERNEL_BTF: &str = "kernel/btf/vmlinux";
 
 /// Programs attached, maps created.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     /// Words of the gate.
     pub(super) gate_words: u32,
-    /// Names of the programs that run.
+    /// CPUs that the kernel may ever have.
+    pub(super) cpus: u32,
+    /// Names of the programs that run, as in the object.
     pub(super) running: Vec<&'static str>,
     pub(super) limits: Vec<Limit>,
 }
 
-/// What the programs must know of this kernel's types.
-struct Layout {
-    pid: u32,
-    tgid: u32,
-    real_parent: u32,
-    state: u32,
-    switch_has_state: u32,
+/// What one attempt to load needs.
+struct Attempt<'a> {
+    types: &'a KernelTypes<'a>,
+    /// For tp_btf; absent where raw tracepoints are used.
+    btf: Option<&'a Btf>,
+    layout: &'a Layout,
+    gate_words: u32,
+    cpus: u32,
+    options: &'a ProbeOptions,
+    roots: &'a Roots,
 }
+
+/// Parts of the programs that a verifier may refuse while it takes the rest.
+#[derive(Clone, Copy)]
+struct Parts {
+    blame: bool,
+    jobs: bool,
+}
+
+/// A set of parts, and what is lost when even these are refused.
+struct Rung {
+    parts: Parts,
+    lost_below: Option<&'static str>,
+}
+
+const RUNGS: [Rung; 3] = [
+    Rung {
+        parts: Parts { blame: true, jobs: true },
+        lost_below: Some("no blame: whom threads wait for stays unknown"),
+    },
+    Rung {
+        parts: Parts { blame: false, jobs: true },
+        lost_below: Some("no jobs: releases, responses and misses stay unknown"),
+    },
+    Rung { parts: Parts { blame: false, jobs: false }, lost_below: None },
+];
 
 pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, ProbeError> {
     check_namespace(&roots.proc)?;
-    let path = roots.sys.join("kernel/btf/vmlinux");
+    let own = roots.sys.join(KERNEL_BTF);
+    let path = options.btf.as_ref().unwrap_or(&own);
     let bytes =
-        fs::read(&path).map_err(|source| ProbeError::NoBtf { path: path.clone(), source })?;
+        fs::read(path).map_err(|source| ProbeError::NoBtf { path: path.clone(), source })?;
     let types = KernelTypes::parse(&bytes)
         .map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
-    let layout = layout(&types).map_err(|source| ProbeError::Btf { path, source })?;
-    let btf = Btf::parse(&bytes, Endianness::default())
-        .map_err(|error| ProbeError::failed("reading the kernel's BTF", &error))?;
-
-    let gate_words = pid_max(&roots.proc).div_ceil(GATE_WORD_BITS);
-    let mut ebpf = create(&btf, &layout, gate_words, options)?;
-    let mut running = Vec::with_capacity(PROGRAMS.len());
-    let mut limits = Vec::new();
-    for program in &PROGRAMS {
-        let started = check_tracepoint(&types, program).and_then(|()| {
-            start(&mut ebpf, program.name, &btf)
-                .map_err(|error| ProbeError::of_program(program.name, &error, roots))
-        });
-        match (started, program.optional) {
-            (Ok(()), _) => running.push(program.name),
-            (Err(error), Some(lost)) => {
-                limits.push(Limit { feature: lost.to_owned(), reason: error.to_string() });
+    let layout = layout(&types).map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
+    let btf = match options.btf {
+        Some(_) => None,
+        None => Some(
+            Btf::parse(&bytes, Endianness::default())
+                .map_err(|error| ProbeError::failed("reading the kernel's BTF", &error))?,
+        ),
+    };
+    let attempt = Attempt {
+        types: &types,
+        btf: btf.as_ref(),
+        layout: &layout,
+        gate_words: pid_max(&roots.proc).div_ceil(GATE_WORD_BITS),
+        cpus: possible_cpus(&roots.sys),
+        options,
+        roots,
+    };
+    let mut lost = Vec::new();
+    for rung in &RUNGS {
+        match attempt.load(rung.parts) {
+            Err(error @ ProbeError::Verifier { .. }) if rung.lost_below.is_some() => {
+                let feature = rung.lost_below.unwrap_or_default().to_owned();
+                lost.push(Limit { feature, reason: error.to_string() });
             }
-            (Err(error), None) => return Err(error),
+            Ok(mut loaded) => {
+                loaded.limits.extend(lost);
+                return Ok(loaded);
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(Loaded { ebpf, gate_words, running, limits })
+    // The last rung returns either way.
+    Err(ProbeError::Failed { what: "loading the kernel programs".into(), reason: String::new() })
 }
 
-fn create(
-    btf: &Btf,
-    layout: &Layout,
-    gate_words: u32,
-    options: &ProbeOptions,
-) -> Result<Ebpf, ProbeError> {
-    let Layout { pid, tgid, real_parent, state, switch_has_state } = layout;
-    let ProbeOptions { log, ring_bytes, max_threads } = options;
-    // Levels are numbered alike on both sides: 1 is error, 5 is trace, 0 is nothing at all.
-    let log_level: u8 = log.map_or(0, |level| level as u8);
-    let ring_wake_bytes = ring_bytes / 4;
-    let mut loader = EbpfLoader::new();
-    loader
-        .btf(Some(btf))
-        .override_global(global::TASK_PID, pid, true)
-        .override_global(global::TASK_TGID, tgid, true)
-        .override_global(global::TASK_REAL_PARENT, real_parent, true)
-        .override_global(global::TASK_STATE, state, true)
-        .override_global(global::SWITCH_HAS_STATE, switch_has_state, true)
-        .override_global(global::RING_WAKE_BYTES, &ring_wake_bytes, true)
-        .override_global(aya_log::LEVEL, &log_level, true)
-        .map_max_entries(map::GATE, gate_words)
-        .map_max_entries(map::THREADS, *max_threads)
-        .map_max_entries(map::EVENTS, *ring_bytes);
-    if log.is_none() {
-        loader.map_max_entries(LOG_RING, UNUSED_RING_BYTES);
+impl Attempt<'_> {
+    fn load(&self, parts: Parts) -> Result<Loaded, ProbeError> {
+        let mut ebpf = self.create(parts)?;
+        let mut running = Vec::with_capacity(PROGRAMS.len());
+        let mut limits: Vec<Limit> = self.layout.limits.clone();
+        for program in &PROGRAMS {
+            let name = if self.btf.is_some() { program.name } else { program.raw };
+            let started = check_tracepoint(self.types, program).and_then(|()| {
+                self.start(&mut ebpf, program)
+                    .map_err(|error| ProbeError::of_program(program.name, &error, self.roots))
+            });
+            match (started, program.optional) {
+                (Ok(()), _) => running.push(name),
+                (Err(error), Some(lost)) => {
+                    limits.push(Limit { feature: lost.to_owned(), reason: error.to_string() });
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
+        // One line a feature, however many fields and programs it is made of.
+        limits.dedup_by(|later, first| later.feature == first.feature);
+        Ok(Loaded { ebpf, gate_words: self.gate_words, cpus: self.cpus, running, limits })
     }
-    loader.load(OBJECT).map_err(|error| ProbeError::of_object(&error))
-}
 
-fn start(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?;
-    let program: &mut BtfTracePoint = program.try_into()?;
-    program.load(name, btf)?;
-    program.attach()?;
-    Ok(())
-}
+    fn create(&self, parts: Parts) -> Result<Ebpf, ProbeError> {
+        let ProbeOptions { log, ring_bytes, max_threads, max_jobs, btf: _ } = self.options;
+        // Levels are numbered alike on both sides: 1 is error, 5 is trace, 0 is nothing at all.
+        let log_level: u8 = log.map_or(0, |level| level as u8);
+        let ring_wake_bytes = ring_bytes / 4;
+        let mut loader = EbpfLoader::new();
+        let (typed, blame): (u32, u32) = (self.btf.is_some().into(), parts.blame.into());
+        let jobs = if parts.jobs { *max_jobs } else { 1 };
+        loader
+            .btf(self.btf)
+            .override_global(global::TYPED, &typed, true)
+            .override_global(global::BLAME_ON, &blame, true)
+            .override_global(global::JOBS_ON, if parts.jobs { &1_u32 } else { &0 }, true)
+            .override_global(global::CPU_COUNT, &self.cpus, true)
+            .override_global(global::RING_WAKE_BYTES, &ring_wake_bytes, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .map_max_entries(map::GATE, self.gate_words)
+            .map_max_entries(map::THREADS, *max_threads)
+            .map_max_entries(map::JOBS, jobs)
+            .map_max_entries(map::CPUS, self.cpus)
+            .map_max_entries(map::CLASS_CPU, CLASS_SLOTS * self.cpus)
+            .map_max_entries(map::EVENTS, *ring_bytes);
+        for (name, value) in &self.layout.globals {
+            loader.override_global(name, value, true);
+        }
+        if log.is_none() {
+            loader.map_max_entries(LOG_RING, UNUSED_RING_BYTES);
+        }
+        loader.load(OBJECT).map_err(|error| ProbeError::of_object(&error))
+    }
 
-fn layout(types: &KernelTypes<'_>) -> Result<Layout, BtfError> {
-    let task = |field| types.field_offset("task_struct", field);
-    Ok(Layout {
-        pid: task("pid")?,
-        tgid: task("tgid")?,
-        real_parent: task("real_parent")?,
-        // Renamed in 5.14. The low half of the older, longer field is what counts.
-        state: task("__state").or_else(|_| task("state"))?,
-        switch_has_state: types.tracepoint_arguments("sched_switch").is_some_and(|n| n >= 4).into(),
-    })
+    fn start(&self, ebpf: &mut Ebpf, program: &Program) -> Result<(), ProgramError> {
+        let found = |ebpf: Option<_>| ebpf.ok_or(ProgramError::UnexpectedProgramType);
+        match self.btf {
+            Some(btf) => {
+                let typed: &mut BtfTracePoint =
+                    found(ebpf.program_mut(program.name))?.try_into()?;
+                typed.load(program.name, btf)?;
+                typed.attach()?;
+            }
+            None => {
+                let raw: &mut RawTracePoint = found(ebpf.program_mut(program.raw))?.try_into()?;
+                raw.load()?;
+                raw.attach(program.name)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn check_tracepoint(types: &KernelTypes<'_>, program: &Program) -> Result<(), ProbeError> {
@@ -175,6 +272,14 @@ fn check_namespace(proc: &Path) -> Result<(), ProbeError> {
         }
         _ => Ok(()),
     }
+}
+
+/// One more than the highest number that a CPU may get, online or not.
+fn possible_cpus(sys: &Path) -> u32 {
+    let text = fs::read_to_string(sys.join("devices/system/cpu/possible")).unwrap_or_default();
+    let highest = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u32>().ok());
+    // As many as a kernel of a distribution takes.
+    highest.map_or(8_192, |highest| highest.saturating_add(1).min(8_192))
 }
 
 fn pid_max(proc: &Path) -> u32 {

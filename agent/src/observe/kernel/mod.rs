@@ -1,11 +1,15 @@
-//! The kernel programs: run-queue waits per class, and processes that come, go and change.
+//! The kernel programs: run-queue waits and whom they were for, jobs and their deadlines, and
+//! processes that come, go and change.
 //!
 //! [`KernelProbes::load`] attaches them; dropping it detaches them. The programs themselves are
 //! in `ebpf/`, what they share with this side in `ebpf/abi`.
 
+mod blame;
 mod cost;
 mod error;
 mod event;
+mod jobs;
+mod layout;
 mod load;
 mod shared;
 
@@ -20,35 +24,51 @@ use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
 use aya::sys::Stats;
 use aya::{Ebpf, Pod};
 use aya_log::EbpfLogger;
-use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, Thread, Waits, map};
+use downbeat_abi::{
+    BUCKETS, BlameKey, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, Waits, map,
+};
 use downbeat_api::{BpfCost, BpfProgram};
 
+use self::blame::BlameTable;
 use self::cost::{CostSampler, Runs, Step};
+use self::jobs::{JOB_WORDS, JobTable};
 use self::shared::SharedWords;
 use crate::model::histogram::WaitHistogram;
 use crate::roots::Roots;
 
 pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
+pub use self::jobs::ThreadJob;
 
 /// Words of one class in the map of waits: its buckets and their sum.
 const WAIT_WORDS: usize = BUCKETS + 1;
 
 /// How the programs are loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeOptions {
     /// What the programs log of their own work, through the `log` crate; nothing by default,
     /// and the verifier then removes the code.
     pub log: Option<log::Level>,
     /// Bytes of the ring of events: a power of two, at least 4096. Each event takes 56.
     pub ring_bytes: u32,
-    /// Threads that can be managed at the same time. The kernel preallocates about 72 bytes each.
+    /// Threads that can be managed at the same time. The kernel preallocates about 104 bytes each.
     pub max_threads: u32,
+    /// Of these, threads whose jobs can be followed. The kernel preallocates 3184 bytes each.
+    pub max_jobs: u32,
+    /// A file with the kernel's types (BTF), where the kernel itself does not show them. The
+    /// programs then attach to raw tracepoints.
+    pub btf: Option<PathBuf>,
 }
 
 impl Default for ProbeOptions {
     fn default() -> Self {
-        Self { log: None, ring_bytes: 256 * 1024, max_threads: 16_384 }
+        Self {
+            log: None,
+            ring_bytes: 256 * 1024,
+            max_threads: 16_384,
+            max_jobs: downbeat_abi::JOBS,
+            btf: None,
+        }
     }
 }
 
@@ -68,8 +88,14 @@ pub struct ProbeCounters {
     pub dropped_events: u64,
     /// Threads that found the map of managed threads full.
     pub dropped_threads: u64,
-    /// Waits thrown away because the clock had run backwards.
+    /// Waits and jobs thrown away because the clock had run backwards.
     pub discarded_samples: u64,
+    /// Threads whose jobs found no place.
+    pub dropped_jobs: u64,
+    /// Culprits that found the table of blame full.
+    pub dropped_blame: u64,
+    /// Stories of misses that found the ring full.
+    pub dropped_misses: u64,
 }
 
 /// The value of the thread map, which aya must know as plain bytes.
@@ -92,6 +118,10 @@ pub struct KernelProbes {
     waits: SharedWords,
     counters: SharedWords,
     threads: HashMap<MapData, u32, ThreadValue>,
+    jobs: JobTable,
+    blame: BlameTable,
+    class_cpu: SharedWords,
+    cpus: u32,
     events: RingBuf<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Threads that [`KernelProbes::manage`] could not put in.
@@ -119,13 +149,18 @@ impl KernelProbes {
     pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
         let loaded = load::load(roots, options);
         give_back_freed_memory();
-        let load::Loaded { mut ebpf, gate_words, running, limits } = loaded?;
+        let load::Loaded { mut ebpf, gate_words, cpus, running, limits } = loaded?;
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
         let waits = shared(&mut ebpf, map::WAITS, CLASS_SLOTS as usize * WAIT_WORDS)?;
         let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
+        let class_words = CLASS_SLOTS as usize * cpus as usize;
+        let class_cpu = shared(&mut ebpf, map::CLASS_CPU, class_words)?;
         let threads = take(&mut ebpf, map::THREADS)?;
+        let places = options.max_jobs;
+        let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
+        let blame = BlameTable::new(take(&mut ebpf, map::BLAME)?);
         let events = take(&mut ebpf, map::EVENTS)?;
         let log = match options.log {
             Some(_) => Some(
@@ -143,6 +178,10 @@ impl KernelProbes {
             waits,
             counters,
             threads,
+            jobs: JobTable::new(jobs, places),
+            blame,
+            class_cpu,
+            cpus,
             events,
             log,
             refused_threads: 0,
@@ -172,12 +211,19 @@ impl KernelProbes {
         if tid == 0 || (slot >= CLASS_SLOTS && slot != NO_CLASS) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // Writing the same again would forget that the thread waits.
-        if self.slot(tid) != Some(slot)
-            && let Err(error) = self.threads.insert(tid, ThreadValue(Thread::new(slot)), 0)
-        {
-            self.refused_threads += 1;
-            return Err(io_error(error));
+        let known = self.thread(tid);
+        let job = self.jobs.place(tid).unwrap_or(NO_JOB);
+        // Writing the same again could forget that the thread waits.
+        if known.is_none_or(|known| (known.slot, known.job) != (slot, job)) {
+            let thread = match known {
+                Some(known) => Thread { slot, job, ..known },
+                None => Thread::new(slot, job),
+            };
+            if let Err(error) = self.threads.insert(tid, ThreadValue(thread), 0) {
+                self.refused_threads += 1;
+                self.jobs.end(tid);
+                return Err(io_error(error));
+            }
         }
         if let Some((word, bit)) = self.gate_bit(tid) {
             self.gate.words()[word].fetch_or(bit, Ordering::Relaxed);
@@ -203,12 +249,23 @@ impl KernelProbes {
         }
         // The kernel may have removed it first.
         let _ = self.threads.remove(&tid);
+        self.jobs.end(tid);
+    }
+
+    /// From now on a job of a managed thread that takes longer than this from its release to its
+    /// completion is a miss; 0 for none.
+    pub fn set_deadline(&self, tid: u32, deadline_ns: u64) {
+        self.jobs.set_deadline(tid, deadline_ns);
     }
 
     /// The class slot of a managed thread.
     #[must_use]
     pub fn slot(&self, tid: u32) -> Option<u32> {
-        self.threads.get(&tid, 0).ok().map(|ThreadValue(thread)| thread.slot)
+        self.thread(tid).map(|thread| thread.slot)
+    }
+
+    fn thread(&self, tid: u32) -> Option<Thread> {
+        self.threads.get(&tid, 0).ok().map(|ThreadValue(thread)| thread)
     }
 
     /// Appends all events that wait, oldest first, without waiting for more, and passes on what
@@ -222,7 +279,17 @@ impl KernelProbes {
         while records > 0
             && let Some(record) = self.events.next()
         {
-            into.extend(KernelEvent::decode(&record));
+            let event = KernelEvent::decode(&record);
+            match &event {
+                Some(KernelEvent::Exit { tid, .. }) => self.jobs.end(*tid),
+                // The id is another thread's, or nobody's, from now on.
+                Some(KernelEvent::Exec { pid, old_tid, .. }) if old_tid != pid => {
+                    self.jobs.end(*old_tid);
+                    self.jobs.end(*pid);
+                }
+                _ => {}
+            }
+            into.extend(event);
             records -= 1;
         }
         if let Some(log) = &mut self.log {
@@ -245,6 +312,27 @@ impl KernelProbes {
         }))
     }
 
+    /// Jobs of every thread that is followed, and for the last time of those that were until the
+    /// last call.
+    pub fn jobs(&mut self) -> Vec<ThreadJob> {
+        self.jobs.read()
+    }
+
+    /// How long threads of which class waited for whom, nanoseconds. Entries only grow, but one
+    /// that did not for a minute goes, and starts from 0 when it comes back. `now` is as in
+    /// [`KernelProbes::cost`].
+    pub fn blame(&mut self, now: Duration) -> Vec<(BlameKey, u64)> {
+        self.blame.read(now)
+    }
+
+    /// How long the threads of a class slot ran on each CPU since the programs were loaded,
+    /// nanoseconds by the CPU's number.
+    #[must_use]
+    pub fn class_cpu(&self, slot: u32) -> Vec<u64> {
+        let first = slot as usize * self.cpus as usize;
+        (first..first + self.cpus as usize).map(|word| self.class_cpu.load(word)).collect()
+    }
+
     /// What was lost so far.
     #[must_use]
     pub fn counters(&self) -> ProbeCounters {
@@ -253,6 +341,9 @@ impl KernelProbes {
             dropped_events: counter(Counter::DroppedEvents),
             dropped_threads: counter(Counter::DroppedThreads) + self.refused_threads,
             discarded_samples: counter(Counter::DiscardedSamples),
+            dropped_jobs: self.jobs.refused(),
+            dropped_blame: counter(Counter::DroppedBlame),
+            dropped_misses: counter(Counter::DroppedMisses),
         }
     }
 
@@ -261,14 +352,21 @@ impl KernelProbes {
     /// kernel's run statistics on and off.
     pub fn cost(&mut self, now: Duration) -> BpfCost {
         let programs = self.programs(now);
-        let ProbeCounters { dropped_events, dropped_threads, discarded_samples } = self.counters();
-        BpfCost {
-            programs,
+        let ProbeCounters {
             dropped_events,
             dropped_threads,
             discarded_samples,
-            dropped_jobs: 0,
-            dropped_blame: 0,
+            dropped_jobs,
+            dropped_blame,
+            dropped_misses,
+        } = self.counters();
+        BpfCost {
+            programs,
+            dropped_events: dropped_events + dropped_misses,
+            dropped_threads,
+            discarded_samples,
+            dropped_jobs,
+            dropped_blame,
             map_bytes: self.map_bytes,
         }
     }
@@ -359,7 +457,8 @@ fn shared(ebpf: &mut Ebpf, name: &str, words: usize) -> Result<SharedWords, Prob
 /// Memory of all maps as the kernel accounts it.
 fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
     let of = |map: &Map| {
-        let (Map::Array(map) | Map::HashMap(map) | Map::RingBuf(map)) = map else {
+        let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map)) = map
+        else {
             return None;
         };
         let fd = map.fd().as_fd().as_raw_fd();

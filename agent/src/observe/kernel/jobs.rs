@@ -1,0 +1,110 @@
+//! Which thread's jobs are kept where, and what the kernel programs counted there.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use downbeat_abi::Job;
+
+use super::shared::SharedWords;
+
+/// Words of one thread's jobs.
+pub(super) const JOB_WORDS: usize = size_of::<Job>() / size_of::<u64>();
+
+/// What the kernel programs know of one thread's jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadJob {
+    /// Thread.
+    pub tid: u32,
+    /// Everything since the thread is followed. What is read while the kernel counts may be a
+    /// job apart in its parts.
+    pub job: Box<Job>,
+    /// The thread has ended or is not followed any more: this is the last of it.
+    pub ended: bool,
+}
+
+/// The places in the map of jobs.
+#[derive(Debug)]
+pub(super) struct JobTable {
+    words: SharedWords,
+    free: Vec<u32>,
+    of_thread: HashMap<u32, u32>,
+    /// Of threads that ended since the last read.
+    ended: Vec<(u32, u32)>,
+    /// Threads that found no place.
+    refused: u64,
+}
+
+impl JobTable {
+    /// All places are free.
+    pub(super) fn new(words: SharedWords, places: u32) -> Self {
+        Self {
+            words,
+            free: (0..places).rev().collect(),
+            of_thread: HashMap::new(),
+            ended: Vec::new(),
+            refused: 0,
+        }
+    }
+
+    /// The place of a thread, a fresh one where it has none yet; absent when all are taken.
+    pub(super) fn place(&mut self, tid: u32) -> Option<u32> {
+        if let Some(place) = self.of_thread.get(&tid) {
+            return Some(*place);
+        }
+        let Some(place) = self.free.pop() else {
+            self.refused += 1;
+            return None;
+        };
+        for word in self.job_words(place) {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.of_thread.insert(tid, place);
+        Some(place)
+    }
+
+    /// The thread has ended, or is not followed any more.
+    pub(super) fn end(&mut self, tid: u32) {
+        if let Some(place) = self.of_thread.remove(&tid) {
+            self.ended.push((tid, place));
+        }
+    }
+
+    /// From now on a job of the thread that takes longer is a miss; 0 for none.
+    pub(super) fn set_deadline(&self, tid: u32, deadline_ns: u64) {
+        if let Some(place) = self.of_thread.get(&tid)
+            && let Some(first) = self.job_words(*place).first()
+        {
+            first.store(deadline_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads everything; the places of threads that ended become free.
+    pub(super) fn read(&mut self) -> Vec<ThreadJob> {
+        let mut ended = std::mem::take(&mut self.ended);
+        let read = |tid, place, ended| ThreadJob { tid, job: self.job(place), ended };
+        let mut jobs: Vec<ThreadJob> =
+            ended.iter().map(|&(tid, place)| read(tid, place, true)).collect();
+        jobs.extend(self.of_thread.iter().map(|(&tid, &place)| read(tid, place, false)));
+        self.free.extend(ended.drain(..).map(|(_, place)| place));
+        jobs
+    }
+
+    /// Threads that found no place since the start.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn job(&self, place: u32) -> Box<Job> {
+        let mut job: Box<Job> = Box::new(bytemuck::Zeroable::zeroed());
+        let words: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(job.as_mut()));
+        for (to, from) in words.iter_mut().zip(self.job_words(place)) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        job
+    }
+
+    fn job_words(&self, place: u32) -> &[std::sync::atomic::AtomicU64] {
+        let first = place as usize * JOB_WORDS;
+        self.words.words().get(first..first + JOB_WORDS).unwrap_or(&[])
+    }
+}

@@ -1,0 +1,184 @@
+//! Jobs: what a thread does from its release until it sleeps and waits for the next one.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Culprit, bucket_of};
+
+/// Threads whose jobs can be followed at the same time, by default.
+pub const JOBS: u32 = 2_048;
+
+/// `Thread::job` of a thread whose jobs are not followed.
+pub const NO_JOB: u32 = u32::MAX;
+
+/// The first bucket of [`bucket_of`]'s scale that jobs use: what is shorter than 1.024 µs counts
+/// as that.
+pub const JOB_FIRST_BUCKET: usize = 64;
+
+/// Buckets of a job's histograms: `bucket_of(ns) - JOB_FIRST_BUCKET`, at least 0.
+pub const JOB_BUCKETS: usize = crate::BUCKETS - JOB_FIRST_BUCKET;
+
+/// Release times kept of each thread: a power of two.
+pub const RELEASES: usize = 64;
+
+/// Culprits kept of one job.
+pub const JOB_CULPRITS: usize = 4;
+
+/// A job's bucket of a time of `ns` nanoseconds, `0..JOB_BUCKETS`.
+#[must_use]
+#[inline(always)]
+pub const fn job_bucket_of(ns: u64) -> usize {
+    bucket_of(ns).saturating_sub(JOB_FIRST_BUCKET)
+}
+
+/// What released a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ReleaseKind {
+    /// A timer expired.
+    Timer = 0,
+    /// Woken in a hard or soft interrupt.
+    Interrupt = 1,
+    /// Woken by a thread of another process.
+    Wake = 2,
+}
+
+/// Kinds of release.
+pub const RELEASE_KINDS: usize = 3;
+
+/// Why a thread sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SleepKind {
+    /// It does not, as far as is known.
+    Awake = 0,
+    /// Interruptible: it may wait for its next release, or for something within its job.
+    Waiting = 1,
+    /// Uninterruptible, with a disk's work outstanding.
+    Io = 2,
+    /// Uninterruptible for another reason, stopped, or traced.
+    Blocked = 3,
+}
+
+/// The story of one job, up to now or whole. Times are `CLOCK_MONOTONIC` nanoseconds, spans
+/// nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Story {
+    /// When it was released; 0 where none is under way.
+    pub release_ns: u64,
+    /// When it first ran; 0 before.
+    pub started_ns: u64,
+    /// From the moment its timer should have expired to the wake-up.
+    pub late_ns: u64,
+    /// Ready and not running.
+    pub wait_ns: u64,
+    /// On a CPU, by the clock on the wall.
+    pub run_ns: u64,
+    /// CPU time as the kernel charges it, without what a hypervisor stole.
+    pub cost_ns: u64,
+    /// Asleep for a disk.
+    pub io_ns: u64,
+    /// Asleep for a page that had to be read.
+    pub fault_ns: u64,
+    /// Major faults.
+    pub faults: u64,
+    /// Reclaiming memory.
+    pub reclaim_ns: u64,
+    /// Asleep for anything else.
+    pub sleep_ns: u64,
+    /// Waited for culprits that `culprits` had no place for.
+    pub other_ns: u64,
+    /// Who ran while it waited, in no order; `ns` is 0 in places that are free.
+    pub culprits: [Culprit; JOB_CULPRITS],
+}
+
+/// What is known of one thread's jobs: value of the array `JOBS`, whose index is
+/// [`crate::Thread::job`]. The agent writes `deadline_ns`, and all of it before the index is in
+/// use; the kernel programs write the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Job {
+    /// A job that takes longer is a miss; 0 for none.
+    pub deadline_ns: u64,
+    /// The job under way.
+    pub story: Story,
+    /// Since when the thread sleeps; 0 while it does not.
+    pub slept_ns: u64,
+    /// A [`SleepKind`].
+    pub sleep: u32,
+    /// A [`ReleaseKind`]: of the job under way.
+    pub release: u32,
+    /// From when on running counts for the job under way; 0 while the thread does not run.
+    pub run_since_ns: u64,
+    /// `sum_exec_runtime` at that moment.
+    pub exec_mark_ns: u64,
+    /// Slept for a disk since it was last known whether for a page.
+    pub pending_io_ns: u64,
+    /// `maj_flt` at that moment.
+    pub fault_mark: u64,
+    /// Since when the thread reclaims memory; 0 while it does not.
+    pub reclaim_since_ns: u64,
+    /// Jobs completed.
+    pub jobs: u64,
+    /// Of these, later than the deadline.
+    pub missed: u64,
+    /// Of the missed ones, those that would have been in time had they started at once.
+    pub late_starts: u64,
+    /// Releases by [`ReleaseKind`].
+    pub released: [u64; RELEASE_KINDS],
+    /// Sums of what the histograms count, nanoseconds.
+    pub response_sum_ns: u64,
+    /// As above.
+    pub cost_sum_ns: u64,
+    /// As above.
+    pub interval_sum_ns: u64,
+    /// Releases since the start; the next goes to `releases[count % RELEASES]`.
+    pub release_count: u64,
+    /// The latest release times.
+    pub releases: [u64; RELEASES],
+    /// Release to completion.
+    pub response: [u32; JOB_BUCKETS],
+    /// CPU time.
+    pub cost: [u32; JOB_BUCKETS],
+    /// From release to release.
+    pub interval: [u32; JOB_BUCKETS],
+}
+
+/// A deadline missed: record of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Miss {
+    /// When the job was completed.
+    pub time_ns: u64,
+    /// [`crate::EventKind::Miss`].
+    pub kind: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
+    /// Its class slot, or [`crate::NO_CLASS`].
+    pub slot: u32,
+    /// A [`ReleaseKind`].
+    pub release: u32,
+    /// The CPU on which it ran last.
+    pub cpu: u32,
+    /// The deadline that it missed.
+    pub deadline_ns: u64,
+    /// The job.
+    pub story: Story,
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Story>() == 96 + 32 * JOB_CULPRITS);
+    assert!(offset_of!(Story, culprits) == 96);
+    assert!(size_of::<Job>() == 8 + 224 + 17 * 8 + 8 * RELEASES + 12 * JOB_BUCKETS);
+    assert!(offset_of!(Job, story) == 8);
+    assert!(offset_of!(Job, jobs) == 288);
+    assert!(offset_of!(Job, releases) == 368);
+    assert!(offset_of!(Job, response) == 880);
+    assert!(size_of::<Miss>() == 264);
+    assert!(offset_of!(Miss, story) == 40);
+    assert!(RELEASES.is_power_of_two());
+    assert!(JOB_BUCKETS == 192);
+};

@@ -1,0 +1,120 @@
+//! Interrupts and timers: what they take from whoever runs, and which wake-ups they cause.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
+use downbeat_abi::{Cpu, CulpritKind};
+
+use crate::jobs::believable;
+use crate::maps::TIMER_EXPIRES;
+use crate::occupancy;
+use crate::task::load;
+
+/// Less is not worth its place in the record.
+const WORTH_NS: u64 = 500;
+
+/// A hard interrupt's handler begins.
+#[inline(always)]
+pub fn hard_begins() {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer.
+    unsafe { (*cpu).hard_since_ns = now() };
+}
+
+/// The handler of interrupt `number` is done.
+#[inline(always)]
+pub fn hard_ends(number: u32) {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer.
+    unsafe {
+        let since = (*cpu).hard_since_ns;
+        (*cpu).hard_since_ns = 0;
+        within(cpu, since, CulpritKind::HardInterrupt, number);
+    }
+}
+
+/// A soft interrupt begins.
+#[inline(always)]
+pub fn soft_begins(vector: u32) {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer.
+    unsafe {
+        (*cpu).soft_vector = vector;
+        (*cpu).soft_nested_ns = 0;
+        (*cpu).soft_since_ns = now();
+    }
+}
+
+/// A soft interrupt is done.
+#[inline(always)]
+pub fn soft_ends(vector: u32) {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer.
+    unsafe {
+        let since = (*cpu).soft_since_ns;
+        (*cpu).soft_since_ns = 0;
+        if since == 0 {
+            return;
+        }
+        let now = now();
+        let ns = now.saturating_sub(since).saturating_sub((*cpu).soft_nested_ns);
+        if ns >= WORTH_NS {
+            occupancy::interrupted(cpu, now, ns, CulpritKind::SoftInterrupt, vector);
+        }
+    }
+}
+
+/// A high-resolution timer's function begins. `expired` points to the time, on the timer's own
+/// clock, at which it was found to have expired.
+#[inline(always)]
+pub fn timer_begins(timer: *const u8, expired: *const i64) {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer; the helper refuses what cannot be read.
+    unsafe {
+        let late_ns = if TIMER_EXPIRES.load() == 0 {
+            0
+        } else {
+            let due: i64 = load(timer, TIMER_EXPIRES.load());
+            let found = bpf_probe_read_kernel(expired).unwrap_or(due);
+            if found > due { believable((found - due) as u64) } else { 0 }
+        };
+        (*cpu).timer_late_ns = late_ns;
+        (*cpu).timer_since_ns = now();
+    }
+}
+
+/// A high-resolution timer's function is done.
+#[inline(always)]
+pub fn timer_ends() {
+    let Some(cpu) = occupancy::here() else { return };
+    // SAFETY: the map's own pointer.
+    unsafe {
+        let since = (*cpu).timer_since_ns;
+        (*cpu).timer_since_ns = 0;
+        within(cpu, since, CulpritKind::Timer, 0);
+    }
+}
+
+/// Notes something that began at `since` and may have interrupted a soft interrupt.
+#[inline(always)]
+unsafe fn within(cpu: *mut Cpu, since: u64, kind: CulpritKind, id: u32) {
+    if since == 0 {
+        return;
+    }
+    let now = now();
+    let ns = now.saturating_sub(since);
+    // SAFETY: as the callers promise.
+    unsafe {
+        if (*cpu).soft_since_ns != 0 {
+            (*cpu).soft_nested_ns += ns;
+        }
+    }
+    if ns >= WORTH_NS {
+        occupancy::interrupted(cpu, now, ns, kind, id);
+    }
+}
+
+/// Now, `CLOCK_MONOTONIC` nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: a helper without conditions.
+    unsafe { bpf_ktime_get_ns() }
+}
