@@ -26,6 +26,10 @@ const HOST_DEPENDENT: &[Excuse] = &[
     ("GPU power", "needs a GPU", no_gpu),
     ("GPU processes", "needs a GPU", no_gpu),
     ("Pressure", "needs a kernel with PSI", |host| host.pressure.is_none()),
+    ("Stalled", "needs a kernel with PSI", |host| host.pressure.is_none()),
+    ("Held back by quotas", "needs a hierarchy with the cpu controller", no_quotas),
+    ("Quota periods", "needs a hierarchy with the cpu controller", no_quotas),
+    ("Pressure by class", "needs a classed process in a group of version 2", no_group_pressure),
     ("Wait p50", "needs kernel programs", no_bpf),
     ("Wait p99", "needs kernel programs", no_bpf),
     ("Wait distribution", "needs kernel programs", no_bpf),
@@ -40,6 +44,8 @@ const HOST_DEPENDENT: &[Excuse] = &[
 const NOT_SHOWN: &[(&str, &str)] = &[
     ("downbeat_uptime_seconds", "for ad-hoc queries; a restart shows in every counter"),
     ("downbeat_source", "a host without kernel programs has a notice"),
+    ("downbeat_class_cpu_ratio", "for ad-hoc queries; the class's use of all CPUs is shown"),
+    ("downbeat_class_quota_groups", "the periods of quotas show whether there are any"),
     ("downbeat_exec_to_set_processes_total", "the times beside it are what matters"),
 ];
 
@@ -49,6 +55,16 @@ fn no_gpu(host: &Snapshot) -> bool {
 
 fn no_class_on_gpu(host: &Snapshot) -> bool {
     !host.processes.iter().any(|process| process.class.is_some() && process.gpu_memory.is_some())
+}
+
+fn no_quotas(host: &Snapshot) -> bool {
+    let mut groups = host.classes.iter().filter_map(|class| class.cgroups.as_ref());
+    !groups.any(|groups| groups.throttling.is_some())
+}
+
+fn no_group_pressure(host: &Snapshot) -> bool {
+    let mut groups = host.classes.iter().filter_map(|class| class.cgroups.as_ref());
+    !groups.any(|groups| groups.cpu.is_some())
 }
 
 fn no_bpf(host: &Snapshot) -> bool {
