@@ -1,5 +1,5 @@
 //! An agent that says the same of a host that does not exist, to look at the screens:
-//! `cargo run -p downbeat --example fake_agent -- DIR [small|large|procfs|crowd]`, and then
+//! `cargo run -p downbeat --example fake_agent -- DIR [small|busy|large|procfs|crowd]`, and then
 //! `downbeat --run-dir DIR` elsewhere.
 
 use std::path::Path;
@@ -8,21 +8,26 @@ use std::time::Duration;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use support::{agent::FakeAgent, host};
+use support::{agent::FakeAgent, host, work};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let Some(run_dir) = arguments.next() else {
-        eprintln!("usage: fake_agent DIR [small|large|procfs|crowd]");
+        eprintln!("usage: fake_agent DIR [small|busy|large|procfs|crowd]");
         std::process::exit(2);
     };
     let snapshot = match arguments.next().as_deref() {
         None | Some("small") => host::small(),
+        Some("busy") => {
+            let mut snapshot = host::small();
+            work::fill(&mut snapshot);
+            snapshot
+        }
         Some("large") => host::large(),
         Some("procfs") => host::procfs_only(),
         Some("crowd") => host::crowd(5_000),
         Some(other) => {
-            eprintln!("no host {other:?}: small, large, procfs or crowd");
+            eprintln!("no host {other:?}: small, busy, large, procfs or crowd");
             std::process::exit(2);
         }
     };

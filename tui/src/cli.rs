@@ -13,6 +13,37 @@ Exit codes:
   1  problems found, or refused by the agent or the kernel
   2  wrong usage, no terminal for the live screen, or no agent that answers";
 
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  downbeat explain 812             which rule, which class, what was set on each thread
+  downbeat explain whisper-server  the same by name
+  downbeat explain --miss          why was the latest missed deadline missed?
+  downbeat explain --miss 41       the story of miss 41 (`downbeat misses` lists them)
+  downbeat explain --miss voice    the latest of class voice";
+
+const JOBS_EXAMPLES: &str = "\
+Examples:
+  downbeat jobs                    every thread whose jobs are followed
+  downbeat jobs whisper-server     those of one program
+  downbeat jobs 812 --json         those of one process or thread, for a program";
+
+const BLAME_EXAMPLES: &str = "\
+Examples:
+  downbeat blame                   who ran while threads waited, for every class
+  downbeat blame voice             for one class
+  downbeat blame --json            for a program; times are nanoseconds";
+
+const MISSES_EXAMPLES: &str = "\
+Examples:
+  downbeat misses                  the latest 256, newest first
+  downbeat misses | head -5        the newest ones
+  downbeat misses --json           with everything that is known of each, newest last";
+
+const FOLLOW_EXAMPLES: &str = "\
+Examples:
+  downbeat follow 2001             the period of a program, within 10 seconds
+  downbeat follow mpv --seconds 60 the same by name, for a minute";
+
 /// Watch and steer downbeat, which keeps inference on the beat
 #[derive(Debug, Parser)]
 #[command(name = "downbeat", version, after_help = EXIT_CODES)]
@@ -82,11 +113,64 @@ pub enum Command {
     },
     /// Put back what a killed agent left changed
     Restore,
-    /// Why a process is as it is
+    /// Why a process is as it is, or why a deadline was missed
+    #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
         /// Process or thread id, or a name
+        #[arg(value_name = "PID|NAME", required_unless_present = "miss")]
+        process: Option<String>,
+        /// The story of a missed deadline: by its number, the latest one of a class, or the last
+        #[arg(
+            long,
+            value_name = "ID|CLASS|last",
+            num_args = 0..=1,
+            default_missing_value = "last",
+            conflicts_with = "process"
+        )]
+        miss: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Threads that work in periods: release, period, deadline, response times, misses
+    #[command(after_help = JOBS_EXAMPLES)]
+    Jobs {
+        /// Only those of this process or thread, by its id or name
+        #[arg(value_name = "PID|NAME")]
+        who: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Who had the CPU while threads waited for it, by class
+    #[command(after_help = BLAME_EXAMPLES)]
+    Blame {
+        /// Only what this class waited for
+        class: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The latest missed deadlines, newest first, with their causes
+    #[command(after_help = MISSES_EXAMPLES)]
+    Misses {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow the jobs of a program that no rule matches, without changing it
+    #[command(after_help = FOLLOW_EXAMPLES)]
+    Follow {
+        /// Process id, or the name of one process
         #[arg(value_name = "PID|NAME")]
         process: String,
+        /// How long, 1 to 3600
+        #[arg(
+            long,
+            default_value_t = 10,
+            value_parser = clap::value_parser!(u32).range(1..=3600)
+        )]
+        seconds: u32,
     },
     /// Put everything back and only watch
     Pause,

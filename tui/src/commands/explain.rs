@@ -5,7 +5,7 @@ use std::path::Path;
 use downbeat_api::{Request, Response, Snapshot};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, unexpected};
+use super::{Failure, Found, Printer, ask, picture, unexpected};
 use crate::report;
 use crate::text::clean;
 
@@ -15,17 +15,16 @@ const MOST: usize = 8;
 pub(super) fn run(
     socket: &Path,
     process: &str,
+    json: bool,
     printer: &mut Printer<'_>,
 ) -> Result<Found, Failure> {
     let pids = match process.parse::<u32>() {
         Ok(pid) => vec![pid],
-        Err(_) => match ask(socket, &Request::Snapshot)? {
-            Response::Snapshot(snapshot) => named(&snapshot, process)?,
-            other => return Err(unexpected(socket, &other)),
-        },
+        Err(_) => named(&picture(socket)?, process)?,
     };
     for (n, pid) in pids.into_iter().enumerate() {
         match ask(socket, &Request::Explain { pid })? {
+            Response::Explain(explanation) if json => printer.json(&explanation, true)?,
             Response::Explain(explanation) => {
                 if n > 0 {
                     printer.lines(&[Line::default()])?;
@@ -39,7 +38,7 @@ pub(super) fn run(
 }
 
 /// The processes of that name; where none has it, those with it in their command line.
-fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure> {
+pub(super) fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure> {
     if name.trim().is_empty() {
         return Err(Failure::NotFound("an empty name; give a process's id or name".into()));
     }

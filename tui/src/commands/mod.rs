@@ -1,9 +1,13 @@
 //! The subcommands.
 
+mod blame;
 mod check;
 mod control;
 mod doctor;
 mod explain;
+mod follow;
+mod jobs;
+mod misses;
 mod restore;
 mod status;
 
@@ -12,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ColorChoice;
-use downbeat_api::{ClientError, Request, Response};
+use downbeat_api::{Client, ClientError, Request, Response, Snapshot};
 use ratatui::text::Line;
 
 use crate::cli::{Cli, Command};
@@ -139,7 +143,23 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
             "restore reads the journal in the run directory: name it with --run-dir".into(),
         )),
         Some(Command::Restore) => restore::run(&cli.target.run_dir(), &mut printer),
-        Some(Command::Explain { process }) => explain::run(&socket, process, &mut printer),
+        Some(Command::Explain { process: Some(process), miss: _, json }) => {
+            explain::run(&socket, process, *json, &mut printer)
+        }
+        Some(Command::Explain { process: None, miss, json }) => {
+            let which = miss.as_deref().unwrap_or(misses::LAST);
+            misses::explain(&socket, which, *json, &mut printer)
+        }
+        Some(Command::Jobs { who, json }) => {
+            jobs::run(&socket, who.as_deref(), *json, &mut printer)
+        }
+        Some(Command::Blame { class, json }) => {
+            blame::run(&socket, class.as_deref(), *json, &mut printer)
+        }
+        Some(Command::Misses { json }) => misses::run(&socket, *json, &mut printer),
+        Some(Command::Follow { process, seconds }) => {
+            follow::run(&socket, process, *seconds, &mut printer)
+        }
         Some(Command::Pause) => control::run(&socket, &Request::Pause, &mut printer),
         Some(Command::Resume) => control::run(&socket, &Request::Resume, &mut printer),
     }
@@ -172,6 +192,31 @@ fn colours(choice: ColorChoice, terminal: bool) -> bool {
 /// One question to the agent.
 fn ask(socket: &Path, request: &Request) -> Result<Response, Failure> {
     Ok(conn::answer(socket, request)?)
+}
+
+/// The latest snapshot, safe to show.
+fn picture(socket: &Path) -> Result<Snapshot, Failure> {
+    match ask(socket, &Request::Snapshot)? {
+        Response::Snapshot(snapshot) => Ok(*snapshot),
+        other => Err(unexpected(socket, &other)),
+    }
+}
+
+/// A snapshot with rates in it, as the agent says it: the second one where the first covers no
+/// time yet or fell between two jobs.
+fn picture_with_rates(
+    socket: &Path,
+    rates: impl Fn(&Snapshot) -> bool,
+) -> Result<Snapshot, Failure> {
+    let mut watch = Client::connect(socket)?.watch()?;
+    let mut next = || watch.next().unwrap_or_else(|| Err(ended(socket)));
+    let first = next()?;
+    if first.interval > 0.0 && rates(&first) { Ok(first) } else { Ok(next()?) }
+}
+
+/// The stream of snapshots ended.
+fn ended(socket: &Path) -> ClientError {
+    ClientError::Broken { path: socket.into(), source: io::ErrorKind::UnexpectedEof.into() }
 }
 
 /// An answer to another question than ours.

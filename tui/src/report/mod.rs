@@ -10,6 +10,7 @@ pub mod actions;
 pub mod blame;
 pub mod classes;
 pub mod explain;
+pub mod follow;
 pub mod gpu;
 pub mod grid;
 pub mod jobs;

@@ -93,6 +93,9 @@ fn serve(shared: &Shared, connection: UnixStream) -> Option<()> {
 fn current(shared: &Shared) -> Response {
     let mut snapshot = shared.snapshot.lock().unwrap();
     snapshot.tick += 1;
+    for jobs in &mut snapshot.jobs {
+        jobs.total.jobs += jobs.recent.jobs;
+    }
     Response::Snapshot(Box::new(snapshot.clone()))
 }
 
@@ -115,6 +118,14 @@ fn answer(shared: &Shared, request: &Request) -> Response {
         }
         Request::Explain { pid } => {
             Response::Error { message: format!("{pid}: no such process or thread") }
+        }
+        Request::Misses => Response::Misses { misses: snapshot.misses.clone() },
+        Request::Follow { pid, seconds } if snapshot.processes.iter().any(|p| p.pid == *pid) => {
+            snapshot.jobs.push(super::work::followed(*pid));
+            Response::Done { message: format!("following {pid} for {seconds} s") }
+        }
+        Request::Follow { pid, .. } => {
+            Response::Error { message: format!("{pid}: no such process") }
         }
         _ => Response::Host(Box::new(host::facts())),
     }

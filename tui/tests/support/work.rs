@@ -52,10 +52,10 @@ fn summary(jobs: u64, missed: u64, late_starts: u64, response: (u64, u64)) -> Jo
     }
 }
 
-fn thread(tid: u32, process: &str, thread: &str, class: Option<&str>) -> ThreadJobs {
+fn thread(pid: u32, tid: u32, process: &str, thread: &str, class: Option<&str>) -> ThreadJobs {
     ThreadJobs {
         tid,
-        pid: tid / 10 * 10 + 2,
+        pid,
         thread: thread.into(),
         process: process.into(),
         class: class.map(Into::into),
@@ -78,7 +78,7 @@ pub fn jobs() -> Vec<ThreadJobs> {
             deadline_ns: Some(10 * MS),
             recent: summary(25, 1, 1, (2_200 * US, 14 * MS)),
             total: summary(120_000, 12, 11, (2_200 * US, 9 * MS)),
-            ..thread(812, "whisper-server", "whisper-server", Some("voice"))
+            ..thread(812, 812, "whisper-server", "whisper-server", Some("voice"))
         },
         ThreadJobs {
             release: Some(Release::Wake),
@@ -86,7 +86,7 @@ pub fn jobs() -> Vec<ThreadJobs> {
             deadline_ns: Some(10 * MS),
             recent: summary(8, 0, 0, (700 * US, 2 * MS)),
             total: summary(3_900, 0, 0, (700 * US, 4 * MS)),
-            ..thread(813, "whisper-server", "decode", Some("voice"))
+            ..thread(812, 813, "whisper-server", "decode", Some("voice"))
         },
         ThreadJobs {
             release: Some(Release::Interrupt),
@@ -94,18 +94,33 @@ pub fn jobs() -> Vec<ThreadJobs> {
             deadline_ns: Some(33 * MS),
             recent: summary(7, 0, 0, (8 * MS, 21 * MS)),
             total: summary(910, 3, 2, (8 * MS, 31 * MS)),
-            ..thread(915, "camera-feed", "v4l2-capture", Some("camera"))
+            ..thread(915, 915, "camera-feed", "v4l2-capture", Some("camera"))
         },
         // Between two jobs: nothing recent.
         ThreadJobs {
             release: Some(Release::Marked),
             rhythm: periodic(2_000 * MS, 3 * MS),
             total: summary(40, 0, 0, (300 * MS, 450 * MS)),
-            ..thread(916, "camera-feed", "keyframe", Some("camera"))
+            ..thread(915, 916, "camera-feed", "keyframe", Some("camera"))
         },
         // Just begun.
-        thread(4_194_303, "音声認識", "音声", None),
+        thread(4_194_303, 4_194_303, "音声認識", "音声", None),
     ]
+}
+
+/// A thread that nobody gave a class.
+pub fn followed(pid: u32) -> ThreadJobs {
+    ThreadJobs {
+        release: Some(Release::Timer),
+        rhythm: Some(Rhythm::Periodic {
+            period_ns: 16_670_000,
+            jitter_ns: 35 * US,
+            skipped: 0.021,
+        }),
+        recent: summary(15, 0, 0, (2 * MS, 3 * MS)),
+        total: summary(15, 0, 0, (2 * MS, 3 * MS)),
+        ..thread(pid, pid, "sshd", "sshd", None)
+    }
 }
 
 fn culprit(kind: CulpritKind, name: &str, ns: u64) -> Culprit {
