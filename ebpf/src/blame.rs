@@ -18,7 +18,7 @@ use crate::occupancy::{cause, index};
 const MOST_STEPS: u32 = 256;
 
 /// Places for culprits in one wait: a power of two.
-const PLACES: usize = 8;
+const PLACES: usize = 16;
 
 /// The place of what the hypervisor stole, after those.
 const STOLEN: usize = PLACES;
@@ -42,6 +42,10 @@ const SETTLE_FROM_NS: u64 = 2_000;
 #[repr(C)]
 pub struct Found {
     culprits: [Culprit; ALL],
+    /// The places that are taken, in the order in which they were.
+    taken: [u64; PLACES],
+    /// How many these are.
+    taken_count: u64,
     /// Explained so far, nanoseconds.
     explained_ns: u64,
     /// The wait.
@@ -93,7 +97,10 @@ pub fn settle(thread: *mut Thread, job: Option<*mut Job>, tgid: u32, now: u64) {
         }
         let Some(cpu) = CPUS.get_ptr((*thread).cpu) else { return };
         let Some(found) = FOUND.get_ptr_mut(0) else { return };
-        clear(found);
+        (*place(found, STOLEN)).kind = CulpritKind::Stolen as u32;
+        (*place(found, UNKNOWN)).kind = CulpritKind::Unknown as u32;
+        (*found).explained_ns = 0;
+        (*found).taken_count = 0;
         (*found).from_ns = from;
         (*found).to_ns = now;
         (*found).end_ns = now;
@@ -113,22 +120,8 @@ pub fn settle(thread: *mut Thread, job: Option<*mut Job>, tgid: u32, now: u64) {
         let unknown = place(found, UNKNOWN);
         (*unknown).ns += (now - from).saturating_sub((*found).explained_ns);
         let mut share = Share { found, job: job.unwrap_or(null_mut()), victim: (*thread).slot };
-        bpf_loop(ALL as u32, hand_out as *mut c_void, (&raw mut share).cast(), 0);
-    }
-}
-
-/// # Safety
-/// `found` is the value of `FOUND`.
-#[inline(always)]
-unsafe fn clear(found: *mut Found) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        (*found).explained_ns = 0;
-        for n in 0..ALL {
-            (*place(found, n)).ns = 0;
-        }
-        (*place(found, STOLEN)).kind = CulpritKind::Stolen as u32;
-        (*place(found, UNKNOWN)).kind = CulpritKind::Unknown as u32;
+        let taken = (*found).taken_count.min(PLACES as u64) as u32;
+        bpf_loop(taken + 2, hand_out as *mut c_void, (&raw mut share).cast(), 0);
     }
 }
 
@@ -188,7 +181,7 @@ extern "C" fn step(_: u32, walk: *mut Walk) -> u64 {
     }
 }
 
-/// Adds to a culprit of this wait: in one of three places that its identity leads to, or, where
+/// Adds to a culprit of this wait: in one of four places that its identity leads to, or, where
 /// others have them all, to the unknown.
 #[inline(never)]
 unsafe fn add(found: *mut Found, kind: u32, id: u32, comm: [u64; 2], ns: u64) {
@@ -197,9 +190,10 @@ unsafe fn add(found: *mut Found, kind: u32, id: u32, comm: [u64; 2], ns: u64) {
         (*found).explained_ns += ns;
         let what = u64::from(kind) << 32 | u64::from(id);
         let mixed = (what ^ comm[0] ^ comm[1].rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let home = (mixed >> 61) as usize;
-        for other in [0, 1, 2] {
-            let culprit = place(found, black_box(home ^ other) & (PLACES - 1));
+        let home = (mixed >> 60) as usize;
+        for other in [0, 1, 6, 11] {
+            let n = black_box(home ^ other) & (PLACES - 1);
+            let culprit = place(found, n);
             let name = (&raw mut (*culprit).comm).cast::<[u64; 2]>();
             let its = name.read();
             let differs = u64::from((*culprit).kind ^ kind)
@@ -210,7 +204,13 @@ unsafe fn add(found: *mut Found, kind: u32, id: u32, comm: [u64; 2], ns: u64) {
                 (*culprit).kind = kind;
                 (*culprit).id = id;
                 name.write(comm);
+                // What took no time takes no place.
                 (*culprit).ns = ns;
+                if ns != 0 {
+                    let taken = (&raw mut (*found).taken).cast::<u64>();
+                    *taken.add(index((*found).taken_count, PLACES)) = n as u64;
+                    (*found).taken_count += 1;
+                }
                 return;
             }
             if black_box(differs) == 0 {
@@ -231,23 +231,32 @@ struct Share {
     victim: u32,
 }
 
-/// Adds the culprit in one place to the sums of its victim's class and to the job under way.
+/// Adds the culprit in the `n`th place that is taken to the sums of its victim's class and to the
+/// job under way, and makes the place free. The two places after those have a meaning of their own.
 #[inline(never)]
 extern "C" fn hand_out(n: u32, share: *mut Share) -> u64 {
-    // SAFETY: `bpf_loop` hands over what `settle` gave it, and counts up to `ALL`.
+    // SAFETY: `bpf_loop` hands over what `settle` gave it; every index is masked or compared.
     unsafe {
-        let n = black_box(n) as usize;
-        if n >= ALL {
+        let Share { found, job, victim } = share.read();
+        let n = u64::from(n);
+        let count = (*found).taken_count;
+        let at = if n < count {
+            let taken = (&raw const (*found).taken).cast::<u64>();
+            *taken.add(index(n, PLACES))
+        } else {
+            PLACES as u64 + (n - count)
+        };
+        let at = black_box(at) as usize;
+        if at >= ALL {
             return 1;
         }
-        let culprit = place((*share).found, n);
-        if (*culprit).ns == 0 {
-            return 0;
-        }
-        charge((*share).victim, culprit);
-        let job = (*share).job;
-        if !job.is_null() {
-            note(job, culprit);
+        let culprit = place(found, at);
+        if (*culprit).ns != 0 {
+            charge(victim, culprit);
+            if !job.is_null() {
+                note(job, culprit);
+            }
+            (*culprit).ns = 0;
         }
         0
     }

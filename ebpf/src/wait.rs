@@ -33,7 +33,9 @@ pub fn waking(task: Task) {
     // SAFETY: the map's own pointer.
     unsafe {
         let runs = (*thread).run_ns != 0;
-        let ready_ns = (*thread).ready_ns;
+        // One that only seemed to have been woken on its way to sleep: it slept.
+        let slept = !runs && (*thread).woken_ns != 0;
+        let ready_ns = if slept { 0 } else { (*thread).ready_ns };
         if let Some(job) = maps::job((*thread).job) {
             jobs::woken(job, task, (*thread).slot, ready_ns, runs, now);
         }
@@ -41,6 +43,7 @@ pub fn waking(task: Task) {
             (*thread).woken_ns = now;
         } else if ready_ns == 0 {
             // One that waits already (preempted on its way to sleep) has waited since then.
+            (*thread).woken_ns = 0;
             is_ready(thread, now, task.cpu());
         }
     }
@@ -115,19 +118,20 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
         }
         (*thread).run_ns = 0;
         (*thread).ready_ns = 0;
-        // Woken between its last look at what it waits for and this switch: it is ready since.
-        let woken = woken_ns != 0 && woken_ns >= run_ns;
-        (*thread).woken_ns = 0;
         let sleeps = match left {
             Left::Runnable => {
                 is_ready(thread, now, cpu);
+                (*thread).woken_ns = 0;
                 None
             }
-            Left::Asleep(_) if woken => {
-                is_ready(thread, woken_ns, cpu);
-                None
+            Left::Asleep(state) => {
+                // Woken since it runs: perhaps between its last look at what it waits for and this
+                // switch, and then it is ready. Another wake would show that it was not.
+                if woken_ns != 0 {
+                    is_ready(thread, now, cpu);
+                }
+                Some(state)
             }
-            Left::Asleep(state) => Some(state),
         };
         if let Some(job) = maps::job(job) {
             jobs::left(job, task, sleeps, now);

@@ -45,7 +45,8 @@ pub struct Thread {
     pub blame_ns: u64,
     /// Since when it runs; 0 while it does not, or before its first switch.
     pub run_ns: u64,
-    /// When it was woken while it seemed to run: on its way to sleep.
+    /// When it was woken while it seemed to run; 0 when it was not, since it runs. Not 0 while it
+    /// does not run, where it is not sure whether it sleeps.
     pub woken_ns: u64,
     /// Class slot, or [`NO_CLASS`].
     pub slot: u32,
