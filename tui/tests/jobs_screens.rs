@@ -57,7 +57,11 @@ fn overview_with_misses_of_jobs() {
 
 #[test]
 fn nothing_to_show() {
-    for (name, snapshot) in [("good", host::small()), ("procfs", host::procfs_only())] {
+    let mut good = busy();
+    (good.jobs, good.blame) = (Vec::new(), Vec::new());
+    (good.misses, good.causes) = (Vec::new(), Vec::new());
+    let all = [("good", good), ("blind", host::small()), ("procfs", host::procfs_only())];
+    for (name, snapshot) in all {
         for (page, keys) in [("jobs", "3"), ("blame", "4"), ("misses", "5\n")] {
             let mut state = state(snapshot.clone(), (60, 12));
             press(&mut state, keys);

@@ -64,11 +64,19 @@ pub fn nothing(snapshot: &Snapshot) -> String {
         Source::Procfs { reason } => {
             format!("No misses known: they are seen by the kernel programs alone ({reason})")
         }
+        // Where nobody looks, that none was seen says nothing.
+        Source::Bpf if !follows(snapshot) => "No misses known: no jobs are followed. `downbeat \
+                                              doctor` says what the kernel programs can do here"
+            .into(),
         Source::Bpf => format!(
             "No deadline was missed since the agent started, {} ago",
             units::span(snapshot.uptime)
         ),
     }
+}
+
+fn follows(snapshot: &Snapshot) -> bool {
+    !snapshot.jobs.is_empty() || snapshot.classes.iter().any(|class| class.jobs.is_some())
 }
 
 /// `15 misses since the start: ran behind 12, own cost 3`; absent when there was none.
