@@ -119,17 +119,26 @@ fn a_new_agent_begins_with_no_misses() {
     let mut state = state(busy(), (80, 24));
     assert_eq!(ids(&state), [14, 13, 12, 11]);
     let mut next = busy();
-    next.misses = vec![work::miss(0, 0.1, CauseKind::Stolen, "stolen")];
+    next.uptime = 3.0;
+    next.misses = vec![work::miss(12, 0.1, CauseKind::Stolen, "stolen")];
     state.update(Event::Snapshot(Box::new(next.clone())), Duration::from_secs(101));
-    assert_eq!(ids(&state), [0]);
-    // It counts on from where the old one was, in time for the same numbers.
-    next.misses = vec![work::miss(0, 0.05, CauseKind::Stolen, "stolen")];
-    state.update(Event::Snapshot(Box::new(next.clone())), Duration::from_secs(102));
-    assert_eq!(ids(&state), [0]);
-    assert!((state.misses.all[0].unix_time - 1_789_999_999.95).abs() < 1e-6);
-    next.misses.clear();
-    state.update(Event::Snapshot(Box::new(next)), Duration::from_secs(103));
-    assert!(state.misses.all.is_empty());
+    assert_eq!(ids(&state), [12]);
+    assert_eq!(state.misses.all[0].cause.text, "stolen");
+    (next.uptime, next.unix_time) = (4.0, next.unix_time + 1.0);
+    state.update(Event::Snapshot(Box::new(next)), Duration::from_secs(102));
+    assert_eq!(ids(&state), [12], "it goes on");
+}
+
+#[test]
+fn an_answer_and_a_snapshot_may_overtake_each_other() {
+    let mut state = state(busy(), (80, 24));
+    let mut misses = work::misses();
+    misses.push(work::miss(15, 0.1, CauseKind::Disk, "disk"));
+    misses.insert(0, work::miss(10, 9_000.0, CauseKind::Disk, "disk"));
+    state.update(Event::Answer(Request::Misses, Ok(Response::Misses { misses })), state.now);
+    // It was on its way when the agent answered.
+    state.update(Event::Snapshot(Box::new(busy())), Duration::from_secs(101));
+    assert_eq!(ids(&state), [15, 14, 13, 12, 11, 10]);
 }
 
 #[test]

@@ -19,11 +19,8 @@ pub struct Misses {
 }
 
 impl Misses {
-    /// Takes in what a snapshot or an answer says, newest last.
+    /// Takes in what a snapshot or an answer says, newest last. The two may come in any order.
     pub fn take(&mut self, said: &[Miss]) {
-        if self.forgotten(said) {
-            *self = Self::default();
-        }
         let new = said.iter().filter(|miss| !self.all.iter().any(|known| known.id == miss.id));
         let new: Vec<Miss> = new.cloned().collect();
         if !new.is_empty() {
@@ -35,27 +32,10 @@ impl Misses {
         self.go_to(place.unwrap_or(self.cursor));
     }
 
-    /// Whether what is known here belongs to an agent that was started again since.
-    fn forgotten(&self, said: &[Miss]) -> bool {
-        let newest = |id: Option<u64>| id.map_or(0, |id| id + 1);
-        let back = newest(said.last().map(|m| m.id)) < newest(self.all.first().map(|m| m.id));
-        let other = |miss: &Miss| {
-            let known = self.all.iter().find(|known| known.id == miss.id);
-            known.is_some_and(|known| known.unix_time.total_cmp(&miss.unix_time).is_ne())
-        };
-        back || said.iter().any(other)
-    }
-
     /// The miss under the cursor.
     #[must_use]
     pub fn under_cursor(&self) -> Option<&Miss> {
         self.all.get(self.cursor)
-    }
-
-    /// One of them by its number.
-    #[must_use]
-    pub fn by_id(&self, id: u64) -> Option<&Miss> {
-        self.all.iter().find(|miss| miss.id == id)
     }
 
     /// Puts the cursor on a row, or on the last one.

@@ -291,6 +291,10 @@ impl State {
         self.received = self.now;
         self.history.add(&snapshot.classes, self.now);
         self.table.refresh(&snapshot);
+        if self.snapshot.as_ref().is_some_and(|known| !same_agent(known, &snapshot)) {
+            // A new agent counts from the start: the same numbers are other misses.
+            self.misses = Misses::default();
+        }
         self.misses.take(&snapshot.misses);
         if self.pending.is_some_and(|(mode, _)| mode == snapshot.mode) {
             self.pending = None;
@@ -331,4 +335,12 @@ impl State {
     fn say(&mut self, message: impl Into<String>) {
         self.message = Some((message.into(), self.now + MESSAGE_STAYS));
     }
+}
+
+/// Whether both come from one life of the agent: it began at the same time.
+fn same_agent(a: &Snapshot, b: &Snapshot) -> bool {
+    let began = |snapshot: &Snapshot| snapshot.unix_time - snapshot.uptime;
+    // Clocks are read one after the other, and the wall clock is slewed; an agent that was started
+    // again began longer after the old one.
+    (began(a) - began(b)).abs() < 2.0
 }
