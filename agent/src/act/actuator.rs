@@ -32,13 +32,25 @@ pub struct Actuator<C> {
     threads: HashMap<u32, (ThreadId, Levers)>,
     lineage: Lineage,
     heirs: u64,
+    /// How often `verify` has looked.
+    looks: u32,
+    /// Refused by the journal alone: tried again.
+    unwritten: Vec<(ThreadId, Value)>,
 }
 
 impl<C: Control> Actuator<C> {
     /// An actuator that has changed nothing yet.
     #[must_use]
     pub fn new(control: C, journal: Journal) -> Self {
-        Self { control, journal, threads: HashMap::new(), lineage: Lineage::default(), heirs: 0 }
+        Self {
+            control,
+            journal,
+            threads: HashMap::new(),
+            lineage: Lineage::default(),
+            heirs: 0,
+            looks: 0,
+            unwritten: Vec::new(),
+        }
     }
 
     /// Brings threads to what is wanted: reads, journals, sets, in this order, with one write to
@@ -49,6 +61,7 @@ impl<C: Control> Actuator<C> {
         // A journal that was full may have room again.
         self.tidy_journal();
         for request in requests {
+            self.unwritten.retain(|(thread, _)| *thread != request.thread);
             self.plan(request, now, &mut writes, &mut done);
         }
         for Write { thread, change, .. } in &writes {
@@ -57,6 +70,7 @@ impl<C: Control> Actuator<C> {
         if let Err(error) = self.journal.commit() {
             let reason = format!("the journal cannot be written, so nothing was set: {error}");
             for write in writes {
+                self.unwritten.push((write.thread, write.change.ours.clone()));
                 self.fail(write, reason.clone(), &mut done);
             }
             return done;
@@ -146,6 +160,7 @@ impl<C: Control> Actuator<C> {
         let Some((thread, mut levers)) = self.threads.remove(&tid) else {
             return done;
         };
+        self.unwritten.retain(|(id, _)| *id != thread);
         for lever in Lever::ALL {
             let Some(entry) = levers.get(&lever) else { continue };
             let stays = match &entry.standing {
@@ -195,41 +210,6 @@ impl<C: Control> Actuator<C> {
             self.threads.insert(tid, (thread, levers));
         }
         self.tidy_journal();
-    }
-
-    /// Looks whether everything that we set is still so. What someone else changed is theirs.
-    /// `now` is in clock ticks since boot; a second between two looks is enough.
-    pub fn verify(&mut self, now: u64) -> Vec<Done> {
-        let mut done = Vec::new();
-        let mut gone = Vec::new();
-        for (tid, (thread, levers)) in &mut self.threads {
-            if self.control.start_time(*tid).ok() != Some(thread.start_time) {
-                gone.push(*tid);
-                continue;
-            }
-            for (lever, entry) in levers {
-                let Standing::Ours(change) = &entry.standing else {
-                    continue;
-                };
-                let Ok(theirs) = self.control.read(*lever, *tid) else {
-                    continue;
-                };
-                if theirs.agrees_with(&change.ours) {
-                    self.lineage.note(thread.pid, change, now);
-                    continue;
-                }
-                self.journal.forget(*thread, *lever);
-                let event = Event::HandedOff { ours: change.ours.clone(), theirs: theirs.clone() };
-                done.push(Done { thread: *thread, lever: *lever, event });
-                entry.standing = Standing::HandedOff(theirs);
-            }
-        }
-        for tid in gone {
-            self.bury(tid);
-        }
-        self.lineage.expire(now);
-        self.tidy_journal();
-        done
     }
 
     /// Each lever of a thread, for `explain`.
@@ -490,6 +470,8 @@ fn words(error: &io::Error, lever: Lever) -> String {
     };
     format!("{call}: {error}{remedy}")
 }
+
+mod verify;
 
 #[cfg(test)]
 mod tests;

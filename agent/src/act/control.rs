@@ -1,7 +1,7 @@
 //! The system calls behind the levers.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -122,8 +122,14 @@ impl Control for Kernel {
     }
 
     fn start_time(&self, tid: u32) -> io::Result<u64> {
-        let stat = fs::read(self.file(tid, "stat"))?;
-        start_time_of(&stat).ok_or_else(|| io::Error::other("a stat file without a start time"))
+        // Not `/proc/TID/stat`: that one sums over all threads of the process at every read, which
+        // for a look at each of n threads is n² steps.
+        let mut path = self.proc.join(tid.to_string());
+        path.extend(["task", &tid.to_string(), "stat"]);
+        let mut bytes = [0; 1024];
+        let length = File::open(path)?.read(&mut bytes)?;
+        let stat = bytes.get(..length).unwrap_or_default();
+        start_time_of(stat).ok_or_else(|| io::Error::other("a stat file without a start time"))
     }
 }
 
@@ -180,8 +186,17 @@ pub fn sched_getaffinity(tid: u32) -> io::Result<Vec<u32>> {
     };
     // The kernel says how many bytes its own masks have; the rest is zero.
     let known = u32::try_from(check(result)? * 8).unwrap_or(0).min(MAX_CPUS as u32);
-    let is_set = |cpu: &u32| mask[*cpu as usize / 64] >> (cpu % 64) & 1 == 1;
-    Ok((0..known).filter(is_set).collect())
+    let words = mask.iter().zip((0..known).step_by(u64::BITS as usize));
+    Ok(words.flat_map(|(word, first)| bits(*word).map(move |bit| first + bit)).collect())
+}
+
+/// The places of the ones, ascending.
+fn bits(mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros())?;
+        word &= word - 1;
+        Some(bit)
+    })
 }
 
 fn sched_setaffinity(tid: u32, cpus: &[u32]) -> io::Result<()> {

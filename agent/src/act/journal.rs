@@ -126,6 +126,12 @@ impl Journal {
         written
     }
 
+    /// The next write finds no room.
+    #[cfg(test)]
+    pub(super) fn fill_up(&mut self) {
+        self.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    }
+
     /// Whether the file should be written anew from what is still to be put back.
     #[must_use]
     pub fn wants_compaction(&self) -> bool {
@@ -332,7 +338,7 @@ mod tests {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(run.path(), &roots).unwrap();
-        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        journal.fill_up();
         journal.set(thread(1), &change(1));
         assert_eq!(journal.commit().unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(journal.buffer.is_empty(), "it must not grow while there is no room");

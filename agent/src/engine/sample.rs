@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::Engine;
 use super::threads::boot_ticks;
+use super::{Engine, TICKS_PER_SAMPLE};
 use crate::act::Done;
 
 /// The parent of all kernel threads.
 const KTHREADD: u32 = 2;
+
+/// How long a process may still be giving itself its name, clock ticks.
+const YOUNG: u64 = 1000;
 
 impl Engine {
     /// Reads the host, reconciles the picture with it, and publishes a snapshot.
@@ -46,7 +49,11 @@ impl Engine {
         for pid in gone {
             self.forget_process(pid);
         }
+        let young = boot_ticks().saturating_sub(YOUNG);
         for pid in pids {
+            if self.world.rests(pid, self.tick / TICKS_PER_SAMPLE, elapsed_ticks, young) {
+                continue;
+            }
             let Ok(stat) = self.reader.stat(pid) else {
                 continue;
             };

@@ -7,6 +7,12 @@ use downbeat_policy::{Classified, ProcessFacts};
 use crate::act::ThreadId;
 use crate::observe::process::{ProcessSample, ProcessStat};
 
+/// From twice as many processes on, quiet ones take turns.
+const AT_A_TIME: u64 = 128;
+
+/// The most samples from one turn of a quiet process to its next.
+const MOST_TURNS: u64 = 4;
+
 /// Every process that is known.
 #[derive(Debug, Default)]
 pub struct World {
@@ -28,6 +34,8 @@ pub struct Process {
     pub stat: Option<ProcessStat>,
     /// CPU use between the last two samples, in CPUs.
     pub cpu: f64,
+    /// Clock ticks of the samples that it was left out of since its last `stat`.
+    pub rested: f64,
     /// Threads, as last listed; complete only for a process with a class.
     pub threads: BTreeMap<u32, Thread>,
     /// Its threads without a class may get one by another name, so they are followed as well.
@@ -90,15 +98,16 @@ impl World {
             }
         }
         // The same process keeps its CPU account through an exec.
-        let (stat, cpu) = before
+        let (stat, cpu, rested) = before
             .filter(|process| process.start_time == sample.start_time)
-            .map_or((None, 0.0), |process| (process.stat, process.cpu));
+            .map_or((None, 0.0, 0.0), |process| (process.stat, process.cpu, process.rested));
         let process = Process {
             pid: sample.pid,
             start_time: sample.start_time,
             facts: sample.facts.clone(),
             stat,
             cpu,
+            rested,
             threads,
             watched,
         };
@@ -125,6 +134,7 @@ impl World {
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
+        let elapsed = elapsed + std::mem::take(&mut process.rested);
         process.cpu = match &process.stat {
             Some(before) if elapsed > 0.0 => {
                 stat.cpu_ticks.saturating_sub(before.cpu_ticks) as f64 / elapsed
@@ -132,6 +142,23 @@ impl World {
             _ => 0.0,
         };
         process.stat = Some(stat);
+    }
+
+    /// Whether a process can be left out of the sample `sample`, which covers `elapsed` clock ticks:
+    /// on a host with many processes, those that nobody follows, that are older than `young` (a
+    /// start time) and that did nothing at the last sample take turns.
+    pub fn rests(&mut self, pid: u32, sample: u64, elapsed: f64, young: u64) -> bool {
+        let turns = (self.processes.len() as u64 / AT_A_TIME).clamp(1, MOST_TURNS);
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return false;
+        };
+        let quiet = process.stat.is_some() && process.cpu == 0.0 && process.start_time < young;
+        let has_turn = u64::from(pid) % turns == sample % turns;
+        let rests = quiet && !has_turn && !process.watched && process.managed_threads() == 0;
+        if rests {
+            process.rested += elapsed;
+        }
+        rests
     }
 
     /// Forgets a process; returns its threads that had a class.
@@ -289,6 +316,24 @@ mod tests {
         world.insert(&sample(10, &[(10, "audio")]), false, by_name);
         world.fold(10, stat(160), 100.0);
         assert_eq!(world.get(10).unwrap().cpu, 0.1, "an exec starts no new account");
+    }
+
+    #[test]
+    fn quiet_processes_of_a_full_host_take_turns_and_lose_no_time() {
+        let mut world = World::default();
+        for pid in 1000..1600 {
+            let class = if pid == 1001 { "audio" } else { "main" };
+            world.insert(&sample(pid, &[(pid, class)]), false, by_name);
+            world.fold(pid, stat(100), 100.0);
+            world.fold(pid, stat(if pid == 1005 { 150 } else { 100 }), 100.0);
+        }
+        let mut rest = |pid, at| world.rests(pid, at, 100.0, 6);
+        assert!(!rest(1000, 0) && rest(1000, 1) && rest(1000, 2) && rest(1000, 3));
+        assert!(!rest(1001, 2), "it has a class");
+        assert!(!rest(1005, 2), "it works");
+        assert!(!world.rests(1002, 1, 100.0, 5), "it may still be starting");
+        world.fold(1000, stat(300), 100.0);
+        assert_eq!(world.get(1000).unwrap().cpu, 0.5, "over all four samples");
     }
 
     #[test]

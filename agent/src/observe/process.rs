@@ -9,8 +9,6 @@ use std::path::PathBuf;
 
 use downbeat_policy::{ParentFacts, ProcessFacts};
 use nix::unistd::{Uid, User};
-use procfs::process::Stat;
-use procfs::{FromRead, ProcError};
 
 use crate::act::{ThreadId, start_time_of};
 use crate::roots::Roots;
@@ -18,6 +16,9 @@ use crate::roots::Roots;
 /// How much of a command line is read; what comes behind is of no use to rules or people, and a
 /// process may have megabytes of it.
 const MAX_CMDLINE: u64 = 4096;
+
+/// More than the longest `stat`: 52 numbers and a name.
+const MAX_STAT: usize = 2048;
 
 /// One process at one moment.
 #[derive(Clone, Debug)]
@@ -127,25 +128,12 @@ impl ProcessReader {
     /// # Errors
     /// When the process is gone, or its `stat` is not what proc(5) says.
     pub fn stat(&self, pid: u32) -> io::Result<ProcessStat> {
-        let file = File::open(self.path(pid, "stat"))?;
-        let stat = Stat::from_read(file).map_err(|error| match error {
-            ProcError::Io(error, _) => error,
-            other => io::Error::other(other),
-        })?;
-        Ok(ProcessStat {
-            ppid: stat.ppid.cast_unsigned(),
-            group: stat.pgrp.cast_unsigned(),
-            session: stat.session.cast_unsigned(),
-            start_time: stat.starttime,
-            comm: stat.comm,
-            state: stat.state,
-            threads: u32::try_from(stat.num_threads).unwrap_or(0),
-            cpu_ticks: stat.utime + stat.stime,
-            rss: stat.rss * self.page_size,
-            nice: i32::try_from(stat.nice).unwrap_or(0),
-            policy: stat.policy.unwrap_or(0),
-            priority: stat.rt_priority.unwrap_or(0),
-        })
+        // The file is made anew by each read from its start, and always fits: one read is enough,
+        // where a reader that looks for the end makes four calls for every process of the host.
+        let mut bytes = [0; MAX_STAT];
+        let length = File::open(self.path(pid, "stat"))?.read(&mut bytes)?;
+        let stat = bytes.get(..length).and_then(|bytes| parse_stat(bytes, self.page_size));
+        stat.ok_or_else(|| io::Error::other("a stat file that is not as in proc(5)"))
     }
 
     /// What the rules look at.
@@ -272,6 +260,42 @@ impl ProcessReader {
     }
 }
 
+/// A whole `stat` file. The name may hold spaces and brackets, so the fields are counted from the
+/// last bracket.
+fn parse_stat(bytes: &[u8], page_size: u64) -> Option<ProcessStat> {
+    let start = bytes.iter().position(|&byte| byte == b'(')? + 1;
+    let end = bytes.iter().rposition(|&byte| byte == b')')?;
+    let comm = String::from_utf8_lossy(bytes.get(start..end)?).into_owned();
+    // The first one behind the name is the third in proc(5).
+    let mut fields = std::str::from_utf8(bytes.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let ppid = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
+    let group = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
+    let session = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
+    let user = fields.nth(7)?.parse::<u64>().ok()?;
+    let system = fields.next()?.parse::<u64>().ok()?;
+    let nice = fields.nth(3)?.parse().ok()?;
+    let threads = fields.next()?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    let rss_pages = fields.nth(1)?.parse::<u64>().ok()?;
+    let priority = fields.nth(15)?.parse().ok()?;
+    let policy = fields.next()?.parse().ok()?;
+    Some(ProcessStat {
+        ppid,
+        group,
+        session,
+        start_time,
+        comm,
+        state,
+        threads,
+        cpu_ticks: user.saturating_add(system),
+        rss: rss_pages.saturating_mul(page_size),
+        nice,
+        policy,
+        priority,
+    })
+}
+
 /// The entries of a folder whose names are numbers; none when it cannot be read.
 fn numbered_entries(folder: &std::path::Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -326,7 +350,7 @@ mod tests {
     }
 
     const STAT: &[u8] = b"42 (a b) c) S 1 42 42 0 -1 4194560 1 0 0 0 30 12 0 0 20 5 3 0 777 1000 \
-        25 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        25 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 7 1 0 0 0 0 0 0 0 0 0 0 0";
 
     #[test]
     fn a_process_is_read_from_its_files_alone() {
@@ -351,6 +375,9 @@ mod tests {
         assert_eq!(process.threads[0].name, "a b) c");
         let stat = reader.stat(42).unwrap();
         assert_eq!((stat.cpu_ticks, stat.threads, stat.nice), (42, 3, 5));
+        assert_eq!((stat.ppid, stat.group, stat.session, stat.state), (1, 42, 42, 'S'));
+        assert_eq!((stat.policy, stat.priority), (1, 7));
+        assert_eq!(stat.rss, 25 * procfs::page_size());
     }
 
     #[test]

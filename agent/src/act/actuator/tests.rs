@@ -459,3 +459,73 @@ fn a_thread_that_execs_before_it_was_met_still_inherits() {
     assert_eq!(bench.kernel.value(100, Lever::Sched), Value::Sched(nice(0)));
     assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(0));
 }
+
+#[test]
+fn many_threads_take_turns_and_a_change_is_seen_within_four_looks() {
+    let mut bench = Bench::new();
+    let threads: Vec<ThreadId> =
+        (1000..1600).map(|tid| bench.kernel.thread(tid, BEFORE, nice(0))).collect();
+    let wanted = [idle()];
+    let requests: Vec<Request<'_>> =
+        threads.iter().map(|thread| Request { thread: *thread, wanted: &wanted }).collect();
+    bench.actuator.apply(&requests, NOW);
+    for tid in [1000, 1001, 1002, 1003] {
+        bench.kernel.change_behind_its_back(tid, Value::Sched(nice(9)));
+    }
+    let told: Vec<usize> = (0..4).map(|_| bench.actuator.verify(NOW).len()).collect();
+    assert_eq!(told, [1, 1, 1, 1]);
+    assert_eq!(bench.actuator.journalled(), 596);
+}
+
+#[test]
+fn real_time_threads_are_looked_at_each_time_among_however_many() {
+    let mut bench = Bench::new();
+    for tid in 1000..1600 {
+        let thread = bench.kernel.thread(tid, BEFORE, nice(0));
+        bench.apply(thread, &[idle()]);
+    }
+    for tid in [7, 8, 9, 10] {
+        let thread = bench.kernel.thread(tid, BEFORE, nice(0));
+        bench.apply(thread, &[fifo(20)]);
+        bench.kernel.change_behind_its_back(tid, Value::Sched(nice(9)));
+    }
+    // Its id is another thread's by now: nobody changed anything.
+    bench.kernel.thread(10, NOW + 5, nice(0));
+    let done = bench.actuator.verify(NOW);
+    let mut tids: Vec<u32> = done.iter().map(|done| done.thread.tid).collect();
+    tids.sort_unstable();
+    assert_eq!(tids, [7, 8, 9]);
+    assert_eq!(bench.actuator.journalled(), 600);
+}
+
+#[test]
+fn what_a_full_journal_refused_is_set_once_it_has_room() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[Value::Ioprio(3 << 13)]);
+    bench.actuator.journal.fill_up();
+    let done = bench.apply(thread, &[idle(), Value::Ioprio(3 << 13)]);
+    assert!(matches!(events(&done)[..], [Event::Failed { .. }]), "{done:?}");
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+    let mut done = Vec::new();
+    for _ in 0..5 {
+        done.extend(bench.actuator.verify(NOW));
+    }
+    assert!(matches!(events(&done)[..], [Event::Applied { .. }]), "{done:?}");
+    assert_eq!(bench.kernel.value(7, Lever::Sched), idle());
+    assert_eq!(bench.kernel.value(7, Lever::Ioprio), Value::Ioprio(3 << 13));
+    assert_eq!(bench.journalled(), 2);
+}
+
+#[test]
+fn what_a_full_journal_refused_is_not_set_after_a_pause() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.actuator.journal.fill_up();
+    bench.apply(thread, &[idle()]);
+    bench.actuator.undo(7);
+    for _ in 0..5 {
+        assert!(bench.actuator.verify(NOW).is_empty());
+    }
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}

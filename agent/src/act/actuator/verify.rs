@@ -1,0 +1,121 @@
+//! Looking again at what was set: someone else may have changed it, and a journal that was full may
+//! have room.
+
+use std::collections::HashMap;
+
+use super::{Actuator, Levers, is_realtime};
+use crate::act::control::{Control, is_gone};
+use crate::act::journal::ThreadId;
+use crate::act::outcome::{Done, Event, Request, Standing};
+use crate::act::value::{Lever, Value};
+
+/// From twice as many threads on they take turns.
+const AT_A_TIME: usize = 64;
+
+/// The most looks from one turn of a thread to its next.
+const MOST_TURNS: usize = 4;
+
+/// Looks from one attempt with a full journal to the next.
+const LOOKS_PER_ATTEMPT: u32 = 5;
+
+impl<C: Control> Actuator<C> {
+    /// Looks whether what we set is still so. What someone else changed is theirs. `now` is in clock
+    /// ticks since boot; a second between two looks is enough.
+    ///
+    /// Where many threads are managed, each has its turn at every second to fourth look. Real-time
+    /// threads are looked at each time: a wrong value there hurts at once.
+    pub fn verify(&mut self, now: u64) -> Vec<Done> {
+        let mut done = Vec::new();
+        let mut gone = Vec::new();
+        self.looks = self.looks.wrapping_add(1);
+        let turns = (self.threads.len() / AT_A_TIME).clamp(1, MOST_TURNS) as u32;
+        for (tid, (thread, levers)) in &mut self.threads {
+            let has_turn = tid % turns == self.looks % turns;
+            if has_turn && self.control.start_time(*tid).ok() != Some(thread.start_time) {
+                gone.push(*tid);
+                continue;
+            }
+            let looked_at = has_turn || has_realtime(levers);
+            for (lever, entry) in levers {
+                let Standing::Ours(change) = &entry.standing else {
+                    continue;
+                };
+                // Until its turn comes it counts as ours: a child that started meanwhile has it.
+                let theirs = if looked_at && (has_turn || *lever != Lever::OomScoreAdj) {
+                    match self.control.read(*lever, *tid) {
+                        Ok(theirs) => Some(theirs),
+                        Err(error) if is_gone(&error) => {
+                            gone.push(*tid);
+                            break;
+                        }
+                        Err(_) => continue,
+                    }
+                } else {
+                    None
+                };
+                let Some(theirs) = theirs.filter(|theirs| !theirs.agrees_with(&change.ours)) else {
+                    self.lineage.note(thread.pid, change, now);
+                    continue;
+                };
+                // It may be another thread's by now.
+                if !has_turn && self.control.start_time(*tid).ok() != Some(thread.start_time) {
+                    gone.push(*tid);
+                    break;
+                }
+                self.journal.forget(*thread, *lever);
+                let event = Event::HandedOff { ours: change.ours.clone(), theirs: theirs.clone() };
+                done.push(Done { thread: *thread, lever: *lever, event });
+                entry.standing = Standing::HandedOff(theirs);
+            }
+        }
+        for tid in gone {
+            self.bury(tid);
+        }
+        self.lineage.expire(now);
+        if self.looks.is_multiple_of(LOOKS_PER_ATTEMPT) {
+            done.extend(self.try_again(now));
+        }
+        self.tidy_journal();
+        done
+    }
+
+    /// Sets what only the journal was in the way of. It is told when it comes to another end.
+    fn try_again(&mut self, now: u64) -> Vec<Done> {
+        let mut done = Vec::new();
+        let mut wanted: HashMap<u32, (ThreadId, Vec<Value>)> = HashMap::new();
+        for (thread, value) in std::mem::take(&mut self.unwritten) {
+            let known = self.threads.get_mut(&thread.tid).filter(|(id, _)| *id == thread);
+            let Some((_, levers)) = known else { continue };
+            let lever = value.lever();
+            let (_, all) = wanted.entry(thread.tid).or_insert_with(|| {
+                // All that the thread should have: what a request does not name goes back.
+                (thread, levers.values().filter_map(|entry| entry.wanted.clone()).collect())
+            });
+            all.retain(|other| other.lever() != lever);
+            all.push(value);
+            // Else it would count as settled. What was ours under another policy stays ours.
+            if levers.get(&lever).is_some_and(|it| matches!(it.standing, Standing::Refused(_))) {
+                levers.remove(&lever);
+            }
+        }
+        let requests: Vec<Request<'_>> =
+            wanted.values().map(|(thread, wanted)| Request { thread: *thread, wanted }).collect();
+        if !requests.is_empty() {
+            done = self.apply(&requests, now);
+        }
+        done.retain(|it| match &it.event {
+            Event::Failed { wanted, .. } => {
+                !self.unwritten.iter().any(|(id, value)| *id == it.thread && value == wanted)
+            }
+            _ => true,
+        });
+        done
+    }
+}
+
+fn has_realtime(levers: &Levers) -> bool {
+    levers.values().any(|entry| match &entry.standing {
+        Standing::Ours(change) => is_realtime(&change.ours),
+        _ => false,
+    })
+}
