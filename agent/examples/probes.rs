@@ -40,6 +40,8 @@ struct Options {
 /// One line of output.
 #[derive(Serialize)]
 struct Report {
+    /// What the programs do without on this kernel.
+    limits: Vec<String>,
     /// Threads that were managed so far, whether they live or not.
     managed: u64,
     /// Threads that the watched process and its descendants made.
@@ -57,9 +59,6 @@ struct Report {
 fn main() -> anyhow::Result<()> {
     let options = options(std::env::args().skip(1))?;
     let probes = KernelProbes::load(&Roots::default(), &ProbeOptions::default())?;
-    for limit in probes.limits() {
-        eprintln!("{}: {}", limit.feature, limit.reason);
-    }
     let mut watch = Watch { probes, options, managed: 0, descendants: 0, ended_jobs: 0 };
     for tid in watch.options.manage.clone() {
         watch.manage(tid)?;
@@ -161,12 +160,19 @@ impl Watch {
                 living_jobs += thread.job.jobs;
             }
         }
+        let limits = self.probes.limits().iter();
         let report = Report {
+            limits: limits.map(|limit| format!("{}: {}", limit.feature, limit.reason)).collect(),
             managed: self.managed,
             descendants: self.descendants,
             waits: self.probes.waits(SLOT)?.count(),
             jobs: self.ended_jobs + living_jobs,
-            blamed_ns: self.probes.blame(now).iter().map(|(_, ns)| ns).sum(),
+            blamed_ns: self
+                .probes
+                .blame(now.as_nanos() as u64)
+                .iter()
+                .map(|blame| blame.culprit.ns)
+                .sum(),
             cost: self.options.cost.then(|| self.probes.cost(now)),
         };
         println!("{}", serde_json::to_string(&report)?);

@@ -1,16 +1,14 @@
 //! `cargo xtask bench`: the figures of docs/benchmarks.md.
 
 mod exec;
+mod probes;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{demo, ebpf};
-
-/// Rounds of each program; the median counts.
-const PROBE_ROUNDS: usize = 5;
+use crate::demo;
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +18,9 @@ pub struct Args {
     /// Seconds of the demo's rounds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Measures the probes in a minute, too short for figures to quote
+    #[arg(long)]
+    quick: bool,
     /// Takes the release programs as they are
     #[arg(long)]
     no_build: bool,
@@ -31,7 +32,7 @@ pub struct Args {
 /// One benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Which {
-    /// Cost of the kernel programs per event, beside libbpf-tools' runqlat
+    /// Cost of the kernel programs: per event beside runqlat and runqslower, in wall time, memory, CPU
     Probes,
     /// Misses and background work without and with downbeat, and with SCHED_FIFO by hand
     Demo,
@@ -46,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     let asked = |which| args.which.is_empty() || args.which.contains(&which);
     if asked(Which::Probes) {
         println!("# probes");
-        ebpf::bench_probes(PROBE_ROUNDS)?;
+        probes::run(args.quick, !args.no_build)?;
     }
     if asked(Which::Demo) {
         println!("# demo");

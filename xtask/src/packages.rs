@@ -28,6 +28,8 @@ pub const PROMETHEUS: Tool = Tool { program: "prometheus", package: "prometheus"
 pub const HACKBENCH: Tool = Tool { program: "hackbench", package: "rt-tests" };
 /// The probe that downbeat's own are measured against.
 pub const RUNQLAT: Tool = Tool { program: "runqlat", package: "libbpf-tools" };
+/// Another one, which lists long waits.
+pub const RUNQSLOWER: Tool = Tool { program: "runqslower", package: "libbpf-tools" };
 
 /// Where Debian asks whether a package may start its service.
 const POLICY_RC: &str = "/usr/sbin/policy-rc.d";

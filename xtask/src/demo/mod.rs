@@ -1,13 +1,13 @@
 //! `cargo xtask demo`: the main job in one command.
 
 mod by_hand;
-mod cpu_time;
+pub mod cpu_time;
 pub mod janitor;
 pub mod report;
 mod rounds;
 pub mod scene;
 mod table;
-mod work;
+pub mod work;
 
 use std::fs;
 use std::path::{Path, PathBuf};

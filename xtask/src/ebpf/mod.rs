@@ -1,7 +1,6 @@
 //! The kernel programs: build them from source, and check that the committed object is what the
 //! source says.
 
-mod bench;
 mod command;
 mod linker;
 mod object;
@@ -17,8 +16,6 @@ use self::command::run;
 use self::object::Program;
 use self::toolchain::Toolchain;
 use crate::workspace;
-
-pub use self::bench::bench_probes;
 
 /// The committed object, from the repository's root.
 const OBJECT: &str = "ebpf/object/downbeat.bpf.o";

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Options of `downbeat-load crowd`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,9 @@ pub struct Args {
     /// Name given to every thread but the main one
     #[arg(long)]
     name: Option<String>,
+    /// Threads wake up that often, and have nothing to do; they sleep all the time unless given
+    #[arg(long)]
+    every: Option<humantime::Duration>,
     /// How long the process lives
     #[arg(long, default_value = "1s")]
     live: humantime::Duration,
@@ -28,6 +31,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let live: Duration = args.live.into();
     let later_after = Duration::from(args.later_after).min(live);
+    let every = args.every.map(Duration::from);
     let name = args.name.as_deref().map(CString::new).transpose()?;
     let name = name.as_deref();
     thread::scope(|scope| {
@@ -38,7 +42,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                         // The kernel cuts a name that is too long; nothing else can fail.
                         let _ = nix::sys::prctl::set_name(name);
                     }
-                    thread::sleep(sleep);
+                    rest(sleep, every);
                 });
             }
         };
@@ -48,4 +52,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         thread::sleep(live - later_after);
     });
     Ok(())
+}
+
+/// Sleeps, in pieces of `every`.
+fn rest(time: Duration, every: Option<Duration>) {
+    let end = Instant::now() + time;
+    let piece = every.unwrap_or(time).max(Duration::from_millis(1));
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(piece.min(left));
+    }
 }

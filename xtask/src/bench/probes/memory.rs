@@ -1,0 +1,171 @@
+//! Memory of all maps as the kernel accounts for it, and what it would be on a larger machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result};
+use aya::maps::{MapInfo, MapType};
+use aya::programs::loaded_programs;
+
+use super::tools::{Manage, Running, held};
+use super::verdict;
+use crate::signals::Signals;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Asked for, MiB.
+const ASKED: f64 = 16.0;
+
+/// A large machine.
+const MANY_CPUS: u64 = 128;
+
+/// Bytes of the gate where `pid_max` is as high as a kernel allows: a bit for each of 4 Mi ids.
+const LARGEST_GATE: u64 = 4 * 1024 * 1024 / 8;
+
+/// Bytes of an entry of a hash map beside key and value (`struct htab_elem`).
+const HASH_ENTRY: u64 = 48;
+
+/// What a map holds for each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PerCpu {
+    /// Nothing.
+    No,
+    /// So many entries are of one CPU each.
+    Entries,
+    /// Each entry once for each CPU.
+    Values,
+    /// One spare entry: a preallocated hash map.
+    Spare,
+    /// It has its size from the largest process id.
+    Gate,
+}
+
+/// One map.
+#[derive(Clone, Debug)]
+struct Map {
+    name: String,
+    key: u64,
+    value: u64,
+    entries: u64,
+    bytes: u64,
+    per_cpu: PerCpu,
+}
+
+pub fn run(signals: &Signals) -> Result<()> {
+    let mut running = Running::downbeat(Manage { cost: true, ..Manage::default() })?;
+    let told = running.ask()?.cost.context("the example `probes` told no cost")?.map_bytes;
+    let maps = maps(running.pid())?;
+    // The statistics that it has switched on stay so for a second.
+    signals.sleep(std::time::Duration::from_millis(1100))?;
+    running.ask()?;
+    drop(running);
+
+    let cpus = possible_cpus()?;
+    println!("{:<12} {:>9} {:>7} {:>11} {:>14}", "map", "entries", "value", "bytes", "at 128 CPUs");
+    for map in &maps {
+        println!(
+            "{:<12} {:>9} {:>7} {:>11} {:>14}",
+            map.name,
+            map.entries,
+            map.value,
+            map.bytes,
+            map.bytes_at(cpus, MANY_CPUS)
+        );
+    }
+    let mib = told as f64 / MIB;
+    println!("all maps on {cpus} CPUs: {mib:.2} MiB; {}", verdict(mib, ASKED));
+    let more: u64 = maps.iter().map(|map| map.bytes_at(cpus, MANY_CPUS)).sum();
+    let mib = more as f64 / MIB;
+    println!(
+        "on {MANY_CPUS} CPUs and with 4 Mi process ids: {mib:.2} MiB; {}",
+        verdict(mib, ASKED)
+    );
+    Ok(())
+}
+
+impl Map {
+    /// What it would take on a machine of `many` CPUs that takes `bytes` on `cpus`.
+    fn bytes_at(&self, cpus: u64, many: u64) -> u64 {
+        let more = many.saturating_sub(cpus);
+        let value = self.value.next_multiple_of(8);
+        match self.per_cpu {
+            PerCpu::No => self.bytes,
+            PerCpu::Entries => self.bytes + self.entries / cpus.max(1) * more * value,
+            PerCpu::Values => self.bytes + self.entries * more * value,
+            PerCpu::Spare => {
+                self.bytes + more * (HASH_ENTRY + self.key.next_multiple_of(8) + value)
+            }
+            PerCpu::Gate => self.bytes.max(LARGEST_GATE),
+        }
+    }
+}
+
+/// The maps that the programs of a process use, by name.
+fn maps(pid: u32) -> Result<Vec<Map>> {
+    let held = held(pid).programs;
+    let mut ids = BTreeSet::new();
+    for program in loaded_programs() {
+        let Ok(program) = program else { continue };
+        if held.contains(&program.id()) {
+            ids.extend(program.map_ids().context("maps of a program")?.unwrap_or_default());
+        }
+    }
+    let mut maps = ids.into_iter().map(map).collect::<Result<Vec<Map>>>()?;
+    maps.sort_by_key(|map| std::cmp::Reverse(map.bytes));
+    Ok(maps)
+}
+
+fn map(id: u32) -> Result<Map> {
+    let info = MapInfo::from_id(id).with_context(|| format!("BPF map {id}"))?;
+    let fd = info.fd().with_context(|| format!("BPF map {id}: opening it"))?;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    let name = info.name_as_str().unwrap_or_default().to_owned();
+    let per_cpu = match (name.as_str(), info.map_type()) {
+        ("GATE", _) => PerCpu::Gate,
+        ("CPUS" | "CLASS_CPU", _) => PerCpu::Entries,
+        (_, Ok(MapType::PerCpuArray)) => PerCpu::Values,
+        (_, Ok(MapType::Hash)) => PerCpu::Spare,
+        _ => PerCpu::No,
+    };
+    Ok(Map {
+        name,
+        key: info.key_size().into(),
+        value: info.value_size().into(),
+        entries: info.max_entries().into(),
+        bytes: bytes.with_context(|| format!("{path}: no memlock"))?,
+        per_cpu,
+    })
+}
+
+/// As many as the kernel may ever have: the maps have that size.
+fn possible_cpus() -> Result<u64> {
+    let path = "/sys/devices/system/cpu/possible";
+    let text = fs::read_to_string(path).context(path)?;
+    let highest = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u64>().ok());
+    Ok(highest.with_context(|| format!("{path}: {text:?} is not a list of CPUs"))? + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(per_cpu: PerCpu) -> Map {
+        let name = String::new();
+        Map { name, key: 4, value: 100, entries: 128, bytes: 20_000, per_cpu }
+    }
+
+    #[test]
+    fn only_what_is_kept_for_each_cpu_grows_with_them() {
+        let at_four = |per_cpu| map(per_cpu).bytes_at(2, 4);
+        assert_eq!(at_four(PerCpu::No), 20_000);
+        // 64 entries for each CPU, of 104 bytes.
+        assert_eq!(at_four(PerCpu::Entries), 20_000 + 2 * 64 * 104);
+        assert_eq!(at_four(PerCpu::Values), 20_000 + 2 * 128 * 104);
+        assert_eq!(at_four(PerCpu::Spare), 20_000 + 2 * (48 + 8 + 104));
+        assert_eq!(at_four(PerCpu::Gate), 512 * 1024);
+        assert_eq!(map(PerCpu::Entries).bytes_at(128, 128), 20_000);
+    }
+}
