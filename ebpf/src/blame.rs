@@ -1,310 +1,316 @@
-//! For whom a managed thread waited: its wait, split over those who had its CPU meanwhile.
+//! For whom a managed thread waited: what each culprit had of its CPU from the moment it was ready
+//! to the moment it ran.
 
 use core::ffi::c_void;
 use core::hint::black_box;
-use core::ptr::null_mut;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
-    BlameKey, Counter, Cpu, Culprit, CulpritKind, JOB_CULPRITS, Job, OCCUPANTS, Occupant, SPANS,
-    Span, Thread,
+    Counter, Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, Job, Label, PLACES, Thread, VICTIMS,
+    place,
 };
 
 use crate::atomic;
-use crate::maps::{BLAME, BLAME_ON, CPUS, FOUND, count};
-use crate::occupancy::{cause, index};
+use crate::maps::{self, BLAME_ON, CPUS, OWN, count};
+use crate::occupancy::{index, unsettled};
+use crate::task::Task;
 
-/// Occupants and interrupts that one wait is followed back through; what is left is unknown.
-const MOST_STEPS: u32 = 256;
+/// A move to another CPU so soon after the wake-up is where the thread was put, nanoseconds.
+const PLACING_NS: u64 = 3_000;
 
-/// Places for culprits in one wait: a power of two.
-const PLACES: usize = 16;
+/// Who had the CPU for less is not told in a job's story, nanoseconds.
+const WORTH_TELLING_NS: u64 = 20_000;
 
-/// The place of what the hypervisor stole, after those.
-const STOLEN: usize = PLACES;
-
-/// The place of what nobody knows, and of culprits that found no place.
-const UNKNOWN: usize = PLACES + 1;
-
-/// Places in all.
-const ALL: usize = PLACES + 2;
-
-/// What a thread was not charged for is the hypervisor's from here on; less is noise of the two
-/// clocks.
-const STOLEN_FROM_NS: u64 = 50_000;
-
-/// Moves before the thread has waited so long are not worth a look.
-const SETTLE_FROM_NS: u64 = 2_000;
-
-/// One look back, and the culprits found. It lies in a map and not on the stack, since the
-/// verifier follows what a stack holds from step to step and would not come to an end.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Found {
-    culprits: [Culprit; ALL],
-    /// The places that are taken, in the order in which they were.
-    taken: [u64; PLACES],
-    /// How many these are.
-    taken_count: u64,
-    /// Explained so far, nanoseconds.
-    explained_ns: u64,
-    /// The wait.
-    from_ns: u64,
-    to_ns: u64,
-    /// End of the occupant's time that is looked at.
-    end_ns: u64,
-    /// Interrupts within it so far, nanoseconds.
-    interrupts_ns: u64,
-    /// Occupant looked at, counted like [`Cpu::switches`].
-    occupant: u64,
-    /// Interrupt looked at, counted like [`Cpu::spans_seen`].
-    span: u64,
-    /// The process that waited.
-    tgid: u64,
-}
-
-/// What a step needs.
-#[repr(C)]
-struct Walk {
-    cpu: *const Cpu,
-    found: *mut Found,
-}
-
-/// A waiting thread moves to another CPU: the time until now is blamed on the old one's.
+/// A thread is ready, on the CPU that `thread` names: from now on it waits for whoever has that.
+///
+/// # Safety
+/// `thread` and `job` are live values of their maps.
 #[inline(always)]
-pub fn moved(thread: *mut Thread, job: Option<*mut Job>, tgid: u32, now: u64, cpu: u32) {
-    // SAFETY: the maps' own pointers.
-    unsafe {
-        if (*thread).ready_ns != 0 && now.saturating_sub((*thread).blame_ns) >= SETTLE_FROM_NS {
-            settle(thread, job, tgid, now);
-        }
-        (*thread).cpu = cpu;
-    }
-}
-
-/// Blames the wait since `blame_ns` on whoever had the thread's CPU.
-#[inline(always)]
-pub fn settle(thread: *mut Thread, job: Option<*mut Job>, tgid: u32, now: u64) {
+pub unsafe fn begin(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
     if BLAME_ON.load() == 0 {
         return;
     }
-    // SAFETY: the maps' own pointers.
+    // SAFETY: as the caller promises; every index is masked.
+    unsafe {
+        let number = (*thread).cpu;
+        let Some(cpu) = CPUS.get_ptr_mut(number) else { return };
+        let sums = (&raw const (*cpu).ns).cast::<u64>();
+        let marks = (&raw mut (*job).marks).cast::<u64>();
+        for n in 0..PLACES {
+            marks.add(n).write_volatile(sums.add(n).read_volatile());
+        }
+        let unsettled = unsettled(cpu, now);
+        *marks.add(index((*cpu).place.into(), PLACES)) += unsettled;
+        (*job).own_mark_ns = own(cpu, number, task, unsettled);
+        (*thread).blame_ns = now;
+    }
+}
+
+/// A waiting thread moves to another CPU: the time until now is blamed on the old one's.
+///
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+pub unsafe fn moved(thread: *mut Thread, task: Task, now: u64, cpu: u32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let job = maps::job((*thread).job);
+        if (*thread).ready_ns != 0
+            && let Some(job) = job
+            && now.saturating_sub((*thread).ready_ns) >= PLACING_NS
+        {
+            settle(thread, job, task, now);
+        }
+        (*thread).cpu = cpu;
+        if (*thread).ready_ns != 0
+            && let Some(job) = job
+        {
+            begin(thread, job, task, now);
+        }
+    }
+}
+
+/// Blames the wait since [`begin`] on whoever had the thread's CPU.
+///
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+pub unsafe fn settle(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
+    if BLAME_ON.load() == 0 {
+        return;
+    }
+    // SAFETY: as the caller promises; every index is masked or counted.
     unsafe {
         let from = (*thread).blame_ns;
-        (*thread).blame_ns = now;
         if from == 0 || from >= now {
             return;
         }
-        let Some(cpu) = CPUS.get_ptr((*thread).cpu) else { return };
-        let Some(found) = FOUND.get_ptr_mut(0) else { return };
-        (*place(found, STOLEN)).kind = CulpritKind::Stolen as u32;
-        (*place(found, UNKNOWN)).kind = CulpritKind::Unknown as u32;
-        (*found).explained_ns = 0;
-        (*found).taken_count = 0;
-        (*found).from_ns = from;
-        (*found).to_ns = now;
-        (*found).end_ns = now;
-        (*found).interrupts_ns = 0;
-        (*found).tgid = tgid.into();
-        (*found).span = u64::from((*cpu).spans_seen).wrapping_sub(1);
-        let mut occupant = (*cpu).switches.wrapping_sub(1);
-        // A thread that is just being switched to is its CPU's present occupant already.
-        let latest =
-            (&raw const (*cpu).occupants).cast::<Occupant>().add(index(occupant, OCCUPANTS));
-        if (*latest).start_ns >= now {
-            occupant = occupant.wrapping_sub(1);
-        }
-        (*found).occupant = occupant;
-        let mut walk = Walk { cpu, found };
-        bpf_loop(MOST_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0);
-        let unknown = place(found, UNKNOWN);
-        (*unknown).ns += (now - from).saturating_sub((*found).explained_ns);
-        let mut share = Share { found, job: job.unwrap_or(null_mut()), victim: (*thread).slot };
-        let taken = (*found).taken_count.min(PLACES as u64) as u32;
-        bpf_loop(taken + 2, hand_out as *mut c_void, (&raw mut share).cast(), 0);
+        (*thread).blame_ns = 0;
+        let wait_ns = now - from;
+        let number = (*thread).cpu;
+        let Some(cpu) = CPUS.get_ptr_mut(number) else { return };
+        let unsettled = unsettled(cpu, now);
+        let own_ns = own(cpu, number, task, unsettled).saturating_sub((*job).own_mark_ns);
+        let own_ns = own_ns.min(wait_ns);
+        add(cpu, job, (*thread).slot, place::WORKLOAD, own_ns);
+        (*job).own_left_ns = own_ns;
+        (*job).blamed_ns = own_ns;
+        (*job).places_left = differences(cpu, job, unsettled);
+        let mut settling = Settling { cpu, job, thread, from };
+        bpf_loop(PLACES as u32, settle_one as *mut c_void, (&raw mut settling).cast(), 0);
+        let known_ns = (*job).blamed_ns;
+        add(cpu, job, (*thread).slot, place::UNKNOWN, wait_ns.saturating_sub(known_ns));
     }
 }
 
+/// Puts into the marks how long each place had the CPU since they were taken, and tells which had
+/// it at all. Without a branch, which the verifier would follow on each turn.
 #[inline(always)]
-unsafe fn place(found: *mut Found, n: usize) -> *mut Culprit {
-    // SAFETY: as the callers promise, with `n` below `ALL`.
-    unsafe { (&raw mut (*found).culprits).cast::<Culprit>().add(n) }
+unsafe fn differences(cpu: *const Cpu, job: *mut Job, unsettled: u64) -> u64 {
+    // SAFETY: as the callers promise; every index is masked or counted.
+    unsafe {
+        let sums = (&raw const (*cpu).ns).cast::<u64>();
+        let marks = (&raw mut (*job).marks).cast::<u64>();
+        let present = marks.add(index((*cpu).place.into(), PLACES));
+        present.write_volatile(present.read_volatile().wrapping_sub(unsettled));
+        let mut changed = 0;
+        for n in 0..place::SOFT + place::SOFT_VECTORS {
+            let ns = sums.add(n).read_volatile().wrapping_sub(marks.add(n).read_volatile());
+            marks.add(n).write_volatile(ns);
+            changed |= ((ns | ns.wrapping_neg()) >> 63) << n;
+        }
+        changed
+    }
 }
 
-/// One step back: to the interrupt before, or, where none is left in the occupant's time, to the
-/// occupant before. Returns 1 when the start of the wait is reached.
-///
-/// Written with as few branches as it can be: the verifier follows each of them on each step.
+/// What a turn of [`settle_one`] needs.
+#[repr(C)]
+struct Settling {
+    cpu: *mut Cpu,
+    job: *mut Job,
+    thread: *mut Thread,
+    /// Since when the thread waited.
+    from: u64,
+}
+
+/// Blames the next place that is left. Returns 1 when none is.
 #[inline(never)]
-extern "C" fn step(_: u32, walk: *mut Walk) -> u64 {
+extern "C" fn settle_one(_: u32, settling: *mut Settling) -> u64 {
     // SAFETY: `bpf_loop` hands over what `settle` gave it; every index is masked.
     unsafe {
-        let Walk { cpu, found } = walk.read();
-        let occupant = (&raw const (*cpu).occupants)
-            .cast::<Occupant>()
-            .add(index((*found).occupant, OCCUPANTS));
-        let began = (*occupant).start_ns;
-        if began == 0 {
+        let Settling { cpu, job, thread, from } = settling.read();
+        let left = (*job).places_left;
+        if left == 0 {
             return 1;
         }
-        let start = began.max((*found).from_ns);
-        let span = (&raw const (*cpu).spans).cast::<Span>().add(index((*found).span, SPANS));
-        let span_end = (*span).end_ns;
-        if span_end > start {
-            (*found).span = (*found).span.wrapping_sub(1);
-            if span_end <= (*found).to_ns {
-                let ns = u64::from((*span).ns).min(span_end - start);
-                (*found).interrupts_ns += ns;
-                let (kind, id) = cause(&*span);
-                add(found, kind, id, [0; 2], ns);
-            }
+        (*job).places_left = left & (left - 1);
+        let n = index(lowest_bit(left), PLACES);
+        let mut ns = *(&raw const (*job).marks).cast::<u64>().add(n);
+        // The sums of another CPU may be read in the middle of their change.
+        if ns > i64::MAX as u64 {
             return 0;
         }
-        let interrupts = (*found).interrupts_ns;
-        let ns = (*found).end_ns.saturating_sub(start).saturating_sub(interrupts);
-        (*found).interrupts_ns = 0;
-        (*found).end_ns = start;
-        (*found).occupant = (*found).occupant.wrapping_sub(1);
-
-        let lost = u64::from((*occupant).lost_ns).saturating_sub(interrupts);
-        let stolen = if lost < STOLEN_FROM_NS { 0 } else { lost.min(ns) };
-        (*place(found, STOLEN)).ns += stolen;
-        (*found).explained_ns += stolen;
-
-        let comm = (&raw const (*occupant).comm).cast::<[u64; 2]>();
-        if u64::from((*occupant).tgid) == (*found).tgid {
-            add(found, CulpritKind::Workload as u32, 0, [0; 2], ns - stolen);
-        } else {
-            add(found, (*occupant).kind, (*occupant).id, comm.read(), ns - stolen);
-        }
-        (began <= (*found).from_ns).into()
-    }
-}
-
-/// Adds to a culprit of this wait: in one of four places that its identity leads to, or, where
-/// others have them all, to the unknown.
-#[inline(never)]
-unsafe fn add(found: *mut Found, kind: u32, id: u32, comm: [u64; 2], ns: u64) {
-    // SAFETY: as in `step`.
-    unsafe {
-        (*found).explained_ns += ns;
-        let what = u64::from(kind) << 32 | u64::from(id);
-        let mixed = (what ^ comm[0] ^ comm[1].rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let home = (mixed >> 60) as usize;
-        for other in [0, 1, 6, 11] {
-            let n = black_box(home ^ other) & (PLACES - 1);
-            let culprit = place(found, n);
-            let name = (&raw mut (*culprit).comm).cast::<[u64; 2]>();
-            let its = name.read();
-            let differs = u64::from((*culprit).kind ^ kind)
-                | u64::from((*culprit).id ^ id)
-                | (its[0] ^ comm[0])
-                | (its[1] ^ comm[1]);
-            if (*culprit).ns == 0 {
-                (*culprit).kind = kind;
-                (*culprit).id = id;
-                name.write(comm);
-                // What took no time takes no place.
-                (*culprit).ns = ns;
-                if ns != 0 {
-                    let taken = (&raw mut (*found).taken).cast::<u64>();
-                    *taken.add(index((*found).taken_count, PLACES)) = n as u64;
-                    (*found).taken_count += 1;
-                }
-                return;
+        let slot = (*thread).slot;
+        if n < HASHED {
+            let label = (&raw const (*cpu).labels).cast::<Label>().add(n);
+            // The process's own threads are in its class's place, or in its program's.
+            if is_own(label, slot) {
+                let part = (*job).own_left_ns.min(ns);
+                (*job).own_left_ns -= part;
+                ns -= part;
             }
-            if black_box(differs) == 0 {
-                (*culprit).ns += ns;
-                return;
+            if (*label).since_ns > from {
+                // In part another's: left to the unknown.
+                return 0;
             }
         }
-        (*place(found, UNKNOWN)).ns += ns;
-    }
-}
-
-/// Where the culprits go.
-#[repr(C)]
-struct Share {
-    found: *mut Found,
-    /// Null where the thread's jobs are not followed.
-    job: *mut Job,
-    victim: u32,
-}
-
-/// Adds the culprit in the `n`th place that is taken to the sums of its victim's class and to the
-/// job under way, and makes the place free. The two places after those have a meaning of their own.
-#[inline(never)]
-extern "C" fn hand_out(n: u32, share: *mut Share) -> u64 {
-    // SAFETY: `bpf_loop` hands over what `settle` gave it; every index is masked or compared.
-    unsafe {
-        let Share { found, job, victim } = share.read();
-        let n = u64::from(n);
-        let count = (*found).taken_count;
-        let at = if n < count {
-            let taken = (&raw const (*found).taken).cast::<u64>();
-            *taken.add(index(n, PLACES))
-        } else {
-            PLACES as u64 + (n - count)
-        };
-        let at = black_box(at) as usize;
-        if at >= ALL {
-            return 1;
-        }
-        let culprit = place(found, at);
-        if (*culprit).ns != 0 {
-            charge(victim, culprit);
-            if !job.is_null() {
-                note(job, culprit);
-            }
-            (*culprit).ns = 0;
-        }
+        (*job).blamed_ns += ns;
+        add(cpu, job, slot, n, ns);
         0
     }
 }
 
-/// Adds to the sum of (victim, culprit).
+/// Number of the lowest bit that is set: there is no instruction for it.
 #[inline(always)]
-unsafe fn charge(victim: u32, culprit: *const Culprit) {
+fn lowest_bit(word: u64) -> u64 {
+    let bit = word & word.wrapping_neg();
+    let half = |mask: u64, shift: u64| u64::from(bit & mask != 0) * shift;
+    half(0xffff_0000, 16)
+        + half(0xff00_ff00, 8)
+        + half(0xf0f0_f0f0, 4)
+        + half(0xcccc_cccc, 2)
+        + half(0xaaaa_aaaa, 1)
+}
+
+/// Whether a process whose threads are of class `slot` may be in the place with this label.
+#[inline(always)]
+unsafe fn is_own(label: *const Label, slot: u32) -> bool {
+    // SAFETY: as the callers promise.
+    unsafe {
+        let kind = (*label).kind;
+        (kind == CulpritKind::Class as u32 && (*label).id == slot)
+            || kind == CulpritKind::Program as u32
+    }
+}
+
+/// What managed threads of the task's own process had of a CPU so far; nothing for a process of
+/// one thread.
+#[inline(always)]
+unsafe fn own(cpu: *const Cpu, number: u32, task: Task, unsettled: u64) -> u64 {
+    if !task.has_siblings() {
+        return 0;
+    }
+    let tgid = task.tgid();
     // SAFETY: the maps' own pointers.
     unsafe {
-        let Culprit { kind, id, comm, ns } = *culprit;
-        let key = BlameKey { victim, kind, id, padding: 0, comm };
-        if let Some(sum) = BLAME.get_ptr_mut(key) {
-            atomic::add(sum, ns);
-        } else if BLAME.insert(key, ns, 0).is_err() {
-            count(Counter::DroppedBlame);
+        let settled = OWN.get_ptr(own_key(tgid, number)).map_or(0, |ns| ns.read_volatile());
+        if (*cpu).tgid == tgid { settled + unsettled } else { settled }
+    }
+}
+
+/// A managed thread had a CPU for `ns` nanoseconds.
+#[inline(always)]
+pub fn ran(task: Task, cpu: u32, ns: u64) {
+    if BLAME_ON.load() == 0 || !task.has_siblings() {
+        return;
+    }
+    let key = own_key(task.tgid(), cpu);
+    match OWN.get_ptr_mut(key) {
+        // SAFETY: the map's own pointer.
+        Some(sum) => unsafe { atomic::add(sum, ns) },
+        None => {
+            if OWN.insert(key, ns, 0).is_err() {
+                count(Counter::DroppedBlame);
+            }
         }
     }
 }
 
-/// Adds to the culprits of the job under way: the one that is known already, or the one with the
-/// least, which makes room.
 #[inline(always)]
-unsafe fn note(job: *mut Job, culprit: *const Culprit) {
-    // SAFETY: the maps' own pointers.
+const fn own_key(tgid: u32, cpu: u32) -> u64 {
+    ((tgid as u64) << 32) | cpu as u64
+}
+
+/// Adds to the sums of the victim's class, and to the job under way.
+#[inline(always)]
+unsafe fn add(cpu: *mut Cpu, job: *mut Job, slot: u32, n: usize, ns: u64) {
+    if ns == 0 {
+        return;
+    }
+    // Threads without a class have the last row.
+    let row = (slot as usize).min(VICTIMS - 1);
+    if row >= VICTIMS {
+        return;
+    }
+    // SAFETY: as the callers promise; both indexes are in range.
     unsafe {
+        let sums = (&raw mut (*cpu).blame).cast::<u64>();
+        atomic::add(sums.add(black_box(row) * PLACES + n), ns);
+        if ns < WORTH_TELLING_NS {
+            (*job).story.other_ns += ns;
+        } else {
+            note(cpu, job, n, ns);
+        }
+    }
+}
+
+/// Adds to the culprits of the job under way: the one that is known already, a free place, or the
+/// one with the least, which makes room.
+#[inline(never)]
+unsafe fn note(cpu: *const Cpu, job: *mut Job, n: usize, ns: u64) {
+    // SAFETY: as the callers promise; every index is masked.
+    unsafe {
+        let culprit = named(cpu, n, ns);
         let kept = (&raw mut (*job).story.culprits).cast::<Culprit>();
-        let ns = (*culprit).ns;
+        let taken = (*job).story.culprit_count;
         // Nanoseconds above, the place in the lowest two bits. The one that is known counts as
-        // having nothing, so that it is the least; where none is, the least is free or replaced.
+        // having nothing, and a free one as next to nothing, so that they are the least.
         let mut least = u64::MAX;
         for n in 0..JOB_CULPRITS {
             let place = kept.add(n);
-            let rank = if differ(place, culprit) == 0 { 0 } else { ((*place).ns << 3) | 4 };
+            let rank = if n as u64 >= taken {
+                1 << 3
+            } else if differ(place, &raw const culprit) == 0 {
+                0
+            } else {
+                ((*place).ns << 3) | (1 << 4)
+            };
             least = least.min(rank | n as u64);
         }
-        let place = kept.add(black_box(least as usize) & (JOB_CULPRITS - 1));
-        if least & 4 == 0 {
+        let place = kept.add(index(least, JOB_CULPRITS));
+        if least < 1 << 3 {
             (*place).ns += ns;
-            return;
-        }
-        let before = (*place).ns;
-        if before < ns {
-            (*job).story.other_ns += before;
-            *place = *culprit;
+        } else if least < 1 << 4 {
+            (*job).story.culprit_count = taken + 1;
+            *place = culprit;
+        } else if (*place).ns < ns {
+            (*job).story.other_ns += (*place).ns;
+            *place = culprit;
         } else {
             (*job).story.other_ns += ns;
         }
+    }
+}
+
+/// Who has a place.
+#[inline(always)]
+unsafe fn named(cpu: *const Cpu, n: usize, ns: u64) -> Culprit {
+    let plain = |kind: CulpritKind, id| Culprit { kind: kind as u32, id, comm: [0; 16], ns };
+    if n < HASHED {
+        // SAFETY: as the callers promise; the index is masked.
+        unsafe {
+            let label = (&raw const (*cpu).labels).cast::<Label>().add(index(n as u64, HASHED));
+            let Label { kind, id, comm, .. } = *label;
+            return Culprit { kind, id, comm, ns };
+        }
+    }
+    match n {
+        place::IDLE => plain(CulpritKind::Idle, 0),
+        place::TIMER => plain(CulpritKind::Timer, 0),
+        place::STOLEN => plain(CulpritKind::Stolen, 0),
+        place::WORKLOAD => plain(CulpritKind::Workload, 0),
+        place::UNKNOWN => plain(CulpritKind::Unknown, 0),
+        _ => plain(CulpritKind::SoftInterrupt, (n - place::SOFT) as u32),
     }
 }
 

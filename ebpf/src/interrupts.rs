@@ -1,15 +1,12 @@
 //! Interrupts and timers: what they take from whoever runs, and which wake-ups they cause.
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
-use downbeat_abi::{Cpu, CulpritKind};
+use downbeat_abi::{Cpu, place};
 
 use crate::jobs::believable;
 use crate::maps::TIMER_EXPIRES;
 use crate::occupancy;
 use crate::task::load;
-
-/// Less is not worth its place in the record.
-const WORTH_NS: u64 = 500;
 
 /// A hard interrupt's handler begins.
 #[inline(always)]
@@ -27,7 +24,11 @@ pub fn hard_ends(number: u32) {
     unsafe {
         let since = (*cpu).hard_since_ns;
         (*cpu).hard_since_ns = 0;
-        within(cpu, since, CulpritKind::HardInterrupt, number);
+        if since != 0 {
+            let now = now();
+            let place = occupancy::place_of_interrupt(cpu, now, number);
+            within(cpu, since, now, place);
+        }
     }
 }
 
@@ -56,8 +57,8 @@ pub fn soft_ends(vector: u32) {
         }
         let now = now();
         let ns = now.saturating_sub(since).saturating_sub((*cpu).soft_nested_ns);
-        if ns >= WORTH_NS {
-            occupancy::interrupted(cpu, now, ns, CulpritKind::SoftInterrupt, vector);
+        if (vector as usize) < place::SOFT_VECTORS {
+            occupancy::interrupted(cpu, ns, place::SOFT + vector as usize);
         }
     }
 }
@@ -89,17 +90,16 @@ pub fn timer_ends() {
     unsafe {
         let since = (*cpu).timer_since_ns;
         (*cpu).timer_since_ns = 0;
-        within(cpu, since, CulpritKind::Timer, 0);
+        within(cpu, since, now(), place::TIMER);
     }
 }
 
 /// Notes something that began at `since` and may have interrupted a soft interrupt.
 #[inline(always)]
-unsafe fn within(cpu: *mut Cpu, since: u64, kind: CulpritKind, id: u32) {
+unsafe fn within(cpu: *mut Cpu, since: u64, now: u64, place: usize) {
     if since == 0 {
         return;
     }
-    let now = now();
     let ns = now.saturating_sub(since);
     // SAFETY: as the callers promise.
     unsafe {
@@ -107,9 +107,7 @@ unsafe fn within(cpu: *mut Cpu, since: u64, kind: CulpritKind, id: u32) {
             (*cpu).soft_nested_ns += ns;
         }
     }
-    if ns >= WORTH_NS {
-        occupancy::interrupted(cpu, now, ns, kind, id);
-    }
+    occupancy::interrupted(cpu, ns, place);
 }
 
 /// Now, `CLOCK_MONOTONIC` nanoseconds.

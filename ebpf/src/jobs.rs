@@ -10,7 +10,7 @@ use core::hint::black_box;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use downbeat_abi::{
-    Counter, Culprit, EventKind, JOB_BUCKETS, JOB_CULPRITS, Job, Miss, RELEASE_KINDS, RELEASES,
+    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES,
     ReleaseKind, SleepKind, Story, job_bucket_of,
 };
 
@@ -60,7 +60,7 @@ pub unsafe fn woken(job: *mut Job, task: Task, slot: u32, ready_ns: u64, runs: b
             ready_ns
         };
         complete(job, task, slot, ended_ns);
-        begin(job, task, kind, wake.late_ns, now);
+        begin(job, kind, wake.late_ns, now);
     }
 }
 
@@ -107,7 +107,9 @@ pub unsafe fn left(job: *mut Job, task: Task, sleeps: Option<u64>, now: u64) {
             (*job).story.cost_ns += exec_ns.saturating_sub((*job).exec_mark_ns);
             (*job).exec_mark_ns = exec_ns;
         }
-        settle_faults(job, task);
+        if (*job).pending_io_ns != 0 {
+            settle_faults(job, task);
+        }
         let Some(state) = sleeps else { return };
         let kind = if is_interruptible(state) {
             SleepKind::Waiting
@@ -116,6 +118,9 @@ pub unsafe fn left(job: *mut Job, task: Task, sleeps: Option<u64>, now: u64) {
         } else {
             SleepKind::Blocked
         };
+        if kind == SleepKind::Io {
+            (*job).fault_mark = task.major_faults();
+        }
         (*job).sleep = kind as u32;
         (*job).slept_ns = now;
     }
@@ -232,7 +237,9 @@ unsafe fn settle_faults(job: *mut Job, task: Task) {
 unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
     // SAFETY: as the callers promise.
     unsafe {
-        settle_faults(job, task);
+        if (*job).pending_io_ns != 0 {
+            settle_faults(job, task);
+        }
         let release_ns = (*job).story.release_ns;
         if release_ns == 0 {
             return;
@@ -274,14 +281,15 @@ unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
 
 /// A job begins with a release of `kind`, `late_ns` before now.
 #[inline(always)]
-unsafe fn begin(job: *mut Job, task: Task, kind: ReleaseKind, late_ns: u64, now: u64) {
+unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, now: u64) {
     // SAFETY: as the callers promise.
     unsafe {
         let release_ns = now - late_ns;
         let count = (*job).release_count;
         let releases = (&raw mut (*job).releases).cast::<u64>();
-        let last_ns = *releases.add(index(count.wrapping_sub(1), RELEASES));
-        if count != 0 && release_ns > last_ns {
+        let last_ns = (*job).last_release_ns;
+        (*job).last_release_ns = release_ns;
+        if last_ns != 0 && release_ns > last_ns {
             let interval_ns = release_ns - last_ns;
             (*job).interval_sum_ns += interval_ns;
             tally(&raw mut (*job).interval, interval_ns);
@@ -296,7 +304,6 @@ unsafe fn begin(job: *mut Job, task: Task, kind: ReleaseKind, late_ns: u64, now:
         (*job).release = kind as u32;
         (*job).slept_ns = 0;
         (*job).sleep = SleepKind::Awake as u32;
-        (*job).fault_mark = task.major_faults();
         let runs = (*job).run_since_ns != 0;
         let story = &raw mut (*job).story;
         (*story).release_ns = release_ns;
@@ -311,10 +318,7 @@ unsafe fn begin(job: *mut Job, task: Task, kind: ReleaseKind, late_ns: u64, now:
         (*story).reclaim_ns = 0;
         (*story).sleep_ns = 0;
         (*story).other_ns = 0;
-        let culprits = (&raw mut (*story).culprits).cast::<Culprit>();
-        for n in 0..JOB_CULPRITS {
-            (*culprits.add(n)).ns = 0;
-        }
+        (*story).culprit_count = 0;
     }
 }
 

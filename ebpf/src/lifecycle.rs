@@ -7,14 +7,12 @@ use downbeat_abi::{Counter, Event, EventKind, NO_CLASS};
 use crate::events::{self, Wake};
 use crate::gate;
 use crate::maps::count;
-use crate::occupancy;
 use crate::task::Task;
 
 /// A process runs another program.
 #[inline(always)]
 pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
     let tid = task.tid();
-    occupancy::renamed(task);
     // A thread that was not the leader takes the leader's id; the leader's own entry went with
     // its exit, before this.
     if old_tid != tid

@@ -3,13 +3,9 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use downbeat_abi::{
-    BLAME as BLAME_ENTRIES, BlameKey, CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread,
-    Waits,
-};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
+use downbeat_abi::{CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, Waits};
 
-use crate::blame::Found;
 
 use crate::atomic;
 
@@ -32,19 +28,19 @@ static JOBS: Array<Job> = Array::with_max_entries(JOB_ENTRIES, BPF_F_MMAPABLE);
 
 /// Who had each CPU lately. The loader sizes it to the CPUs that the kernel may ever have.
 #[map]
-pub static CPUS: Array<Cpu> = Array::with_max_entries(1, 0);
+pub static CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// How long managed threads waited for whom.
+/// How long processes of several managed threads had which CPU.
 #[map]
-pub static BLAME: HashMap<BlameKey, u64> = HashMap::with_max_entries(BLAME_ENTRIES, 0);
+pub static OWN: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Whether any thread is managed.
+#[map]
+static MANAGED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// How long each class ran on each CPU.
 #[map]
 pub static CLASS_CPU: Array<u64> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
-
-/// The culprits of one wait while they are being found.
-#[map]
-pub static FOUND: PerCpuArray<Found> = PerCpuArray::with_max_entries(1, 0);
 
 /// Losses by [`Counter`].
 #[map]
@@ -75,6 +71,10 @@ pub static JOBS_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TYPED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+pub static TASK_SIGNAL: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static SIGNAL_THREADS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub static TASK_COMM: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TASK_FLAGS: Global<u32> = Global::new(0);
@@ -92,6 +92,13 @@ pub static TASK_IN_IOWAIT: Global<u32> = Global::new(0);
 pub static IN_IOWAIT_MASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TIMER_EXPIRES: Global<u32> = Global::new(0);
+
+/// Whether any thread is managed, so that it matters who has the CPUs.
+#[inline(always)]
+pub fn any_managed() -> bool {
+    // SAFETY: the map's own pointer.
+    MANAGED.get_ptr(0).is_some_and(|any| unsafe { any.read_volatile() } != 0)
+}
 
 /// The jobs of a thread that has place `index`.
 #[inline(always)]

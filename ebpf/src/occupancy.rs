@@ -1,16 +1,27 @@
-//! Who has a CPU: a record of each CPU's latest occupants and interrupts, in which a thread that
-//! waited looks up for whom. Only the CPU itself writes its record.
+//! Who has a CPU: how long each culprit had it, summed by CPU, so that a thread that waited finds
+//! out for whom by the difference from when it began to wait. Only the CPU itself writes its sums.
 
 use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use downbeat_abi::{COMM_LEN, Cpu, CulpritKind, NO_CLASS, OCCUPANTS, Occupant, SPANS, Span};
+use downbeat_abi::{
+    Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, place,
+};
 
-use crate::maps::CPUS;
+use crate::maps::{CPUS, count};
 use crate::task::Task;
 
-/// Bits of a [`Span`]'s id.
-const ID_BITS: u32 = 24;
+/// What a thread was not charged for is the hypervisor's from here on, nanoseconds; less is noise
+/// of the two clocks.
+const STOLEN_FROM_NS: u64 = 50_000;
+
+/// Who a culprit is.
+#[derive(Clone, Copy)]
+struct Identity {
+    kind: CulpritKind,
+    id: u32,
+    comm: [u64; 2],
+}
 
 /// This CPU's record.
 #[inline(always)]
@@ -24,79 +35,123 @@ pub fn here() -> Option<*mut Cpu> {
 pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, next: Task, slot: u32) {
     // SAFETY: the map's own pointer, and every index is masked.
     unsafe {
-        let switches = (*cpu).switches;
-        let occupants = (&raw mut (*cpu).occupants).cast::<Occupant>();
-        let before = occupants.add(index(switches.wrapping_sub(1), OCCUPANTS));
-        let uncharged = if (*before).kind == CulpritKind::Idle as u32 || (*before).start_ns == 0 {
-            0
-        } else {
-            let charged = prev.exec_ns().wrapping_sub((*before).exec_ns);
-            now.wrapping_sub((*before).start_ns).saturating_sub(charged)
-        };
-        (*before).lost_ns = if uncharged < u64::from(u32::MAX) { uncharged as u32 } else { 0 };
-        let at = occupants.add(index(switches, OCCUPANTS));
-        (*at).start_ns = now;
-        (*at).exec_ns = next.exec_ns();
-        (*at).tgid = next.tgid();
-        let (kind, id, comm) = identity(next, slot);
-        (*at).kind = kind as u32;
-        (*at).id = id;
-        (*at).lost_ns = 0;
-        (*at).comm = comm;
-        (*cpu).switches = switches + 1;
-    }
-}
-
-/// The program that runs on this CPU is another one from now on.
-#[inline(always)]
-pub fn renamed(task: Task) {
-    let Some(cpu) = here() else { return };
-    // SAFETY: as above.
-    unsafe {
-        let occupants = (&raw mut (*cpu).occupants).cast::<Occupant>();
-        let at = occupants.add(index((*cpu).switches.wrapping_sub(1), OCCUPANTS));
-        if (*at).kind == CulpritKind::Program as u32 {
-            (*at).comm = task.program();
+        let since = (*cpu).since_ns;
+        if since != 0 {
+            let slice = now.saturating_sub(since);
+            let interrupted = (*cpu).interrupted_ns;
+            let rest = slice.saturating_sub(interrupted);
+            let place = (*cpu).place;
+            let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
+            let lost = rest.saturating_sub(charged);
+            let stolen = if lost < STOLEN_FROM_NS || place == place::IDLE as u32 { 0 } else { lost };
+            *sum(cpu, place::STOLEN) += stolen;
+            *sum(cpu, place as usize) += rest - stolen;
         }
+        (*cpu).place = place_of(cpu, now, next, slot);
+        (*cpu).since_ns = now;
+        (*cpu).exec_ns = next.exec_ns();
+        (*cpu).interrupted_ns = 0;
+        (*cpu).tgid = next.tgid();
     }
 }
 
+/// An interrupt that took `ns` nanoseconds, without others within it, ended.
 #[inline(always)]
-fn identity(task: Task, slot: u32) -> (CulpritKind, u32, [u8; COMM_LEN]) {
-    if slot != NO_CLASS {
-        (CulpritKind::Class, slot, [0; COMM_LEN])
-    } else if task.tid() == 0 {
-        (CulpritKind::Idle, 0, [0; COMM_LEN])
-    } else if task.is_kernel_thread() {
-        (CulpritKind::Kernel, 0, task.program())
-    } else {
-        (CulpritKind::Program, 0, task.program())
-    }
-}
-
-/// An interrupt that took `ns` nanoseconds, without others within it, ended at `now`.
-#[inline(always)]
-pub fn interrupted(cpu: *mut Cpu, now: u64, ns: u64, kind: CulpritKind, id: u32) {
+pub fn interrupted(cpu: *mut Cpu, ns: u64, place: usize) {
     // SAFETY: as above.
     unsafe {
-        let seen = (*cpu).spans_seen;
-        let at = (&raw mut (*cpu).spans).cast::<Span>().add(index(seen.into(), SPANS));
-        (*at).end_ns = now;
-        (*at).ns = ns as u32;
-        (*at).what = ((kind as u32) << ID_BITS) | (id & ((1 << ID_BITS) - 1));
-        (*cpu).spans_seen = seen.wrapping_add(1);
+        (*cpu).interrupted_ns += ns;
+        *sum(cpu, place) += ns;
     }
 }
 
-/// Kind and id of a span.
+/// The place of a hard interrupt.
 #[inline(always)]
-pub const fn cause(span: &Span) -> (u32, u32) {
-    (span.what >> ID_BITS, span.what & ((1 << ID_BITS) - 1))
+pub fn place_of_interrupt(cpu: *mut Cpu, now: u64, number: u32) -> usize {
+    let who = Identity { kind: CulpritKind::HardInterrupt, id: number, comm: [0; 2] };
+    hashed(cpu, now, who) as usize
 }
 
-/// Where entry `n` of a ring of `len` lies, so that the verifier sees it: LLVM would drop a mask
-/// that it thinks of no use.
+/// What the present occupant had of the CPU since the last switch, nanoseconds.
+#[inline(always)]
+pub fn unsettled(cpu: *const Cpu, now: u64) -> u64 {
+    // SAFETY: the map's own pointer.
+    unsafe {
+        if (*cpu).since_ns == 0 {
+            return 0;
+        }
+        now.saturating_sub((*cpu).since_ns).saturating_sub((*cpu).interrupted_ns)
+    }
+}
+
+#[inline(always)]
+unsafe fn sum(cpu: *mut Cpu, place: usize) -> *mut u64 {
+    // SAFETY: as the callers promise; the index is masked.
+    unsafe { (&raw mut (*cpu).ns).cast::<u64>().add(black_box(place) & (PLACES - 1)) }
+}
+
+#[inline(always)]
+fn place_of(cpu: *mut Cpu, now: u64, task: Task, slot: u32) -> u32 {
+    if task.tid() == 0 {
+        return place::IDLE as u32;
+    }
+    let who = if slot != NO_CLASS {
+        Identity { kind: CulpritKind::Class, id: slot, comm: [0; 2] }
+    } else {
+        let kernel = task.is_kernel_thread();
+        let kind = if kernel { CulpritKind::Kernel } else { CulpritKind::Program };
+        Identity { kind, id: 0, comm: task.program() }
+    };
+    hashed(cpu, now, who)
+}
+
+/// The place of a culprit: one of four that its identity leads to, its own, or one that is free or
+/// that nobody used for long.
+#[inline(always)]
+fn hashed(cpu: *mut Cpu, now: u64, who: Identity) -> u32 {
+    let Identity { kind, id, comm } = who;
+    let kind = kind as u32;
+    let what = (u64::from(kind) << 32) | u64::from(id);
+    let mixed = (what ^ comm[0] ^ comm[1].rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let home = (mixed >> 60) as usize;
+    let mut free = PLACES;
+    // SAFETY: the map's own pointer, and every index is masked.
+    unsafe {
+        for other in [0, 1, 6, 11] {
+            let n = index((home ^ other) as u64, HASHED);
+            let label = (&raw mut (*cpu).labels).cast::<Label>().add(n);
+            let its = (&raw const (*label).comm).cast::<[u64; 2]>().read();
+            let differs = u64::from((*label).kind ^ kind)
+                | u64::from((*label).id ^ id)
+                | (its[0] ^ comm[0])
+                | (its[1] ^ comm[1]);
+            if black_box(differs) == 0 {
+                (*label).used_ns = now;
+                return n as u32;
+            }
+            if now.saturating_sub((*label).used_ns) > KEEP_NS {
+                free = n;
+            }
+        }
+        if free >= HASHED {
+            count(Counter::DroppedBlame);
+            return place::UNKNOWN as u32;
+        }
+        let n = index(free as u64, HASHED);
+        let label = (&raw mut (*cpu).labels).cast::<Label>().add(n);
+        (*label).kind = kind;
+        (*label).id = id;
+        (&raw mut (*label).comm).cast::<[u64; 2]>().write(comm);
+        (*label).since_ns = now;
+        (*label).used_ns = now;
+        n as u32
+    }
+}
+
+/// `n` within a table of `len` entries, so that the verifier sees it: LLVM would drop a mask that
+/// it thinks of no use.
 #[inline(always)]
 pub fn index(n: u64, len: usize) -> usize {
     black_box(n as usize) & (len - 1)
 }
+

@@ -2,11 +2,10 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use downbeat_abi::COMM_LEN;
 
 use crate::maps::{
-    IN_IOWAIT_MASK, TASK_COMM, TASK_CPU, TASK_EXEC, TASK_FLAGS, TASK_GROUP_LEADER, TASK_IN_IOWAIT,
-    TASK_MAJ_FLT, TASK_PID, TASK_REAL_PARENT, TASK_STATE, TASK_TGID, TYPED,
+    IN_IOWAIT_MASK, SIGNAL_THREADS, TASK_COMM, TASK_CPU, TASK_EXEC, TASK_FLAGS, TASK_GROUP_LEADER, TASK_IN_IOWAIT,
+    TASK_MAJ_FLT, TASK_PID, TASK_REAL_PARENT, TASK_SIGNAL, TASK_STATE, TASK_TGID, TYPED,
 };
 
 /// `PF_KTHREAD`
@@ -79,16 +78,25 @@ impl Task {
         flags & KERNEL_THREAD != 0
     }
 
-    /// Name of the process's main thread: what the program is called.
+    /// Whether its process has more than one thread.
     #[inline(always)]
-    pub fn program(self) -> [u8; COMM_LEN] {
+    pub fn has_siblings(self) -> bool {
+        if TASK_SIGNAL.load() == 0 || SIGNAL_THREADS.load() == 0 {
+            return false;
+        }
+        let signal: *const u8 = load(self.0, TASK_SIGNAL.load());
+        let threads: u32 = load(signal, SIGNAL_THREADS.load());
+        threads > 1
+    }
+
+    /// Name of the process's main thread, which is what the program is called, as two words.
+    #[inline(always)]
+    pub fn program(self) -> [u64; 2] {
         if TASK_GROUP_LEADER.load() == 0 || TASK_COMM.load() == 0 {
-            return [0; COMM_LEN];
+            return [0; 2];
         }
         let leader: *const u8 = load(self.0, TASK_GROUP_LEADER.load());
-        let comm: [u64; 2] = [load(leader, TASK_COMM.load()), load(leader, TASK_COMM.load() + 8)];
-        // SAFETY: both are 16 plain bytes.
-        unsafe { core::mem::transmute(comm) }
+        [load(leader, TASK_COMM.load()), load(leader, TASK_COMM.load() + 8)]
     }
 }
 

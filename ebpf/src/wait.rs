@@ -36,7 +36,8 @@ pub fn waking(task: Task) {
         // One that only seemed to have been woken on its way to sleep: it slept.
         let slept = !runs && (*thread).woken_ns != 0;
         let ready_ns = if slept { 0 } else { (*thread).ready_ns };
-        if let Some(job) = maps::job((*thread).job) {
+        let job = maps::job((*thread).job);
+        if let Some(job) = job {
             jobs::woken(job, task, (*thread).slot, ready_ns, runs, now);
         }
         if runs {
@@ -44,7 +45,7 @@ pub fn waking(task: Task) {
         } else if ready_ns == 0 {
             // One that waits already (preempted on its way to sleep) has waited since then.
             (*thread).woken_ns = 0;
-            is_ready(thread, now, task.cpu());
+            is_ready(thread, job, task, now, task.cpu());
         }
     }
 }
@@ -54,7 +55,7 @@ pub fn waking(task: Task) {
 pub fn born(task: Task) {
     if let Some(thread) = gate::thread(task.tid()) {
         // SAFETY: the map's own pointer.
-        unsafe { is_ready(thread, now(), task.cpu()) };
+        unsafe { is_ready(thread, maps::job((*thread).job), task, now(), task.cpu()) };
     }
 }
 
@@ -63,8 +64,7 @@ pub fn born(task: Task) {
 pub fn migrated(task: Task, cpu: u32) {
     if let Some(thread) = gate::thread(task.tid()) {
         // SAFETY: the map's own pointer.
-        let job = unsafe { maps::job((*thread).job) };
-        blame::moved(thread, job, task.tgid(), now(), cpu);
+        unsafe { blame::moved(thread, task, now(), cpu) };
     }
 }
 
@@ -74,8 +74,12 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
     // The idle task's pid 0 is never in the gate.
     let prev_thread = gate::thread(prev.tid());
     let next_thread = gate::thread(next.tid());
+    let blames = BLAME_ON.load() != 0 && maps::any_managed();
+    if !blames && prev_thread.is_none() && next_thread.is_none() {
+        return;
+    }
     let now = now();
-    if BLAME_ON.load() != 0
+    if blames
         && let Some(cpu) = occupancy::here()
     {
         // SAFETY: the map's own pointer.
@@ -96,12 +100,14 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
 /// # Safety
 /// `thread` is a live value of `THREADS`.
 #[inline(always)]
-unsafe fn is_ready(thread: *mut Thread, now: u64, cpu: u32) {
+unsafe fn is_ready(thread: *mut Thread, job: Option<*mut Job>, task: Task, now: u64, cpu: u32) {
     // SAFETY: as the caller promises.
     unsafe {
         (*thread).ready_ns = now;
-        (*thread).blame_ns = now;
         (*thread).cpu = cpu;
+        if let Some(job) = job {
+            blame::begin(thread, job, task, now);
+        }
     }
 }
 
@@ -113,14 +119,16 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
     unsafe {
         let cpu = bpf_get_smp_processor_id();
         let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
+        let job = maps::job(job);
         if run_ns != 0 && run_ns < now {
             ran_in_class(slot, cpu, now - run_ns);
+            blame::ran(task, cpu, now - run_ns);
         }
         (*thread).run_ns = 0;
         (*thread).ready_ns = 0;
         let sleeps = match left {
             Left::Runnable => {
-                is_ready(thread, now, cpu);
+                is_ready(thread, job, task, now, cpu);
                 (*thread).woken_ns = 0;
                 None
             }
@@ -128,12 +136,12 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
                 // Woken since it runs: perhaps between its last look at what it waits for and this
                 // switch, and then it is ready. Another wake would show that it was not.
                 if woken_ns != 0 {
-                    is_ready(thread, now, cpu);
+                    is_ready(thread, job, task, now, cpu);
                 }
                 Some(state)
             }
         };
-        if let Some(job) = maps::job(job) {
+        if let Some(job) = job {
             jobs::left(job, task, sleeps, now);
         }
     }
@@ -152,9 +160,9 @@ unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
             if now < ready_ns {
                 count(Counter::DiscardedSamples);
             } else {
-                blame::settle(thread, job, task.tgid(), now);
                 waited(slot, now - ready_ns);
                 if let Some(job) = job {
+                    blame::settle(thread, job, task, now);
                     jobs::waited(job, now - ready_ns);
                 }
             }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use downbeat_abi::{BlameKey, CulpritKind, Job, Miss, NO_CLASS};
+use downbeat_abi::{Culprit, CulpritKind, Job, Miss};
 use downbeat_agent::model::rhythm::rhythm;
 use downbeat_agent::observe::kernel::{KernelEvent, KernelProbes, ProbeOptions};
 use downbeat_agent::roots::Roots;
@@ -166,10 +166,9 @@ fn explore() {
             seen.rhythm,
         );
     }
-    let blame = probes.blame(Duration::ZERO);
-    for (BlameKey { victim, kind, id, comm, .. }, ns) in blame {
-        if victim != NO_CLASS {
-            println!("{:?} {id} {} {ns}", CulpritKind::from_raw(kind), String::from_utf8_lossy(&comm));
-        }
+    for blame in probes.blame(u64::MAX) {
+        let Culprit { kind, id, comm, ns } = blame.culprit;
+        println!("{:?} {id} {} {ns}", CulpritKind::from_raw(kind), String::from_utf8_lossy(&comm));
     }
+    println!("{:?}", probes.counters());
 }

@@ -4,14 +4,37 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::COMM_LEN;
 
-/// Occupants kept of each CPU: a power of two. At 20 000 switches a second they reach back 12 ms.
-pub const OCCUPANTS: usize = 256;
+/// Places for culprits on each CPU.
+pub const PLACES: usize = 32;
 
-/// Interrupts kept of each CPU: a power of two.
-pub const SPANS: usize = 256;
+/// The first places are for classes, programs, kernel threads and hard interrupts, found by a hash
+/// of what they are: a power of two.
+pub const HASHED: usize = 16;
 
-/// (victim, culprit) pairs that the table of blame holds.
-pub const BLAME: u32 = 4_096;
+/// The places after those have a meaning of their own.
+pub mod place {
+    /// The idle thread.
+    pub const IDLE: usize = super::HASHED;
+    /// Timers.
+    pub const TIMER: usize = super::HASHED + 1;
+    /// The hypervisor.
+    pub const STOLEN: usize = super::HASHED + 2;
+    /// Those who found no place, and what nobody knows.
+    pub const UNKNOWN: usize = super::HASHED + 3;
+    /// Threads of the victim's own process.
+    pub const WORKLOAD: usize = super::HASHED + 4;
+    /// The first soft interrupt; its vector counts on from here.
+    pub const SOFT: usize = super::HASHED + 5;
+    /// Soft interrupts (`NR_SOFTIRQS`).
+    pub const SOFT_VECTORS: usize = 10;
+}
+
+/// A place whose culprit had the CPU last before so many nanoseconds may be given to another.
+/// Whoever reads the sums must do so more often.
+pub const KEEP_NS: u64 = 5_000_000_000;
+
+/// Rows of sums on each CPU: one for each class slot, and one for threads without a class.
+pub const VICTIMS: usize = crate::CLASS_SLOTS as usize + 1;
 
 /// What a culprit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,57 +98,24 @@ pub struct Culprit {
     pub ns: u64,
 }
 
-/// Key of the map `BLAME`; its value is a sum of nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+/// Whose a place is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub struct BlameKey {
-    /// Slot of the class that waited, or [`crate::NO_CLASS`].
-    pub victim: u32,
+pub struct Label {
     /// A [`CulpritKind`].
     pub kind: u32,
     /// As in [`Culprit`].
     pub id: u32,
-    /// Always 0.
-    pub padding: u32,
     /// As in [`Culprit`].
     pub comm: [u8; COMM_LEN],
+    /// Since when; before, the place was another's, or free.
+    pub since_ns: u64,
+    /// When it last got the CPU.
+    pub used_ns: u64,
 }
 
-/// Who has a CPU from one switch to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Occupant {
-    /// Since when; 0 in places that were never used.
-    pub start_ns: u64,
-    /// `sum_exec_runtime` at that moment.
-    pub exec_ns: u64,
-    /// Process; 0 for the idle thread.
-    pub tgid: u32,
-    /// A [`CulpritKind`]: class, program, kernel or idle.
-    pub kind: u32,
-    /// As in [`Culprit`].
-    pub id: u32,
-    /// How much of its time it was not charged for, nanoseconds: the hypervisor's, or (where the
-    /// kernel accounts for interrupts apart) theirs. Known when it has left.
-    pub lost_ns: u32,
-    /// As in [`Culprit`].
-    pub comm: [u8; COMM_LEN],
-}
-
-/// An interrupt, from its start to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Span {
-    /// When it ended.
-    pub end_ns: u64,
-    /// How long it took, without others within it.
-    pub ns: u32,
-    /// A [`CulpritKind`] in the top 8 bits, the id below.
-    pub what: u32,
-}
-
-/// Who had one CPU lately: value of the map `CPUS`, whose index is the CPU's number. Only that
-/// CPU writes it.
+/// Who has one CPU, and for how long each of them had it: value of the map `CPUS`, whose index is
+/// the CPU's number. Only that CPU writes it, but for `blame`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Cpu {
@@ -141,23 +131,33 @@ pub struct Cpu {
     pub timer_late_ns: u64,
     /// Number of the soft interrupt under way.
     pub soft_vector: u32,
-    /// Interrupts so far; the latest is at `(spans_seen - 1) % SPANS`.
-    pub spans_seen: u32,
-    /// Switches so far; the present occupant is at `(switches - 1) % OCCUPANTS`.
-    pub switches: u64,
-    /// Occupants.
-    pub occupants: [Occupant; OCCUPANTS],
-    /// Interrupts.
-    pub spans: [Span; SPANS],
+    /// Place of the present occupant.
+    pub place: u32,
+    /// Since when it has the CPU; 0 where that is not known.
+    pub since_ns: u64,
+    /// Its `sum_exec_runtime` at that moment.
+    pub exec_ns: u64,
+    /// Interrupts since then, nanoseconds.
+    pub interrupted_ns: u64,
+    /// Its process; 0 for the idle thread.
+    pub tgid: u32,
+    /// Always 0.
+    pub padding: u32,
+    /// How long each place had the CPU, nanoseconds, up to the last switch.
+    pub ns: [u64; PLACES],
+    /// Whose the hashed places are.
+    pub labels: [Label; HASHED],
+    /// How long threads of each class waited for each place on this CPU, nanoseconds.
+    pub blame: [[u64; PLACES]; VICTIMS],
 }
 
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Culprit>() == 32);
-    assert!(size_of::<BlameKey>() == 32);
-    assert!(size_of::<Occupant>() == 48);
-    assert!(size_of::<Span>() == 16);
-    assert!(offset_of!(Cpu, occupants) == 56);
-    assert!(size_of::<Cpu>() == 56 + 48 * OCCUPANTS + 16 * SPANS);
-    assert!(OCCUPANTS.is_power_of_two() && SPANS.is_power_of_two());
+    assert!(size_of::<Label>() == 40);
+    assert!(offset_of!(Cpu, ns) == 80);
+    assert!(offset_of!(Cpu, labels) == 80 + 8 * PLACES);
+    assert!(size_of::<Cpu>() == 80 + 8 * PLACES + 40 * HASHED + 8 * PLACES * VICTIMS);
+    assert!(PLACES.is_power_of_two() && HASHED.is_power_of_two());
+    assert!(place::SOFT + place::SOFT_VECTORS <= PLACES);
 };

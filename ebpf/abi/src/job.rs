@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Culprit, bucket_of};
+use crate::{Culprit, PLACES, bucket_of};
 
 /// Threads whose jobs can be followed at the same time, by default.
 pub const JOBS: u32 = 2_048;
@@ -88,7 +88,9 @@ pub struct Story {
     pub sleep_ns: u64,
     /// Waited for culprits that `culprits` had no place for.
     pub other_ns: u64,
-    /// Who ran while it waited, in no order; `ns` is 0 in places that are free.
+    /// How many of `culprits` are taken; the rest says nothing.
+    pub culprit_count: u64,
+    /// Who ran while it waited, in no order.
     pub culprits: [Culprit; JOB_CULPRITS],
 }
 
@@ -114,10 +116,23 @@ pub struct Job {
     pub exec_mark_ns: u64,
     /// Slept for a disk since it was last known whether for a page.
     pub pending_io_ns: u64,
-    /// `maj_flt` at that moment.
+    /// `maj_flt` before that.
     pub fault_mark: u64,
     /// Since when the thread reclaims memory; 0 while it does not.
     pub reclaim_since_ns: u64,
+    /// The last release; 0 before the first.
+    pub last_release_ns: u64,
+    /// [`crate::Cpu::ns`] of the CPU on which the thread waits, from when on its wait is not blamed on
+    /// anyone yet.
+    pub marks: [u64; PLACES],
+    /// What the map `OWN` had for its process on that CPU.
+    pub own_mark_ns: u64,
+    /// While a wait is blamed: places that had the CPU and are not dealt with yet, as bits.
+    pub places_left: u64,
+    /// … what is left of the time of its own process, nanoseconds.
+    pub own_left_ns: u64,
+    /// … what is blamed already, nanoseconds.
+    pub blamed_ns: u64,
     /// Jobs completed.
     pub jobs: u64,
     /// Of these, later than the deadline.
@@ -170,14 +185,16 @@ pub struct Miss {
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Story>() == 96 + 32 * JOB_CULPRITS);
-    assert!(offset_of!(Story, culprits) == 96);
-    assert!(size_of::<Job>() == 8 + 224 + 17 * 8 + 8 * RELEASES + 12 * JOB_BUCKETS);
+    assert!(size_of::<Story>() == 104 + 32 * JOB_CULPRITS);
+    assert!(offset_of!(Story, culprits) == 104);
     assert!(offset_of!(Job, story) == 8);
-    assert!(offset_of!(Job, jobs) == 288);
-    assert!(offset_of!(Job, releases) == 368);
-    assert!(offset_of!(Job, response) == 880);
-    assert!(size_of::<Miss>() == 264);
+    assert!(offset_of!(Job, slept_ns) == 240);
+    assert!(offset_of!(Job, marks) == 304);
+    assert!(offset_of!(Job, jobs) == 592);
+    assert!(offset_of!(Job, releases) == 672);
+    assert!(offset_of!(Job, response) == 1184);
+    assert!(size_of::<Job>() == 1184 + 12 * JOB_BUCKETS);
+    assert!(size_of::<Miss>() == 272);
     assert!(offset_of!(Miss, story) == 40);
     assert!(RELEASES.is_power_of_two());
     assert!(JOB_BUCKETS == 192);

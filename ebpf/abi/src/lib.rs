@@ -10,7 +10,7 @@ mod buckets;
 mod event;
 mod job;
 
-pub use blame::{BLAME, BlameKey, Cpu, Culprit, CulpritKind, OCCUPANTS, Occupant, SPANS, Span};
+pub use blame::{Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, PLACES, VICTIMS, place};
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
 pub use job::{
@@ -88,7 +88,7 @@ pub enum Counter {
     DroppedThreads = 1,
     /// Times thrown away because the clock had run backwards.
     DiscardedSamples = 2,
-    /// Culprits that found the map `BLAME` full; their time counts as unknown.
+    /// Times that a culprit found no place; what it ran then counts as unknown.
     DroppedBlame = 3,
     /// Misses that found the ring full.
     DroppedMisses = 4,
@@ -113,8 +113,11 @@ pub mod map {
     pub const JOBS: &str = "JOBS";
     /// [`crate::Cpu`] by number.
     pub const CPUS: &str = "CPUS";
-    /// Nanoseconds as `u64` by [`crate::BlameKey`].
-    pub const BLAME: &str = "BLAME";
+    /// Time of a process's managed threads on one CPU, nanoseconds as `u64` by
+    /// process << 32 | CPU.
+    pub const OWN: &str = "OWN";
+    /// 1 where any thread is managed, as one `u64`: who has the CPUs matters only then.
+    pub const MANAGED: &str = "MANAGED";
     /// Nanoseconds that a class's threads ran, as `u64` by slot × [`global::CPU_COUNT`] + CPU.
     pub const CLASS_CPU: &str = "CLASS_CPU";
 }
@@ -131,6 +134,10 @@ pub mod global {
     pub const JOBS_ON: &str = "JOBS_ON";
     /// 1 where the programs' arguments are typed pointers (tp_btf), which can be read directly.
     pub const TYPED: &str = "TYPED";
+    /// Offset of `task_struct.signal`.
+    pub const TASK_SIGNAL: &str = "TASK_SIGNAL";
+    /// Offset of `signal_struct.nr_threads`.
+    pub const SIGNAL_THREADS: &str = "SIGNAL_THREADS";
     /// Offset of `task_struct.comm`.
     pub const TASK_COMM: &str = "TASK_COMM";
     /// Offset of `task_struct.flags`.

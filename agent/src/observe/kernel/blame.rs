@@ -1,51 +1,101 @@
-//! The table of blame: read once a sample, and kept small.
+//! For whom threads waited: the kernel programs' sums by CPU, victim and place, put together by
+//! who the culprits are.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use aya::Pod;
-use aya::maps::{HashMap as BpfHashMap, MapData};
-use downbeat_abi::BlameKey;
+use downbeat_abi::{
+    CLASS_SLOTS, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, VICTIMS,
+    place,
+};
 
-/// An entry that has not grown for so long makes room.
-const KEEP: Duration = Duration::from_secs(60);
+use super::shared::SharedWords;
 
-/// The key as aya must know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub(super) struct KeyValue(pub(super) BlameKey);
+/// Words of one CPU's record.
+pub(super) const CPU_WORDS: usize = size_of::<Cpu>() / size_of::<u64>();
 
-// SAFETY: `BlameKey` is `bytemuck::Pod`, which demands all that aya's does.
-unsafe impl Pod for KeyValue {}
+/// Where its labels and its sums begin, in words.
+const LABELS: usize = std::mem::offset_of!(Cpu, labels) / size_of::<u64>();
+const SUMS: usize = std::mem::offset_of!(Cpu, blame) / size_of::<u64>();
+const LABEL_WORDS: usize = size_of::<Label>() / size_of::<u64>();
 
-/// How long whom was waited for.
+/// How long threads of one class waited for one culprit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// Slot of the class that waited, or [`NO_CLASS`].
+    pub victim: u32,
+    /// Who had the CPU, and for how many nanoseconds since the last read.
+    pub culprit: Culprit,
+}
+
+/// The sums as they were at the last read.
 #[derive(Debug)]
 pub(super) struct BlameTable {
-    map: BpfHashMap<MapData, KeyValue, u64>,
-    /// What each entry was when it last grew, and when that was.
-    grown: HashMap<BlameKey, (u64, Duration)>,
+    words: SharedWords,
+    cpus: usize,
+    before: Vec<[[u64; PLACES]; VICTIMS]>,
+    /// When that was.
+    read_ns: u64,
 }
 
 impl BlameTable {
-    pub(super) fn new(map: BpfHashMap<MapData, KeyValue, u64>) -> Self {
-        Self { map, grown: HashMap::new() }
+    pub(super) fn new(words: SharedWords, cpus: u32) -> Self {
+        let cpus = cpus as usize;
+        Self { words, cpus, before: vec![[[0; PLACES]; VICTIMS]; cpus], read_ns: 0 }
     }
 
-    /// Everything, in nanoseconds since each entry was made. `now` is any clock that never goes
-    /// back.
-    pub(super) fn read(&mut self, now: Duration) -> Vec<(BlameKey, u64)> {
-        // What changes while it is read is read again the next time.
-        let entries: Vec<(BlameKey, u64)> =
-            self.map.iter().flatten().map(|(KeyValue(key), ns)| (key, ns)).collect();
-        for &(key, ns) in &entries {
-            let last = self.grown.entry(key).or_insert((ns, now));
-            if last.0 != ns {
-                *last = (ns, now);
-            } else if now.saturating_sub(last.1) >= KEEP {
-                let _ = self.map.remove(&KeyValue(key));
-                self.grown.remove(&key);
+    /// What was added since the last read. `now_ns` is `CLOCK_MONOTONIC`.
+    pub(super) fn read(&mut self, now_ns: u64) -> Vec<Blame> {
+        // A place goes to another only when nobody used it for so long: whoever looks in time
+        // finds all that was added since the last look to be the present one's.
+        let in_time = now_ns.saturating_sub(self.read_ns) < KEEP_NS;
+        let mut sums: HashMap<(u32, u32, u32, [u8; 16]), u64> = HashMap::new();
+        for cpu in 0..self.cpus {
+            for victim in 0..VICTIMS {
+                for n in 0..PLACES {
+                    let at = cpu * CPU_WORDS + SUMS + victim * PLACES + n;
+                    let now = self.words.load(at);
+                    let before = std::mem::replace(&mut self.before[cpu][victim][n], now);
+                    let ns = now.saturating_sub(before);
+                    if ns > 0 {
+                        let culprit = self.culprit(cpu, n, in_time);
+                        let key = (victim as u32, culprit.kind, culprit.id, culprit.comm);
+                        *sums.entry(key).or_default() += ns;
+                    }
+                }
             }
         }
-        entries
+        self.read_ns = now_ns;
+        sums.into_iter()
+            .map(|((victim, kind, id, comm), ns)| Blame {
+                victim: if victim < CLASS_SLOTS { victim } else { NO_CLASS },
+                culprit: Culprit { kind, id, comm, ns },
+            })
+            .collect()
+    }
+
+    fn culprit(&self, cpu: usize, n: usize, in_time: bool) -> Culprit {
+        let plain = |kind: CulpritKind, id| Culprit { kind: kind as u32, id, ..Culprit::default() };
+        match n {
+            0..HASHED => {
+                let label = self.label(cpu, n);
+                if in_time || label.since_ns <= self.read_ns {
+                    Culprit { kind: label.kind, id: label.id, comm: label.comm, ns: 0 }
+                } else {
+                    plain(CulpritKind::Unknown, 0)
+                }
+            }
+            place::IDLE => plain(CulpritKind::Idle, 0),
+            place::TIMER => plain(CulpritKind::Timer, 0),
+            place::STOLEN => plain(CulpritKind::Stolen, 0),
+            place::WORKLOAD => plain(CulpritKind::Workload, 0),
+            n if n >= place::SOFT => plain(CulpritKind::SoftInterrupt, (n - place::SOFT) as u32),
+            _ => plain(CulpritKind::Unknown, 0),
+        }
+    }
+
+    fn label(&self, cpu: usize, n: usize) -> Label {
+        let first = cpu * CPU_WORDS + LABELS + n * LABEL_WORDS;
+        let words: [u64; LABEL_WORDS] = std::array::from_fn(|word| self.words.load(first + word));
+        bytemuck::cast(words)
     }
 }

@@ -23,7 +23,9 @@ const fn task(
     Field { global, structure: "task_struct", paths, optional }
 }
 
-const FIELDS: [Field; 11] = [
+const NO_OWN: &str = "waits for threads of the own process are blamed on its class";
+
+const FIELDS: [Field; 13] = [
     task(global::TASK_PID, &["pid"], None),
     task(global::TASK_TGID, &["tgid"], None),
     task(global::TASK_REAL_PARENT, &["real_parent"], None),
@@ -48,6 +50,13 @@ const FIELDS: [Field; 11] = [
         Some("no CPU cost of jobs, and no time stolen by a hypervisor"),
     ),
     task(global::TASK_MAJ_FLT, &["maj_flt"], Some("waits for pages count as waits for a disk")),
+    task(global::TASK_SIGNAL, &["signal"], Some(NO_OWN)),
+    Field {
+        global: global::SIGNAL_THREADS,
+        structure: "signal_struct",
+        paths: &["nr_threads"],
+        optional: Some(NO_OWN),
+    },
     Field {
         global: global::TIMER_EXPIRES,
         structure: "hrtimer",

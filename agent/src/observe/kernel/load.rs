@@ -93,6 +93,8 @@ pub(super) struct Loaded {
     pub(super) gate_words: u32,
     /// CPUs that the kernel may ever have.
     pub(super) cpus: u32,
+    /// Threads whose jobs can be followed.
+    pub(super) places: u32,
     /// Names of the programs that run, as in the object.
     pub(super) running: Vec<&'static str>,
     pub(super) limits: Vec<Limit>,
@@ -199,7 +201,9 @@ impl Attempt<'_> {
         }
         // One line a feature, however many fields and programs it is made of.
         limits.dedup_by(|later, first| later.feature == first.feature);
-        Ok(Loaded { ebpf, gate_words: self.gate_words, cpus: self.cpus, running, limits })
+        let places = if parts.jobs { self.options.max_jobs } else { 0 };
+        let (gate_words, cpus) = (self.gate_words, self.cpus);
+        Ok(Loaded { ebpf, gate_words, cpus, places, running, limits })
     }
 
     fn create(&self, parts: Parts) -> Result<Ebpf, ProbeError> {
@@ -209,7 +213,6 @@ impl Attempt<'_> {
         let ring_wake_bytes = ring_bytes / 4;
         let mut loader = EbpfLoader::new();
         let (typed, blame): (u32, u32) = (self.btf.is_some().into(), parts.blame.into());
-        let jobs = if parts.jobs { *max_jobs } else { 1 };
         loader
             .btf(self.btf)
             .override_global(global::TYPED, &typed, true)
@@ -220,7 +223,7 @@ impl Attempt<'_> {
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(map::GATE, self.gate_words)
             .map_max_entries(map::THREADS, *max_threads)
-            .map_max_entries(map::JOBS, jobs)
+            .map_max_entries(map::JOBS, *max_jobs)
             .map_max_entries(map::CPUS, self.cpus)
             .map_max_entries(map::CLASS_CPU, CLASS_SLOTS * self.cpus)
             .map_max_entries(map::EVENTS, *ring_bytes);

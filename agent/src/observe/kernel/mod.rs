@@ -25,17 +25,18 @@ use aya::sys::Stats;
 use aya::{Ebpf, Pod};
 use aya_log::EbpfLogger;
 use downbeat_abi::{
-    BUCKETS, BlameKey, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, Waits, map,
+    BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, Waits, map,
 };
 use downbeat_api::{BpfCost, BpfProgram};
 
-use self::blame::BlameTable;
+use self::blame::{BlameTable, CPU_WORDS};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
 use self::shared::SharedWords;
 use crate::model::histogram::WaitHistogram;
 use crate::roots::Roots;
 
+pub use self::blame::Blame;
 pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
 pub use self::jobs::ThreadJob;
@@ -53,7 +54,8 @@ pub struct ProbeOptions {
     pub ring_bytes: u32,
     /// Threads that can be managed at the same time. The kernel preallocates about 104 bytes each.
     pub max_threads: u32,
-    /// Of these, threads whose jobs can be followed. The kernel preallocates 3184 bytes each.
+    /// Of these, threads whose jobs can be followed and whose waits are blamed on someone. The
+    /// kernel preallocates 3488 bytes each.
     pub max_jobs: u32,
     /// A file with the kernel's types (BTF), where the kernel itself does not show them. The
     /// programs then attach to raw tracepoints.
@@ -92,7 +94,7 @@ pub struct ProbeCounters {
     pub discarded_samples: u64,
     /// Threads whose jobs found no place.
     pub dropped_jobs: u64,
-    /// Culprits that found the table of blame full.
+    /// Times that a culprit found no place in the table of blame.
     pub dropped_blame: u64,
     /// Stories of misses that found the ring full.
     pub dropped_misses: u64,
@@ -121,6 +123,8 @@ pub struct KernelProbes {
     jobs: JobTable,
     blame: BlameTable,
     class_cpu: SharedWords,
+    /// One word: whether any thread was ever managed.
+    managed: SharedWords,
     cpus: u32,
     events: RingBuf<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -149,7 +153,7 @@ impl KernelProbes {
     pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
         let loaded = load::load(roots, options);
         give_back_freed_memory();
-        let load::Loaded { mut ebpf, gate_words, cpus, running, limits } = loaded?;
+        let load::Loaded { mut ebpf, gate_words, cpus, places, running, limits } = loaded?;
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
@@ -158,9 +162,10 @@ impl KernelProbes {
         let class_words = CLASS_SLOTS as usize * cpus as usize;
         let class_cpu = shared(&mut ebpf, map::CLASS_CPU, class_words)?;
         let threads = take(&mut ebpf, map::THREADS)?;
-        let places = options.max_jobs;
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
-        let blame = BlameTable::new(take(&mut ebpf, map::BLAME)?);
+        let cpu_words = shared(&mut ebpf, map::CPUS, cpus as usize * CPU_WORDS)?;
+        let blame = BlameTable::new(cpu_words, cpus);
+        let managed = shared(&mut ebpf, map::MANAGED, 1)?;
         let events = take(&mut ebpf, map::EVENTS)?;
         let log = match options.log {
             Some(_) => Some(
@@ -181,6 +186,7 @@ impl KernelProbes {
             jobs: JobTable::new(jobs, places),
             blame,
             class_cpu,
+            managed,
             cpus,
             events,
             log,
@@ -210,6 +216,9 @@ impl KernelProbes {
     pub fn manage(&mut self, tid: u32, slot: u32) -> io::Result<()> {
         if tid == 0 || (slot >= CLASS_SLOTS && slot != NO_CLASS) {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if let Some(managed) = self.managed.words().first() {
+            managed.store(1, Ordering::Relaxed);
         }
         let known = self.thread(tid);
         let job = self.jobs.place(tid).unwrap_or(NO_JOB);
@@ -318,11 +327,11 @@ impl KernelProbes {
         self.jobs.read()
     }
 
-    /// How long threads of which class waited for whom, nanoseconds. Entries only grow, but one
-    /// that did not for a minute goes, and starts from 0 when it comes back. `now` is as in
-    /// [`KernelProbes::cost`].
-    pub fn blame(&mut self, now: Duration) -> Vec<(BlameKey, u64)> {
-        self.blame.read(now)
+    /// How long threads of which class waited for whom since the last call. Call it more often
+    /// than each five seconds: a culprit that was gone for so long loses its place. `now_ns` is
+    /// `CLOCK_MONOTONIC`.
+    pub fn blame(&mut self, now_ns: u64) -> Vec<Blame> {
+        self.blame.read(now_ns)
     }
 
     /// How long the threads of a class slot ran on each CPU since the programs were loaded,
