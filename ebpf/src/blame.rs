@@ -12,7 +12,7 @@ use downbeat_abi::{
 
 use crate::atomic;
 use crate::maps::{self, BLAME_ON, CPUS, OWN, count};
-use crate::occupancy::{index, unsettled};
+use crate::occupancy::{index, unsettled, within};
 use crate::task::Task;
 
 /// A move to another CPU so soon after the wake-up is where the thread was put, nanoseconds.
@@ -40,8 +40,8 @@ pub unsafe fn begin(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
             marks.add(n).write_volatile(sums.add(n).read_volatile());
         }
         let unsettled = unsettled(cpu, now);
-        *marks.add(index((*cpu).place.into(), PLACES)) += unsettled;
-        (*job).own_mark_ns = own(cpu, number, task, unsettled);
+        *marks.add(within((*cpu).place as usize)) += unsettled;
+        (*job).own_mark_ns = own(cpu, thread, task, unsettled);
         (*thread).blame_ns = now;
     }
 }
@@ -90,7 +90,7 @@ pub unsafe fn settle(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
         let number = (*thread).cpu;
         let Some(cpu) = CPUS.get_ptr_mut(number) else { return };
         let unsettled = unsettled(cpu, now);
-        let own_ns = own(cpu, number, task, unsettled).saturating_sub((*job).own_mark_ns);
+        let own_ns = own(cpu, thread, task, unsettled).saturating_sub((*job).own_mark_ns);
         let own_ns = own_ns.min(wait_ns);
         add(cpu, job, (*thread).slot, place::WORKLOAD, own_ns);
         (*job).own_left_ns = own_ns;
@@ -111,10 +111,10 @@ unsafe fn differences(cpu: *const Cpu, job: *mut Job, unsettled: u64) -> u64 {
     unsafe {
         let sums = (&raw const (*cpu).ns).cast::<u64>();
         let marks = (&raw mut (*job).marks).cast::<u64>();
-        let present = marks.add(index((*cpu).place.into(), PLACES));
+        let present = marks.add(within((*cpu).place as usize));
         present.write_volatile(present.read_volatile().wrapping_sub(unsettled));
         let mut changed = 0;
-        for n in 0..place::SOFT + place::SOFT_VECTORS {
+        for n in 0..PLACES {
             let ns = sums.add(n).read_volatile().wrapping_sub(marks.add(n).read_volatile());
             marks.add(n).write_volatile(ns);
             changed |= ((ns | ns.wrapping_neg()) >> 63) << n;
@@ -144,7 +144,7 @@ extern "C" fn settle_one(_: u32, settling: *mut Settling) -> u64 {
             return 1;
         }
         (*job).places_left = left & (left - 1);
-        let n = index(lowest_bit(left), PLACES);
+        let n = within(lowest_bit(left) as usize);
         let mut ns = *(&raw const (*job).marks).cast::<u64>().add(n);
         // The sums of another CPU may be read in the middle of their change.
         if ns > i64::MAX as u64 {
@@ -152,7 +152,7 @@ extern "C" fn settle_one(_: u32, settling: *mut Settling) -> u64 {
         }
         let slot = (*thread).slot;
         if n < HASHED {
-            let label = (&raw const (*cpu).labels).cast::<Label>().add(n);
+            let label = (&raw const (*cpu).labels).cast::<Label>().add(index(n as u64, HASHED));
             // The process's own threads are in its class's place, or in its program's.
             if is_own(label, slot) {
                 let part = (*job).own_left_ns.min(ns);
@@ -175,11 +175,12 @@ extern "C" fn settle_one(_: u32, settling: *mut Settling) -> u64 {
 fn lowest_bit(word: u64) -> u64 {
     let bit = word & word.wrapping_neg();
     let half = |mask: u64, shift: u64| u64::from(bit & mask != 0) * shift;
-    half(0xffff_0000, 16)
-        + half(0xff00_ff00, 8)
-        + half(0xf0f0_f0f0, 4)
-        + half(0xcccc_cccc, 2)
-        + half(0xaaaa_aaaa, 1)
+    half(0xffff_ffff_0000_0000, 32)
+        + half(0xffff_0000_ffff_0000, 16)
+        + half(0xff00_ff00_ff00_ff00, 8)
+        + half(0xf0f0_f0f0_f0f0_f0f0, 4)
+        + half(0xcccc_cccc_cccc_cccc, 2)
+        + half(0xaaaa_aaaa_aaaa_aaaa, 1)
 }
 
 /// Whether a process whose threads are of class `slot` may be in the place with this label.
@@ -196,32 +197,40 @@ unsafe fn is_own(label: *const Label, slot: u32) -> bool {
 /// What managed threads of the task's own process had of a CPU so far; nothing for a process of
 /// one thread.
 #[inline(always)]
-unsafe fn own(cpu: *const Cpu, number: u32, task: Task, unsettled: u64) -> u64 {
-    if !task.has_siblings() {
-        return 0;
-    }
-    let tgid = task.tgid();
+unsafe fn own(cpu: *const Cpu, thread: *const Thread, task: Task, unsettled: u64) -> u64 {
     // SAFETY: the maps' own pointers.
     unsafe {
-        let settled = OWN.get_ptr(own_key(tgid, number)).map_or(0, |ns| ns.read_volatile());
+        if (*thread).has_siblings == 0 {
+            return 0;
+        }
+        let tgid = task.tgid();
+        let key = own_key(tgid, (*thread).cpu);
+        let settled = OWN.get_ptr(key).map_or(0, |ns| ns.read_volatile());
         if (*cpu).tgid == tgid { settled + unsettled } else { settled }
     }
 }
 
 /// A managed thread had a CPU for `ns` nanoseconds.
+///
+/// # Safety
+/// `thread` is a live value of its map.
 #[inline(always)]
-pub fn ran(task: Task, cpu: u32, ns: u64) {
-    if BLAME_ON.load() == 0 || !task.has_siblings() {
+pub unsafe fn ran(thread: *mut Thread, task: Task, cpu: u32, ns: u64) {
+    if BLAME_ON.load() == 0 {
         return;
     }
-    let key = own_key(task.tgid(), cpu);
-    match OWN.get_ptr_mut(key) {
-        // SAFETY: the map's own pointer.
-        Some(sum) => unsafe { atomic::add(sum, ns) },
-        None => {
-            if OWN.insert(key, ns, 0).is_err() {
-                count(Counter::DroppedBlame);
-            }
+    // SAFETY: the maps' own pointers.
+    unsafe {
+        let has_siblings = task.has_siblings();
+        (*thread).has_siblings = has_siblings.into();
+        if !has_siblings {
+            return;
+        }
+        let key = own_key(task.tgid(), cpu);
+        if let Some(sum) = OWN.get_ptr_mut(key) {
+            atomic::add(sum, ns);
+        } else if OWN.insert(key, ns, 0).is_err() {
+            count(Counter::DroppedBlame);
         }
     }
 }
@@ -309,8 +318,7 @@ unsafe fn named(cpu: *const Cpu, n: usize, ns: u64) -> Culprit {
         place::TIMER => plain(CulpritKind::Timer, 0),
         place::STOLEN => plain(CulpritKind::Stolen, 0),
         place::WORKLOAD => plain(CulpritKind::Workload, 0),
-        place::UNKNOWN => plain(CulpritKind::Unknown, 0),
-        _ => plain(CulpritKind::SoftInterrupt, (n - place::SOFT) as u32),
+        _ => plain(CulpritKind::Unknown, 0),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Interrupts and timers: what they take from whoever runs, and which wake-ups they cause.
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
-use downbeat_abi::{Cpu, place};
+use downbeat_abi::{Cpu, CulpritKind, place};
 
 use crate::jobs::believable;
 use crate::maps::TIMER_EXPIRES;
@@ -26,7 +26,8 @@ pub fn hard_ends(number: u32) {
         (*cpu).hard_since_ns = 0;
         if since != 0 {
             let now = now();
-            let place = occupancy::place_of_interrupt(cpu, now, number);
+            let kind = CulpritKind::HardInterrupt;
+            let place = occupancy::place_of_interrupt(cpu, now, kind, number);
             within(cpu, since, now, place);
         }
     }
@@ -57,9 +58,8 @@ pub fn soft_ends(vector: u32) {
         }
         let now = now();
         let ns = now.saturating_sub(since).saturating_sub((*cpu).soft_nested_ns);
-        if (vector as usize) < place::SOFT_VECTORS {
-            occupancy::interrupted(cpu, ns, place::SOFT + vector as usize);
-        }
+        let place = occupancy::place_of_interrupt(cpu, now, CulpritKind::SoftInterrupt, vector);
+        occupancy::interrupted(cpu, ns, place);
     }
 }
 

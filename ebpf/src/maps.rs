@@ -38,10 +38,6 @@ pub static OWN: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
 #[map]
 static MANAGED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// How long each class ran on each CPU.
-#[map]
-pub static CLASS_CPU: Array<u64> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
-
 /// Losses by [`Counter`].
 #[map]
 static COUNTERS: Array<u64> = Array::with_max_entries(downbeat_abi::COUNTERS, BPF_F_MMAPABLE);
@@ -62,8 +58,6 @@ pub static TASK_STATE: Global<u32> = Global::new(0);
 pub static SWITCH_HAS_STATE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static RING_WAKE_BYTES: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-pub static CPU_COUNT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static BLAME_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]

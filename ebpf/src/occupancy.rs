@@ -15,6 +15,9 @@ use crate::task::Task;
 /// of the two clocks.
 const STOLEN_FROM_NS: u64 = 50_000;
 
+/// The first eight bytes of their names.
+const KWORKER: u64 = u64::from_ne_bytes(*b"kworker/");
+
 /// Who a culprit is.
 #[derive(Clone, Copy)]
 struct Identity {
@@ -65,11 +68,10 @@ pub fn interrupted(cpu: *mut Cpu, ns: u64, place: usize) {
     }
 }
 
-/// The place of a hard interrupt.
+/// The place of an interrupt of this kind and number.
 #[inline(always)]
-pub fn place_of_interrupt(cpu: *mut Cpu, now: u64, number: u32) -> usize {
-    let who = Identity { kind: CulpritKind::HardInterrupt, id: number, comm: [0; 2] };
-    hashed(cpu, now, who) as usize
+pub fn place_of_interrupt(cpu: *mut Cpu, now: u64, kind: CulpritKind, id: u32) -> usize {
+    hashed(cpu, now, Identity { kind, id, comm: [0; 2] }) as usize
 }
 
 /// What the present occupant had of the CPU since the last switch, nanoseconds.
@@ -87,7 +89,7 @@ pub fn unsettled(cpu: *const Cpu, now: u64) -> u64 {
 #[inline(always)]
 unsafe fn sum(cpu: *mut Cpu, place: usize) -> *mut u64 {
     // SAFETY: as the callers promise; the index is masked.
-    unsafe { (&raw mut (*cpu).ns).cast::<u64>().add(black_box(place) & (PLACES - 1)) }
+    unsafe { (&raw mut (*cpu).ns).cast::<u64>().add(within(place)) }
 }
 
 #[inline(always)]
@@ -100,7 +102,12 @@ fn place_of(cpu: *mut Cpu, now: u64, task: Task, slot: u32) -> u32 {
     } else {
         let kernel = task.is_kernel_thread();
         let kind = if kernel { CulpritKind::Kernel } else { CulpritKind::Program };
-        Identity { kind, id: 0, comm: task.program() }
+        let mut comm = task.program();
+        // Workers of the kernel are many, and what tells them apart says nothing.
+        if comm[0] == KWORKER {
+            comm[1] = 0;
+        }
+        Identity { kind, id: 0, comm }
     };
     hashed(cpu, now, who)
 }
@@ -113,11 +120,11 @@ fn hashed(cpu: *mut Cpu, now: u64, who: Identity) -> u32 {
     let kind = kind as u32;
     let what = (u64::from(kind) << 32) | u64::from(id);
     let mixed = (what ^ comm[0] ^ comm[1].rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let home = (mixed >> 60) as usize;
+    let home = (mixed >> 59) as usize;
     let mut free = PLACES;
     // SAFETY: the map's own pointer, and every index is masked.
     unsafe {
-        for other in [0, 1, 6, 11] {
+        for other in [0, 1, 11, 22] {
             let n = index((home ^ other) as u64, HASHED);
             let label = (&raw mut (*cpu).labels).cast::<Label>().add(n);
             let its = (&raw const (*label).comm).cast::<[u64; 2]>().read();
@@ -155,3 +162,9 @@ pub fn index(n: u64, len: usize) -> usize {
     black_box(n as usize) & (len - 1)
 }
 
+/// The same for a place.
+#[inline(always)]
+pub fn within(place: usize) -> usize {
+    let place = black_box(place);
+    if place < PLACES { place } else { place::UNKNOWN }
+}

@@ -5,7 +5,8 @@ use core::hint::black_box;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, Job, NO_CLASS, Thread, bucket_of};
 
-use crate::maps::{self, BLAME_ON, CLASS_CPU, CPU_COUNT, WAITS, count};
+use crate::maps::{self, BLAME_ON, WAITS, count};
+use crate::occupancy::index;
 use crate::task::Task;
 use crate::{atomic, blame, gate, jobs, occupancy};
 
@@ -121,8 +122,8 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
         let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
         let job = maps::job(job);
         if run_ns != 0 && run_ns < now {
-            ran_in_class(slot, cpu, now - run_ns);
-            blame::ran(task, cpu, now - run_ns);
+            ran_in_class(slot, now - run_ns);
+            blame::ran(thread, task, cpu, now - run_ns);
         }
         (*thread).run_ns = 0;
         (*thread).ready_ns = 0;
@@ -186,22 +187,28 @@ fn waited(slot: u32, wait_ns: u64) {
     // LLVM knows that the index is in range and would drop the mask by which the verifier
     // learns it.
     let bucket = black_box(bucket_of(wait_ns)) & (BUCKETS - 1);
-    // SAFETY: the map's own pointer, and the index is in range.
+    // SAFETY: the maps' own pointers, and the indexes are in range.
     unsafe {
         atomic::add((&raw mut (*waits).buckets).cast::<u64>().add(bucket), 1);
-        atomic::add(&raw mut (*waits).sum_ns, wait_ns);
+        if let Some(cpu) = occupancy::here() {
+            let sums = (&raw mut (*cpu).class_waited_ns).cast::<u64>();
+            *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += wait_ns;
+        }
     }
 }
 
-/// Counts CPU time of a class on a CPU.
+/// Counts CPU time of a class on this CPU.
 #[inline(always)]
-fn ran_in_class(slot: u32, cpu: u32, ns: u64) {
+fn ran_in_class(slot: u32, ns: u64) {
     if slot >= CLASS_SLOTS {
         return;
     }
-    if let Some(sum) = CLASS_CPU.get_ptr_mut(slot * CPU_COUNT.load() + cpu) {
-        // SAFETY: the map's own pointer.
-        unsafe { atomic::add(sum, ns) };
+    if let Some(cpu) = occupancy::here() {
+        // SAFETY: the map's own pointer, and the index is in range.
+        unsafe {
+            let sums = (&raw mut (*cpu).class_ran_ns).cast::<u64>();
+            *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += ns;
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Args {
     /// Measures the probes in a minute, too short for figures to quote
     #[arg(long)]
     quick: bool,
+    /// Of the probes, only this; may be given several times
+    #[arg(long, value_name = "PART")]
+    part: Vec<probes::Part>,
     /// Takes the release programs as they are
     #[arg(long)]
     no_build: bool,
@@ -47,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     let asked = |which| args.which.is_empty() || args.which.contains(&which);
     if asked(Which::Probes) {
         println!("# probes");
-        probes::run(args.quick, !args.no_build)?;
+        probes::run(&args.part, args.quick, !args.no_build)?;
     }
     if asked(Which::Demo) {
         println!("# demo");

@@ -23,14 +23,13 @@ impl Default for WaitHistogram {
     }
 }
 
-impl From<&Waits> for WaitHistogram {
-    fn from(waits: &Waits) -> Self {
-        let Waits { buckets, sum_ns } = waits;
-        Self { buckets: Box::new(*buckets), sum_ns: *sum_ns }
-    }
-}
-
 impl WaitHistogram {
+    /// From counts by bucket and the sum of what they count, nanoseconds.
+    #[must_use]
+    pub fn new(waits: &Waits, sum_ns: u64) -> Self {
+        Self { buckets: Box::new(waits.buckets), sum_ns }
+    }
+
     /// Counts one time.
     pub fn record(&mut self, ns: u64) {
         self.buckets[bucket_of(ns)] += 1;

@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod histogram;
 pub mod host_history;
+pub mod rhythm;
 mod world;
 
 pub use world::{ClassTotals, Process, Thread, World};

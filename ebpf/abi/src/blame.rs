@@ -4,14 +4,17 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::COMM_LEN;
 
+/// Class slots.
+const CLASSES: usize = crate::CLASS_SLOTS as usize;
+
+/// The first places of each CPU are for classes, programs, kernel threads and interrupts, found by
+/// a hash of what they are: a power of two.
+pub const HASHED: usize = 32;
+
 /// Places for culprits on each CPU.
-pub const PLACES: usize = 32;
+pub const PLACES: usize = HASHED + 5;
 
-/// The first places are for classes, programs, kernel threads and hard interrupts, found by a hash
-/// of what they are: a power of two.
-pub const HASHED: usize = 16;
-
-/// The places after those have a meaning of their own.
+/// The places after the hashed ones have a meaning of their own.
 pub mod place {
     /// The idle thread.
     pub const IDLE: usize = super::HASHED;
@@ -23,15 +26,11 @@ pub mod place {
     pub const UNKNOWN: usize = super::HASHED + 3;
     /// Threads of the victim's own process.
     pub const WORKLOAD: usize = super::HASHED + 4;
-    /// The first soft interrupt; its vector counts on from here.
-    pub const SOFT: usize = super::HASHED + 5;
-    /// Soft interrupts (`NR_SOFTIRQS`).
-    pub const SOFT_VECTORS: usize = 10;
 }
 
 /// A place whose culprit had the CPU last before so many nanoseconds may be given to another.
 /// Whoever reads the sums must do so more often.
-pub const KEEP_NS: u64 = 5_000_000_000;
+pub const KEEP_NS: u64 = 3_000_000_000;
 
 /// Rows of sums on each CPU: one for each class slot, and one for threads without a class.
 pub const VICTIMS: usize = crate::CLASS_SLOTS as usize + 1;
@@ -143,6 +142,10 @@ pub struct Cpu {
     pub tgid: u32,
     /// Always 0.
     pub padding: u32,
+    /// How long threads of each class ran here, nanoseconds.
+    pub class_ran_ns: [u64; CLASSES],
+    /// How long threads of each class had waited that then ran here, nanoseconds.
+    pub class_waited_ns: [u64; CLASSES],
     /// How long each place had the CPU, nanoseconds, up to the last switch.
     pub ns: [u64; PLACES],
     /// Whose the hashed places are.
@@ -155,9 +158,12 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Culprit>() == 32);
     assert!(size_of::<Label>() == 40);
-    assert!(offset_of!(Cpu, ns) == 80);
-    assert!(offset_of!(Cpu, labels) == 80 + 8 * PLACES);
-    assert!(size_of::<Cpu>() == 80 + 8 * PLACES + 40 * HASHED + 8 * PLACES * VICTIMS);
-    assert!(PLACES.is_power_of_two() && HASHED.is_power_of_two());
-    assert!(place::SOFT + place::SOFT_VECTORS <= PLACES);
+    assert!(offset_of!(Cpu, class_ran_ns) == 80);
+    assert!(offset_of!(Cpu, ns) == 80 + 16 * CLASSES);
+    assert!(offset_of!(Cpu, labels) == 80 + 16 * CLASSES + 8 * PLACES);
+    assert!(
+        size_of::<Cpu>() == 80 + 16 * CLASSES + 8 * PLACES + 40 * HASHED + 8 * PLACES * VICTIMS
+    );
+    assert!(HASHED.is_power_of_two());
+    assert!(PLACES <= 64);
 };

@@ -102,8 +102,6 @@ pub struct Story {
 pub struct Job {
     /// A job that takes longer is a miss; 0 for none.
     pub deadline_ns: u64,
-    /// The job under way.
-    pub story: Story,
     /// Since when the thread sleeps; 0 while it does not.
     pub slept_ns: u64,
     /// A [`SleepKind`].
@@ -114,14 +112,16 @@ pub struct Job {
     pub run_since_ns: u64,
     /// `sum_exec_runtime` at that moment.
     pub exec_mark_ns: u64,
-    /// Slept for a disk since it was last known whether for a page.
-    pub pending_io_ns: u64,
-    /// `maj_flt` before that.
-    pub fault_mark: u64,
-    /// Since when the thread reclaims memory; 0 while it does not.
-    pub reclaim_since_ns: u64,
     /// The last release; 0 before the first.
     pub last_release_ns: u64,
+    /// Slept for a disk since it was last known whether for a page.
+    pub pending_io_ns: u64,
+    /// Since when the thread reclaims memory; 0 while it does not.
+    pub reclaim_since_ns: u64,
+    /// The job under way.
+    pub story: Story,
+    /// `maj_flt` before the last sleep for a disk.
+    pub fault_mark: u64,
     /// [`crate::Cpu::ns`] of the CPU on which the thread waits, from when on its wait is not blamed on
     /// anyone yet.
     pub marks: [u64; PLACES],
@@ -187,13 +187,13 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Story>() == 104 + 32 * JOB_CULPRITS);
     assert!(offset_of!(Story, culprits) == 104);
-    assert!(offset_of!(Job, story) == 8);
-    assert!(offset_of!(Job, slept_ns) == 240);
+    assert!(offset_of!(Job, story) == 64);
     assert!(offset_of!(Job, marks) == 304);
-    assert!(offset_of!(Job, jobs) == 592);
-    assert!(offset_of!(Job, releases) == 672);
-    assert!(offset_of!(Job, response) == 1184);
-    assert!(size_of::<Job>() == 1184 + 12 * JOB_BUCKETS);
+    assert!(offset_of!(Job, own_mark_ns) == 304 + 8 * PLACES);
+    assert!(offset_of!(Job, jobs) == 336 + 8 * PLACES);
+    assert!(offset_of!(Job, releases) == 416 + 8 * PLACES);
+    assert!(offset_of!(Job, response) == 416 + 8 * (PLACES + RELEASES));
+    assert!(size_of::<Job>() == 416 + 8 * (PLACES + RELEASES) + 12 * JOB_BUCKETS);
     assert!(size_of::<Miss>() == 272);
     assert!(offset_of!(Miss, story) == 40);
     assert!(RELEASES.is_power_of_two());

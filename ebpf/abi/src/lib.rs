@@ -54,8 +54,8 @@ pub struct Thread {
     pub job: u32,
     /// The CPU on whose run queue it is, or on which it runs.
     pub cpu: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// 1 where its process had more than one thread when it last ran.
+    pub has_siblings: u32,
 }
 
 impl Thread {
@@ -63,7 +63,7 @@ impl Thread {
     #[must_use]
     #[inline]
     pub const fn new(slot: u32, job: u32) -> Self {
-        Self { ready_ns: 0, blame_ns: 0, run_ns: 0, woken_ns: 0, slot, job, cpu: 0, padding: 0 }
+        Self { ready_ns: 0, blame_ns: 0, run_ns: 0, woken_ns: 0, slot, job, cpu: 0, has_siblings: 0 }
     }
 }
 
@@ -72,10 +72,8 @@ impl Thread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Waits {
-    /// Waits by length; see [`bucket_of`].
+    /// Waits by length; see [`bucket_of`]. Their sum is in [`Cpu::class_waited_ns`].
     pub buckets: [u64; BUCKETS],
-    /// Sum of all waits, nanoseconds.
-    pub sum_ns: u64,
 }
 
 /// What the kernel programs lost: keys of the map `COUNTERS`.
@@ -118,16 +116,12 @@ pub mod map {
     pub const OWN: &str = "OWN";
     /// 1 where any thread is managed, as one `u64`: who has the CPUs matters only then.
     pub const MANAGED: &str = "MANAGED";
-    /// Nanoseconds that a class's threads ran, as `u64` by slot × [`global::CPU_COUNT`] + CPU.
-    pub const CLASS_CPU: &str = "CLASS_CPU";
 }
 
 /// Names of the read-only globals (all `u32`) that the loader fills before the verifier runs.
 ///
 /// An offset of 0 says that this kernel has no such field, and what needs it is left out.
 pub mod global {
-    /// CPUs that the kernel may ever have: entries of `CPUS`.
-    pub const CPU_COUNT: &str = "CPU_COUNT";
     /// 1 to find out whom managed threads wait for.
     pub const BLAME_ON: &str = "BLAME_ON";
     /// 1 to follow jobs.
@@ -175,8 +169,7 @@ const _: () = {
     assert!(size_of::<Thread>() == 48);
     assert!(offset_of!(Thread, ready_ns) == 0);
     assert!(offset_of!(Thread, slot) == 32);
-    assert!(size_of::<Waits>() == 2056);
-    assert!(offset_of!(Waits, sum_ns) == 2048);
+    assert!(size_of::<Waits>() == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
     assert!(Counter::DroppedMisses as u32 + 1 == COUNTERS);
 };

@@ -16,6 +16,9 @@ pub(super) const CPU_WORDS: usize = size_of::<Cpu>() / size_of::<u64>();
 /// Where its labels and its sums begin, in words.
 const LABELS: usize = std::mem::offset_of!(Cpu, labels) / size_of::<u64>();
 const SUMS: usize = std::mem::offset_of!(Cpu, blame) / size_of::<u64>();
+/// As above, of the classes' running and waiting times.
+const RAN: usize = std::mem::offset_of!(Cpu, class_ran_ns) / size_of::<u64>();
+pub(super) const WAITED: usize = std::mem::offset_of!(Cpu, class_waited_ns) / size_of::<u64>();
 const LABEL_WORDS: usize = size_of::<Label>() / size_of::<u64>();
 
 /// How long threads of one class waited for one culprit.
@@ -41,6 +44,20 @@ impl BlameTable {
     pub(super) fn new(words: SharedWords, cpus: u32) -> Self {
         let cpus = cpus as usize;
         Self { words, cpus, before: vec![[[0; PLACES]; VICTIMS]; cpus], read_ns: 0 }
+    }
+
+    /// A sum of a class slot over all CPUs, which begins at word `first` of each CPU's record.
+    pub(super) fn class_sum(&self, first: usize, slot: u32) -> u64 {
+        (0..self.cpus).map(|cpu| self.class_word(cpu, first, slot)).sum()
+    }
+
+    /// How long a class slot's threads ran on each CPU, nanoseconds.
+    pub(super) fn class_ran(&self, slot: u32) -> Vec<u64> {
+        (0..self.cpus).map(|cpu| self.class_word(cpu, RAN, slot)).collect()
+    }
+
+    fn class_word(&self, cpu: usize, first: usize, slot: u32) -> u64 {
+        self.words.load(cpu * CPU_WORDS + first + slot as usize)
     }
 
     /// What was added since the last read. `now_ns` is `CLOCK_MONOTONIC`.
@@ -88,7 +105,6 @@ impl BlameTable {
             place::TIMER => plain(CulpritKind::Timer, 0),
             place::STOLEN => plain(CulpritKind::Stolen, 0),
             place::WORKLOAD => plain(CulpritKind::Workload, 0),
-            n if n >= place::SOFT => plain(CulpritKind::SoftInterrupt, (n - place::SOFT) as u32),
             _ => plain(CulpritKind::Unknown, 0),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
-use downbeat_abi::{CLASS_SLOTS, GATE_WORD_BITS, global, map};
+use downbeat_abi::{GATE_WORD_BITS, global, map};
 
 use super::layout::{Layout, layout};
 use super::{Limit, ProbeError, ProbeOptions};
@@ -218,14 +218,12 @@ impl Attempt<'_> {
             .override_global(global::TYPED, &typed, true)
             .override_global(global::BLAME_ON, &blame, true)
             .override_global(global::JOBS_ON, if parts.jobs { &1_u32 } else { &0 }, true)
-            .override_global(global::CPU_COUNT, &self.cpus, true)
             .override_global(global::RING_WAKE_BYTES, &ring_wake_bytes, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(map::GATE, self.gate_words)
             .map_max_entries(map::THREADS, *max_threads)
             .map_max_entries(map::JOBS, *max_jobs)
             .map_max_entries(map::CPUS, self.cpus)
-            .map_max_entries(map::CLASS_CPU, CLASS_SLOTS * self.cpus)
             .map_max_entries(map::EVENTS, *ring_bytes);
         for (name, value) in &self.layout.globals {
             loader.override_global(name, value, true);

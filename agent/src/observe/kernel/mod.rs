@@ -29,7 +29,7 @@ use downbeat_abi::{
 };
 use downbeat_api::{BpfCost, BpfProgram};
 
-use self::blame::{BlameTable, CPU_WORDS};
+use self::blame::{BlameTable, CPU_WORDS, WAITED};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
 use self::shared::SharedWords;
@@ -41,8 +41,8 @@ pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
 pub use self::jobs::ThreadJob;
 
-/// Words of one class in the map of waits: its buckets and their sum.
-const WAIT_WORDS: usize = BUCKETS + 1;
+/// Words of one class in the map of waits.
+const WAIT_WORDS: usize = BUCKETS;
 
 /// How the programs are loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct ProbeOptions {
     /// Threads that can be managed at the same time. The kernel preallocates about 104 bytes each.
     pub max_threads: u32,
     /// Of these, threads whose jobs can be followed and whose waits are blamed on someone. The
-    /// kernel preallocates 3488 bytes each.
+    /// kernel preallocates 3528 bytes each.
     pub max_jobs: u32,
     /// A file with the kernel's types (BTF), where the kernel itself does not show them. The
     /// programs then attach to raw tracepoints.
@@ -122,10 +122,8 @@ pub struct KernelProbes {
     threads: HashMap<MapData, u32, ThreadValue>,
     jobs: JobTable,
     blame: BlameTable,
-    class_cpu: SharedWords,
     /// One word: whether any thread was ever managed.
     managed: SharedWords,
-    cpus: u32,
     events: RingBuf<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Threads that [`KernelProbes::manage`] could not put in.
@@ -159,8 +157,6 @@ impl KernelProbes {
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
         let waits = shared(&mut ebpf, map::WAITS, CLASS_SLOTS as usize * WAIT_WORDS)?;
         let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
-        let class_words = CLASS_SLOTS as usize * cpus as usize;
-        let class_cpu = shared(&mut ebpf, map::CLASS_CPU, class_words)?;
         let threads = take(&mut ebpf, map::THREADS)?;
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
         let cpu_words = shared(&mut ebpf, map::CPUS, cpus as usize * CPU_WORDS)?;
@@ -185,9 +181,7 @@ impl KernelProbes {
             threads,
             jobs: JobTable::new(jobs, places),
             blame,
-            class_cpu,
             managed,
-            cpus,
             events,
             log,
             refused_threads: 0,
@@ -315,10 +309,9 @@ impl KernelProbes {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let first = slot as usize * WAIT_WORDS;
-        Ok(WaitHistogram::from(&Waits {
-            buckets: std::array::from_fn(|bucket| self.waits.load(first + bucket)),
-            sum_ns: self.waits.load(first + BUCKETS),
-        }))
+        let buckets = std::array::from_fn(|bucket| self.waits.load(first + bucket));
+        let sum_ns = self.blame.class_sum(WAITED, slot);
+        Ok(WaitHistogram::new(&Waits { buckets }, sum_ns))
     }
 
     /// Jobs of every thread that is followed, and for the last time of those that were until the
@@ -338,8 +331,7 @@ impl KernelProbes {
     /// nanoseconds by the CPU's number.
     #[must_use]
     pub fn class_cpu(&self, slot: u32) -> Vec<u64> {
-        let first = slot as usize * self.cpus as usize;
-        (first..first + self.cpus as usize).map(|word| self.class_cpu.load(word)).collect()
+        self.blame.class_ran(slot)
     }
 
     /// What was lost so far.

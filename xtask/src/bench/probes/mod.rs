@@ -14,12 +14,26 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
+use clap::ValueEnum;
 
 use crate::demo::cpu_time::HostTime;
 use crate::demo::work::median;
 use crate::packages::{self, HACKBENCH, RUNQLAT, RUNQSLOWER};
 use crate::signals::Signals;
 use crate::{demo, workspace};
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Cost per event beside runqlat and runqslower
+    Events,
+    /// Wall time of a storm of wake-ups with and without the programs
+    Slowdown,
+    /// Memory of the maps
+    Memory,
+    /// The agent's CPU time, and how it grows
+    Agent,
+}
 
 /// How long everything is measured.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +53,11 @@ struct Extent {
 const FULL: Extent = Extent { rounds: 5, pairs: 11, loops: 3_000, agent_seconds: 20, growth: true };
 const QUICK: Extent = Extent { rounds: 1, pairs: 3, loops: 500, agent_seconds: 4, growth: false };
 
-/// Measures all of it and prints it.
+/// Measures the parts that are asked for, all of them where none is, and prints what came of it.
 ///
 /// # Errors
 /// Without root, or where a tool is missing and cannot be installed.
-pub fn run(quick: bool, build: bool) -> Result<()> {
+pub fn run(parts: &[Part], quick: bool, build: bool) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "loading kernel programs needs root: use sudo");
     packages::need(&[RUNQLAT, RUNQSLOWER, HACKBENCH])?;
     let signals = demo::prepare(build)?;
@@ -53,19 +67,30 @@ pub fn run(quick: bool, build: bool) -> Result<()> {
         let status = status.context("cargo: starting it")?;
         ensure!(status.success(), "cargo build of the example `probes`: {status}");
     }
-    measure(if quick { &QUICK } else { &FULL }, &signals)?;
+    measure(parts, if quick { &QUICK } else { &FULL }, &signals)?;
     nothing_is_left()
 }
 
-fn measure(extent: &Extent, signals: &Signals) -> Result<()> {
-    println!("## per event, storm: hackbench -l {} -g {}", extent.loops, storm::GROUPS);
-    events::run(extent, signals)?;
-    println!("## wall time of the storm, every tenth of its threads managed");
-    slowdown::run(extent, signals)?;
-    println!("## memory of the maps");
-    memory::run(signals)?;
-    println!("## CPU time of the agent");
-    growth::run(extent, signals)
+fn measure(parts: &[Part], extent: &Extent, signals: &Signals) -> Result<()> {
+    let asked = |part| parts.is_empty() || parts.contains(&part);
+    let storm = format!("hackbench -l {} -g {}", extent.loops, storm::GROUPS);
+    if asked(Part::Events) {
+        println!("## cost per event of {storm}");
+        events::run(extent, signals)?;
+    }
+    if asked(Part::Slowdown) {
+        println!("## wall time of {storm}, every tenth of its threads managed");
+        slowdown::run(extent, signals)?;
+    }
+    if asked(Part::Memory) {
+        println!("## memory of the maps");
+        memory::run(signals)?;
+    }
+    if asked(Part::Agent) {
+        println!("## CPU time of the agent");
+        growth::run(extent, signals)?;
+    }
+    Ok(())
 }
 
 /// The programs end with the processes that hold them; the kernel may take a moment.

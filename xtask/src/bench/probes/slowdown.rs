@@ -21,14 +21,26 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
     let (mut wall, mut cpu) = (Vec::new(), Vec::new());
     // A first one that does not count: the machine comes to its stride.
     without(extent.loops)?;
-    for pair in 0..extent.pairs {
+    let mut spoilt = 0;
+    while wall.len() < extent.pairs {
         signals.sleep(Duration::from_millis(200))?;
-        let (off, on) = if pair % 2 == 0 {
+        let pair = wall.len();
+        let (off, on) = if pair.is_multiple_of(2) {
             let off = without(extent.loops)?;
             (off, with(extent.loops)?)
         } else {
             let on = with(extent.loops)?;
             (without(extent.loops)?, on)
+        };
+        let Some(on) = on else {
+            spoilt += 1;
+            ensure!(
+                spoilt <= extent.pairs,
+                "somebody keeps switching the kernel's run statistics on (another agent? \
+                 kernel.bpf_stats_enabled?): their 25 ns a run would count as downbeat's"
+            );
+            println!("a pair left out: somebody switched the kernel's run statistics on");
+            continue;
         };
         wall.push(on.wall.as_secs_f64() / off.wall.as_secs_f64());
         cpu.push(on.cpu.as_secs_f64() / off.cpu.as_secs_f64());
@@ -47,7 +59,7 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
     let cpu = Spread::of(&cpu).context("no pairs")?;
     println!("wall time with / without: {wall}; {}", verdict(wall.median, ASKED));
     println!("CPU time with / without: {cpu}");
-    println!("run statistics were off (no program counted a run); {}", beside(&before)?);
+    println!("run statistics were off: no program counted a run; {}", beside(&before)?);
     Ok(())
 }
 
@@ -55,22 +67,18 @@ fn without(loops: u32) -> Result<Passed> {
     Storm::prepare(loops)?.pass()
 }
 
-fn with(loops: u32) -> Result<Passed> {
+/// Absent where the kernel's run statistics were on meanwhile.
+fn with(loops: u32) -> Result<Option<Passed>> {
     let storm = Storm::prepare(loops)?;
     let manage = Manage { descendants_of: Some(storm.pid()), every: EVERY, cost: false };
     let mut running = Running::downbeat(manage)?;
     let before = running.runs()?;
     let passed = storm.pass()?;
     let counted = running.runs()?.since(&before).total().runs;
-    ensure!(
-        counted == 0,
-        "somebody keeps the kernel's run statistics on (kernel.bpf_stats_enabled?): they cost 25 \
-         ns a run, and would count as downbeat's"
-    );
     let told = running.ask()?;
     ensure!(
         told.managed == told.descendants / u64::from(EVERY) && told.managed > 0 && told.jobs > 0,
         "not every tenth thread of the storm was managed: {told:?}"
     );
-    Ok(passed)
+    Ok((counted == 0).then_some(passed))
 }
