@@ -18,8 +18,9 @@ const USUAL: Size = Size { switches: 50_000, processes: 1_000, managed: 100 };
 /// Share of one core.
 const ASKED: f64 = 0.01;
 
-/// From the last managed thread to the start of the measurement.
-const SETTLING: Duration = Duration::from_secs(5);
+/// From the last managed thread to the start of the measurement: the agent looks more closely at
+/// processes that are younger than 10 s.
+const SETTLING: Duration = Duration::from_secs(12);
 
 /// How long the programs' run time is measured, after the agent's.
 const PROGRAMS: Duration = Duration::from_secs(4);

@@ -73,8 +73,13 @@ pub fn run(signals: &Signals) -> Result<()> {
             map.bytes_at(cpus, MANY_CPUS)
         );
     }
-    let mib = told as f64 / MIB;
-    println!("all maps on {cpus} CPUs: {mib:.2} MiB; {}", verdict(mib, ASKED));
+    let all: u64 = maps.iter().map(|map| map.bytes).sum();
+    let mib = all as f64 / MIB;
+    println!(
+        "all maps on {cpus} CPUs: {mib:.2} MiB ({:.2} MiB as downbeat tells); {}",
+        told as f64 / MIB,
+        verdict(mib, ASKED)
+    );
     let more: u64 = maps.iter().map(|map| map.bytes_at(cpus, MANY_CPUS)).sum();
     let mib = more as f64 / MIB;
     println!(
@@ -127,7 +132,7 @@ fn map(id: u32) -> Result<Map> {
         ("GATE", _) => PerCpu::Gate,
         ("CPUS" | "CLASS_CPU", _) => PerCpu::Entries,
         (_, Ok(MapType::PerCpuArray)) => PerCpu::Values,
-        (_, Ok(MapType::Hash)) => PerCpu::Spare,
+        (_, Ok(MapType::Hash | MapType::LruHash)) => PerCpu::Spare,
         _ => PerCpu::No,
     };
     Ok(Map {
