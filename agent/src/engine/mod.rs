@@ -30,7 +30,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::act::{Actuator, Kernel, UNDER_WAY};
 use crate::model::World;
-use crate::model::histogram::WaitHistogram;
+use crate::model::histogram::Histogram;
 use crate::observe::gpu::GpuReader;
 use crate::observe::kernel::{KernelEvent, KernelProbes};
 use crate::observe::own::OwnReader;
@@ -99,9 +99,9 @@ pub struct Engine {
     own: OwnReader,
     world: World,
     ledger: Ledger,
-    exec_to_set: WaitHistogram,
+    exec_to_set: Histogram,
     /// Waits per slot at the last sample, from which the next one's interval is told.
-    waits_before: Vec<WaitHistogram>,
+    waits_before: Vec<Histogram>,
     events: Vec<KernelEvent>,
     dropped_before: u64,
     /// A process was gone when the news of its birth came: it may have left children.
@@ -147,7 +147,7 @@ impl Engine {
             notices: parts.notices,
             world: World::default(),
             ledger: Ledger::default(),
-            exec_to_set: WaitHistogram::default(),
+            exec_to_set: Histogram::default(),
             waits_before: Vec::new(),
             events: Vec::new(),
             dropped_before: 0,

@@ -15,7 +15,7 @@ use super::threads::unix_time;
 use crate::act::{Sched, cpu_ranges, sched_getaffinity};
 use crate::decide::Target;
 use crate::model;
-use crate::model::histogram::WaitHistogram;
+use crate::model::histogram::Histogram;
 use crate::observe::kernel::KernelProbes;
 
 /// A picture without anything in it.
@@ -239,11 +239,11 @@ impl Engine {
 }
 
 /// The waits of one slot, and what they were before, which is replaced.
-fn wait_of(probes: &KernelProbes, slot: u32, before: &mut Vec<WaitHistogram>) -> Option<Wait> {
+fn wait_of(probes: &KernelProbes, slot: u32, before: &mut Vec<Histogram>) -> Option<Wait> {
     let total = probes.waits(slot).ok()?;
     let index = slot as usize;
     if before.len() <= index {
-        before.resize_with(index + 1, WaitHistogram::default);
+        before.resize_with(index + 1, Histogram::default);
     }
     let previous = std::mem::replace(&mut before[index], total.clone());
     let recent = total.since(&previous).summary();

@@ -12,22 +12,33 @@ const COARSE_STEP: usize = 8;
 /// How often times of each length were seen. A quantile is the upper bound of its bucket, at
 /// most 1/8 above the true one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitHistogram {
+pub struct Histogram {
     buckets: Box<[u64; BUCKETS]>,
     sum_ns: u64,
 }
 
-impl Default for WaitHistogram {
+impl Default for Histogram {
     fn default() -> Self {
         Self { buckets: Box::new([0; BUCKETS]), sum_ns: 0 }
     }
 }
 
-impl WaitHistogram {
+impl Histogram {
     /// From counts by bucket and the sum of what they count, nanoseconds.
     #[must_use]
     pub fn new(waits: &Waits, sum_ns: u64) -> Self {
         Self { buckets: Box::new(waits.buckets), sum_ns }
+    }
+
+    /// From counts of consecutive buckets, the first of which is bucket `first`; what lies beyond
+    /// the scale counts in its last bucket. `sum_ns` is the sum of what they count.
+    #[must_use]
+    pub fn from_counts(first: usize, counts: &[u32], sum_ns: u64) -> Self {
+        let mut histogram = Self { sum_ns, ..Self::default() };
+        for (index, times) in counts.iter().enumerate() {
+            histogram.buckets[(first + index).min(BUCKETS - 1)] += u64::from(*times);
+        }
+        histogram
     }
 
     /// Counts one time.
@@ -120,8 +131,8 @@ impl WaitHistogram {
 mod tests {
     use super::*;
 
-    fn of(times: &[u64]) -> WaitHistogram {
-        let mut histogram = WaitHistogram::default();
+    fn of(times: &[u64]) -> Histogram {
+        let mut histogram = Histogram::default();
         for ns in times {
             histogram.record(*ns);
         }
@@ -130,7 +141,7 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_has_no_quantiles() {
-        assert_eq!(WaitHistogram::default().summary(), WaitSummary::default());
+        assert_eq!(Histogram::default().summary(), WaitSummary::default());
     }
 
     #[test]
@@ -144,6 +155,16 @@ mod tests {
             assert!(told >= exact && told - exact <= exact / 8, "{quantile}: {told} for {exact}");
         }
         assert_eq!(histogram.sum_ns(), times.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn counts_from_the_middle_of_the_scale_keep_their_lengths() {
+        let first = bucket_of(1_000_000);
+        let histogram = Histogram::from_counts(first, &[2, 0, 1], 7);
+        let mut expected = of(&[1_000_000, 1_000_000, upper_bound(first + 2)]);
+        expected.sum_ns = 7;
+        assert_eq!(histogram, expected);
+        assert_eq!(Histogram::from_counts(BUCKETS - 1, &[1, 1], 0).count(), 2);
     }
 
     #[test]

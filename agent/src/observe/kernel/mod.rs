@@ -33,7 +33,7 @@ use self::blame::{BlameTable, CPU_WORDS, WAITED};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
 use self::shared::SharedWords;
-use crate::model::histogram::WaitHistogram;
+use crate::model::histogram::Histogram;
 use crate::roots::Roots;
 
 pub use self::blame::Blame;
@@ -304,14 +304,14 @@ impl KernelProbes {
     ///
     /// # Errors
     /// `InvalidInput` for a slot out of range.
-    pub fn waits(&self, slot: u32) -> io::Result<WaitHistogram> {
+    pub fn waits(&self, slot: u32) -> io::Result<Histogram> {
         if slot >= CLASS_SLOTS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let first = slot as usize * WAIT_WORDS;
         let buckets = std::array::from_fn(|bucket| self.waits.load(first + bucket));
         let sum_ns = self.blame.class_sum(WAITED, slot);
-        Ok(WaitHistogram::new(&Waits { buckets }, sum_ns))
+        Ok(Histogram::new(&Waits { buckets }, sum_ns))
     }
 
     /// Jobs of every thread that is followed, and for the last time of those that were until the
