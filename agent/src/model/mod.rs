@@ -1,8 +1,11 @@
 //! What is running, and how it fares. Pure: samples in, a picture out.
 
+pub mod blame;
 pub mod cause;
 pub mod histogram;
 pub mod host_history;
+pub mod jobs;
+pub mod misses;
 pub mod rhythm;
 mod world;
 
