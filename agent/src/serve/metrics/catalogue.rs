@@ -104,6 +104,19 @@ families! {
     WAIT = Histogram "run_queue_wait" "seconds" ["class"]
         "Run-queue wait of the class's threads, from runnable (woken or preempted) to running.";
 
+    JOBS = Counter "jobs" ["class"]
+        "Jobs that the class's threads completed, each from its release to its next sleep.";
+    JOB_MISSES = Counter "job_misses" ["class"]
+        "Of these, those that were completed after their deadline.";
+    JOB_LATE_STARTS = Counter "job_late_starts" ["class"]
+        "Of the missed ones, those that would have been in time had they started when released.";
+    JOB_RESPONSE = Histogram "job_response" "seconds" ["class"]
+        "Response time of the class's jobs, from release to completion.";
+    MISS_CAUSES = Counter "miss_causes" ["class" "cause"]
+        "Misses by their one cause (ran_behind, throttled, stolen, interrupts, memory, disk, blocked, own_cost, gpu or released_late); without class for threads that are only watched.";
+    WAIT_BLAME = Counter "wait_blame" "seconds" ["class" "culprit_kind" "culprit"]
+        "Time that the class's threads were ready and did not run, by who had the CPU; at most 32 culprits a class by name, the rest as others.";
+
     ACTIONS = Counter "actions" ["lever" "outcome"]
         "Values set (applied), refused by the kernel (failed), put back (restored) and left to someone else who changed them after us (handed_off).";
     JOURNAL = Gauge "journal_entries" []
@@ -127,6 +140,10 @@ families! {
         "Managed threads that did not fit into the thread map and are not measured.";
     BPF_DISCARDED = Counter "bpf_discarded_samples" []
         "Waits thrown away because the clock ran backwards.";
+    BPF_DROPPED_JOBS = Counter "bpf_dropped_jobs" []
+        "Threads whose jobs are not followed since the table of jobs was full.";
+    BPF_DROPPED_BLAME = Counter "bpf_dropped_blame" []
+        "Culprits that did not fit into the table of blame; their time counts as unknown.";
     BPF_MAPS = Gauge "bpf_maps" "bytes" []
         "Memory of all maps of the kernel programs.";
 
@@ -176,7 +193,7 @@ families! {
         "Computation of one frame over the last seconds, by the worker's own clock.";
 }
 
-/// Upper bounds of the run-queue wait's buckets in nanoseconds, each a power of two: 1 µs to
+/// Upper bounds of the histograms' buckets in nanoseconds, each a power of two: 1 µs to
 /// 8.6 s. They stay as they are whatever the kernel side counts in, since a recording rule over
 /// buckets breaks when they move.
 pub(super) const WAIT_BOUNDS_NS: [u64; 24] = {

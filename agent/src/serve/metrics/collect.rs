@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use downbeat_api::pool::{PoolStatus, WorkerState};
 use downbeat_api::{
     Actions, Class, Cost, Cpu, Gpu, LeverCount, Mode, Process, Severity, Snapshot, Source, Wait,
+    WaitSummary,
 };
 
 use super::catalogue::{self, Definition, WAIT_BOUNDS_NS};
-use super::host;
+use super::{host, jobs};
 
 /// One family with its samples; a family without any is not exposed.
 #[derive(Debug)]
@@ -113,10 +114,11 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         pressure,
         host_load,
         classes,
+        // Series per class, not per thread.
         jobs: _,
-        blame: _,
+        blame,
         misses: _,
-        causes: _,
+        causes,
         processes,
         gpu,
         pool,
@@ -148,6 +150,9 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
     families.add(&catalogue::NOTICES, standing);
 
     add_classes(&mut families, classes, processes);
+    jobs::add_jobs(&mut families, classes);
+    jobs::add_causes(&mut families, causes);
+    jobs::add_blame(&mut families, blame);
     add_actions(&mut families, actions);
     add_cost(&mut families, cost);
 
@@ -201,17 +206,18 @@ fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]
         .into_iter()
         .map(|(class, bytes)| (vec![class.to_owned()], Value::Gauge(bytes as f64)));
     families.add(&catalogue::CLASS_GPU_MEMORY, memory);
-    families.each(&catalogue::WAIT, classes, name, |class| class.wait.as_ref().map(histogram));
+    families.each(&catalogue::WAIT, classes, name, |class| {
+        class.wait.as_ref().map(|Wait { recent: _, total, buckets }| histogram(buckets, total))
+    });
 }
 
-/// Into the exposed buckets, with every bound rounded up: a wait is counted below a bound only
+/// Cumulative buckets into the exposed ones, with every bound rounded up: a time is counted below a bound only
 /// when the whole of the finer bucket that it was counted in lies there.
-fn histogram(wait: &Wait) -> Value {
+pub(super) fn histogram(buckets: &[(u64, u64)], total: &WaitSummary) -> Value {
     let mut counts = [0; WAIT_BOUNDS_NS.len()];
     let mut before = 0;
     for (count, bound) in counts.iter_mut().zip(WAIT_BOUNDS_NS) {
-        let below = wait
-            .buckets
+        let below = buckets
             .iter()
             .take_while(|(upper, _)| *upper <= bound)
             .last()
@@ -219,8 +225,8 @@ fn histogram(wait: &Wait) -> Value {
         *count = below - before;
         before = below;
     }
-    let all = wait.buckets.last().map_or(wait.total.count, |(_, cumulative)| *cumulative);
-    Value::Histogram { sum_ns: wait.total.sum_ns, count: all.max(before), counts }
+    let all = buckets.last().map_or(total.count, |(_, cumulative)| *cumulative);
+    Value::Histogram { sum_ns: total.sum_ns, count: all.max(before), counts }
 }
 
 fn add_actions(families: &mut Families, actions: &Actions) {
@@ -274,6 +280,8 @@ fn add_cost(families: &mut Families, cost: &Cost) {
     families.count(&catalogue::BPF_DROPPED_EVENTS, bpf.dropped_events);
     families.count(&catalogue::BPF_DROPPED_THREADS, bpf.dropped_threads);
     families.count(&catalogue::BPF_DISCARDED, bpf.discarded_samples);
+    families.count(&catalogue::BPF_DROPPED_JOBS, bpf.dropped_jobs);
+    families.count(&catalogue::BPF_DROPPED_BLAME, bpf.dropped_blame);
     families.gauge(&catalogue::BPF_MAPS, bpf.map_bytes as f64);
 }
 

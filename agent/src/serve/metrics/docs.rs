@@ -13,7 +13,8 @@ page is made from the code: `UPDATE=1 cargo test -p downbeatd --lib metrics` wri
 
 - Base units everywhere: seconds, bytes, watts, degrees Celsius, ratios from 0 to 1.
 - Absent is absent, not zero: what is not measured has no series.
-- No label holds a pid. Series grow with classes, CPUs, GPUs and workers, and with nothing else.
+- No label holds a pid. Series grow with classes (and for each with at most 32 culprits
+  by name), CPUs, GPUs and workers, and with nothing else.
 - Counters start at zero with the agent, but for CPU time and pressure, which the kernel counts
   since boot.
 - Memory and disks of the host belong to node_exporter; here is only what explains late frames:
@@ -38,8 +39,8 @@ fn page() -> String {
         WAIT_BOUNDS_NS.iter().map(|ns| format!("{}", *ns as f64 / 1e9)).collect();
     write!(
         page,
-        "\nBuckets of `downbeat_run_queue_wait_seconds`, in seconds: {}, +Inf. Each is a power of \
-         two in nanoseconds, and a wait is counted below a bound only when it surely was.\n",
+        "\nBuckets of the histograms, in seconds: {}, +Inf. Each is a power of two in nanoseconds, and a \
+         time is counted below a bound only when it surely was.\n",
         bounds.join(", ")
     )
     .unwrap();

@@ -9,6 +9,7 @@ mod collect;
 mod exposition;
 mod host;
 mod http;
+mod jobs;
 
 #[cfg(test)]
 mod docs;
