@@ -22,16 +22,16 @@ const SOON: Duration = Duration::from_millis(100);
 /// How long a test waits for what takes its time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn probes_with(options: ProbeOptions) -> Option<KernelProbes> {
+fn probes_with(options: &ProbeOptions) -> Option<KernelProbes> {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: needs root");
         return None;
     }
-    Some(KernelProbes::load(&Roots::default(), &options).expect("the programs load as root"))
+    Some(KernelProbes::load(&Roots::default(), options).expect("the programs load as root"))
 }
 
 fn probes() -> Option<KernelProbes> {
-    probes_with(ProbeOptions::default())
+    probes_with(&ProbeOptions::default())
 }
 
 fn drained(probes: &mut KernelProbes) -> Vec<KernelEvent> {
@@ -284,7 +284,7 @@ fn two_agents_can_watch_side_by_side() {
 
 #[test]
 fn a_full_ring_is_counted_and_recovers() {
-    let Some(mut probes) = probes_with(ProbeOptions { ring_bytes: 4096, ..Default::default() })
+    let Some(mut probes) = probes_with(&ProbeOptions { ring_bytes: 4096, ..Default::default() })
     else {
         return;
     };
@@ -306,7 +306,7 @@ fn a_full_ring_is_counted_and_recovers() {
 
 #[test]
 fn a_full_thread_map_is_counted() {
-    let Some(mut probes) = probes_with(ProbeOptions { max_threads: 1, ..Default::default() })
+    let Some(mut probes) = probes_with(&ProbeOptions { max_threads: 1, ..Default::default() })
     else {
         return;
     };

@@ -10,8 +10,8 @@ use core::hint::black_box;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use downbeat_abi::{
-    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES,
-    ReleaseKind, SleepKind, Story, job_bucket_of,
+    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind,
+    Story, job_bucket_of,
 };
 
 use crate::gate;
@@ -61,6 +61,31 @@ pub unsafe fn woken(job: *mut Job, task: Task, slot: u32, ready_ns: u64, runs: b
         };
         complete(job, task, slot, ended_ns);
         begin(job, kind, wake.late_ns, now);
+    }
+}
+
+/// The thread has a CPU, although nobody was seen to wake it. Some hosts keep the programs from
+/// running beside processes that they protect; what released the thread is not known then, and
+/// counts as what released it before.
+///
+/// # Safety
+/// As [`woken`].
+#[inline(always)]
+pub unsafe fn runs_unwoken(job: *mut Job, task: Task, slot: u32, now: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let slept_ns = (*job).slept_ns;
+        if slept_ns == 0 || (*job).sleep != SleepKind::Waiting as u32 {
+            return;
+        }
+        count(Counter::UnseenWakes);
+        complete(job, task, slot, slept_ns);
+        let kind = match (*job).release {
+            0 => ReleaseKind::Timer,
+            1 => ReleaseKind::Interrupt,
+            _ => ReleaseKind::Wake,
+        };
+        begin(job, kind, 0, now);
     }
 }
 

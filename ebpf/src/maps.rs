@@ -6,7 +6,6 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
 use downbeat_abi::{CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, Waits};
 
-
 use crate::atomic;
 
 /// Bitmap of managed pids. Its size here is nominal: the loader sizes it to the host's

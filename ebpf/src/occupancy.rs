@@ -4,9 +4,7 @@
 use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use downbeat_abi::{
-    Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, place,
-};
+use downbeat_abi::{Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, place};
 
 use crate::maps::{CPUS, count};
 use crate::task::Task;
@@ -46,7 +44,8 @@ pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, next: Task, slot: u32) {
             let place = (*cpu).place;
             let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
             let lost = rest.saturating_sub(charged);
-            let stolen = if lost < STOLEN_FROM_NS || place == place::IDLE as u32 { 0 } else { lost };
+            let stolen =
+                if lost < STOLEN_FROM_NS || place == place::IDLE as u32 { 0 } else { lost };
             *sum(cpu, place::STOLEN) += stolen;
             *sum(cpu, place as usize) += rest - stolen;
         }

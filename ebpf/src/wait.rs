@@ -80,9 +80,7 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
         return;
     }
     let now = now();
-    if blames
-        && let Some(cpu) = occupancy::here()
-    {
+    if blames && let Some(cpu) = occupancy::here() {
         // SAFETY: the map's own pointer.
         let slot = next_thread.map_or(NO_CLASS, |thread| unsafe { (*thread).slot });
         occupancy::switched(cpu, now, prev, next, slot);
@@ -154,8 +152,14 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
 unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
-        let Thread { ready_ns, slot, job, .. } = *thread;
+        let Thread { ready_ns, woken_ns, slot, job, .. } = *thread;
         let job: Option<*mut Job> = maps::job(job);
+        if ready_ns == 0
+            && woken_ns == 0
+            && let Some(job) = job
+        {
+            jobs::runs_unwoken(job, task, slot, now);
+        }
         if ready_ns != 0 {
             // A thread may wait on one CPU's clock and run on another's.
             if now < ready_ns {

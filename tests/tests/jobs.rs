@@ -137,11 +137,12 @@ fn at_share(mut values: Vec<u64>, share: f64) -> u64 {
 
 #[test]
 fn explore() {
+    let vias = std::env::var("VIAS").unwrap_or("nanosleep,timerfd,poll,epoll,pipe,socket,poisson".into());
     let Some(mut probes) = probes() else { return };
     for limit in probes.limits() {
         println!("limit: {} {}", limit.feature, limit.reason);
     }
-    for via in ["nanosleep", "timerfd", "poll", "epoll", "pipe", "socket", "poisson"] {
+    for via in vias.split(',') {
         let seen = follow(&mut probes, &["--via", via, "--period", "10ms", "--work", "1ms", "--seconds", "3"]);
         let pairs = pairs(&seen);
         let off: Vec<u64> = pairs
@@ -150,7 +151,7 @@ fn explore() {
             .collect();
         for (k, m) in pairs.iter().filter(|(k, m)| (m.time_ns - m.story.release_ns).abs_diff(k.completion_ns - k.release_ns) > 100_000).take(6) {
             let r = k.release_ns;
-            println!("   {:?} kernel: rel {} start {} end {} wait {} run {} cost {} sleep {}; known end {}", k.slept, m.story.release_ns as i64 - r as i64, m.story.started_ns as i64 - r as i64, m.time_ns as i64 - r as i64, m.story.wait_ns, m.story.run_ns, m.story.cost_ns, m.story.sleep_ns, k.completion_ns - r);
+            println!("   AT {} {} {:?} io {} fault {} rec {} late {} kernel: rel {} start {} end {} wait {} run {} cost {} sleep {}; known end {}", k.release_ns, m.story.faults, k.slept, m.story.io_ns, m.story.fault_ns, m.story.reclaim_ns, m.story.late_ns, m.story.release_ns as i64 - r as i64, m.story.started_ns as i64 - r as i64, m.time_ns as i64 - r as i64, m.story.wait_ns, m.story.run_ns, m.story.cost_ns, m.story.sleep_ns, k.completion_ns - r);
         }
         let cost: Vec<u64> = pairs.iter().map(|(k, m)| m.story.cost_ns.abs_diff(k.cpu_ns)).collect();
         let (n, p50, p99, cost) = if off.is_empty() { (0, 0, 0, 0) } else {
@@ -171,4 +172,10 @@ fn explore() {
         println!("{:?} {id} {} {ns}", CulpritKind::from_raw(kind), String::from_utf8_lossy(&comm));
     }
     println!("{:?}", probes.counters());
+    for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        if text.contains("prog_id") && !text.contains("recursion_misses:\t0") {
+            println!("MISSED {text}");
+        }
+    }
 }

@@ -415,6 +415,9 @@ pub struct BpfCost {
     /// [`crate::CulpritKind::Unknown`].
     #[serde(default)]
     pub dropped_blame: u64,
+    /// Times that a thread ran again after a sleep without a wake-up that was seen, since start.
+    #[serde(default)]
+    pub unseen_wakes: u64,
     /// Memory of all maps, bytes.
     pub map_bytes: u64,
 }

@@ -17,8 +17,8 @@ impl Engine {
             Request::Pause => self.pause(),
             Request::Resume => self.resume(),
             Request::Explain { pid } => self.explain(pid),
-            Request::Misses => Response::Misses { misses: Vec::new() },
-            Request::Follow { pid, .. } => Response::Error { message: format!("{pid}: not yet") },
+            Request::Misses => self.all_misses(),
+            Request::Follow { pid, seconds } => self.follow_on_request(pid, seconds),
             // The socket answers these itself.
             Request::Snapshot | Request::Watch | Request::Host => {
                 Response::Error { message: "not a question for the engine".into() }
@@ -59,6 +59,7 @@ impl Engine {
         match load(&folders) {
             Ok(set) => {
                 self.policy = Policy::new(set, &self.host, &mut self.slots);
+                self.forget_old_classes();
                 self.notices.set("reload", Vec::new());
                 self.note_policy();
                 self.consider_all();

@@ -5,6 +5,7 @@
 
 mod commands;
 mod explain;
+mod jobs;
 mod ledger;
 mod notices;
 mod policy;
@@ -95,6 +96,7 @@ pub struct Engine {
     system: SystemReader,
     latest_system: System,
     surroundings: surroundings::Surroundings,
+    following: jobs::Following,
     gpu: GpuReader,
     own: OwnReader,
     world: World,
@@ -131,6 +133,7 @@ impl Engine {
             system: SystemReader::new(&roots),
             latest_system: System::default(),
             surroundings: surroundings::Surroundings::new(&roots),
+            following: jobs::Following::default(),
             gpu: GpuReader::new(),
             own: OwnReader::new(&roots),
             host,
@@ -203,6 +206,7 @@ impl Engine {
         self.tick += 1;
         // An exit alone does not make the ring readable: its news can wait until now.
         self.on_kernel_events();
+        self.tell_settled_misses();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();
             return;

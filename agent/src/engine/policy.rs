@@ -30,6 +30,11 @@ impl Slots {
         self.by_name.insert(name.to_owned(), slot);
         Some(slot)
     }
+
+    /// The class whose slot it is.
+    pub fn name(&self, slot: u32) -> Option<&str> {
+        self.by_name.iter().find(|(_, of)| **of == slot).map(|(name, _)| name.as_str())
+    }
 }
 
 /// A policy and what it means on this host.

@@ -26,6 +26,7 @@ impl Engine {
         let handed_off = self.verify();
         self.enter(&handed_off);
         self.sample_surroundings();
+        self.sample_jobs();
         self.publish_after(elapsed);
     }
 

@@ -67,6 +67,7 @@ impl Engine {
         next.notices = self.notices.all();
         next.actions = self.actions();
         next.unix_time = unix_time();
+        self.show_jobs(&mut next);
         self.snapshots.send_replace(Arc::new(next));
     }
 
@@ -81,7 +82,7 @@ impl Engine {
         let now = self.started.elapsed();
         let bpf = self.probes.as_mut().map(|probes| probes.cost(now));
         let system = self.latest_system.clone();
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             host: self.host_name.clone(),
             tick: self.tick,
             uptime: now.as_secs_f64(),
@@ -100,6 +101,8 @@ impl Engine {
             cost: Cost { cpu_seconds: own.cpu_seconds, cpu, rss: own.rss, bpf },
             ..empty(&self.host, &self.source, self.mode)
         };
+        self.show_jobs(&mut snapshot);
+        self.show_class_cpus(&mut snapshot, interval);
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 

@@ -43,7 +43,7 @@ impl Engine {
                 self.world.remove_thread(tid);
             }
             KernelEvent::Rename { pid, tid, name, .. } => self.on_rename(pid, tid, name),
-            KernelEvent::Miss(_) => {}
+            KernelEvent::Miss(miss) => self.on_miss(miss),
         }
     }
 
@@ -95,7 +95,8 @@ impl Engine {
         };
         let heirs = self.inherit_new(&sample);
         let policy = &self.policy;
-        let watched = policy.set.looks_at_threads_of(&sample.facts);
+        let watched =
+            policy.set.looks_at_threads_of(&sample.facts) || self.following.is_requested(pid);
         let gone = self.world.insert(&sample, watched, |facts, name| policy.classify(facts, name));
         for tid in gone {
             self.forget_thread(tid);
@@ -180,8 +181,11 @@ impl Engine {
         let Some(probes) = &mut self.probes else { return };
         if classified.is_none() && !watched {
             probes.unmanage(tid);
-        } else if let Err(error) = probes.manage(tid, slot.unwrap_or(NO_CLASS)) {
-            tracing::warn!(tid, "not measured: {error}");
+            return;
+        }
+        match probes.manage(tid, slot.unwrap_or(NO_CLASS)) {
+            Ok(()) => self.set_deadline(tid, classified),
+            Err(error) => tracing::warn!(tid, "not measured: {error}"),
         }
     }
 

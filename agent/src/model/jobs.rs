@@ -10,7 +10,7 @@ use super::histogram::Histogram;
 use super::rhythm::rhythm;
 
 /// What releases a thread, in the order of [`JobCounts::released`].
-const RELEASE_KINDS: [Release; 4] =
+pub(super) const RELEASE_KINDS: [Release; 4] =
     [Release::Timer, Release::Interrupt, Release::Wake, Release::Marked];
 
 /// Jobs counted since a thread is followed, or within some time.

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod cgroups;
+pub mod frames;
 pub mod gpu;
 pub mod host;
 pub mod interrupts;

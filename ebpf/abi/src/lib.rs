@@ -90,10 +90,12 @@ pub enum Counter {
     DroppedBlame = 3,
     /// Misses that found the ring full.
     DroppedMisses = 4,
+    /// Threads that slept and ran again without a wake-up that was seen.
+    UnseenWakes = 5,
 }
 
 /// Entries of the map `COUNTERS`.
-pub const COUNTERS: u32 = 5;
+pub const COUNTERS: u32 = 6;
 
 /// Names of the maps, as in the object.
 pub mod map {
@@ -171,5 +173,5 @@ const _: () = {
     assert!(offset_of!(Thread, slot) == 32);
     assert!(size_of::<Waits>() == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
-    assert!(Counter::DroppedMisses as u32 + 1 == COUNTERS);
+    assert!(Counter::UnseenWakes as u32 + 1 == COUNTERS);
 };

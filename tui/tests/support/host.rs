@@ -104,6 +104,7 @@ pub fn small() -> Snapshot {
                 discarded_samples: 0,
                 dropped_jobs: 0,
                 dropped_blame: 0,
+                unseen_wakes: 0,
                 map_bytes: MIB,
             }),
         },

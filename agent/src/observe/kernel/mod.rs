@@ -98,6 +98,8 @@ pub struct ProbeCounters {
     pub dropped_blame: u64,
     /// Stories of misses that found the ring full.
     pub dropped_misses: u64,
+    /// Threads that slept and ran again without a wake-up that was seen.
+    pub unseen_wakes: u64,
 }
 
 /// The value of the thread map, which aya must know as plain bytes.
@@ -345,6 +347,7 @@ impl KernelProbes {
             dropped_jobs: self.jobs.refused(),
             dropped_blame: counter(Counter::DroppedBlame),
             dropped_misses: counter(Counter::DroppedMisses),
+            unseen_wakes: counter(Counter::UnseenWakes),
         }
     }
 
@@ -360,6 +363,7 @@ impl KernelProbes {
             dropped_jobs,
             dropped_blame,
             dropped_misses,
+            unseen_wakes,
         } = self.counters();
         BpfCost {
             programs,
@@ -368,6 +372,7 @@ impl KernelProbes {
             discarded_samples,
             dropped_jobs,
             dropped_blame,
+            unseen_wakes,
             map_bytes: self.map_bytes,
         }
     }

@@ -170,6 +170,7 @@ fn full() -> Snapshot {
                 discarded_samples: 3,
                 dropped_jobs: 4,
                 dropped_blame: 5,
+                unseen_wakes: 0,
                 map_bytes: 4096,
             }),
         },
