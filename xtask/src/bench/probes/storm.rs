@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::die_with_this_thread;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
+
+use crate::demo::cpu_time::HostTime;
 
 /// Groups of 20 senders and 20 receivers.
 pub const GROUPS: u32 = 2;
@@ -25,6 +28,8 @@ pub struct Passed {
     pub wall: Duration,
     /// CPU time of all its processes.
     pub cpu: Duration,
+    /// Share of all CPUs' time that went to anything else: other programs, the hypervisor.
+    pub others: f64,
 }
 
 impl Storm {
@@ -44,7 +49,7 @@ impl Storm {
 
     /// Lets it pass.
     pub fn pass(mut self) -> Result<Passed> {
-        let before = children_cpu()?;
+        let (before, host, began) = (children_cpu()?, HostTime::read()?, Instant::now());
         let mut stdin = self.child.stdin.take().context("the storm has no input")?;
         stdin.write_all(b"go\n").context("starting the storm")?;
         drop(stdin);
@@ -54,7 +59,12 @@ impl Storm {
         ensure!(status.success(), "hackbench: {status}");
         let wall = wall_time(&text)
             .with_context(|| format!("hackbench told no time in {text:?}: is it rt-tests' own?"))?;
-        Ok(Passed { wall, cpu: children_cpu()?.saturating_sub(before) })
+        let cpu = children_cpu()?.saturating_sub(before);
+        let now = HostTime::read()?;
+        let taken = now.busy_since(&host) + now.steal_since(&host);
+        let cpus = thread::available_parallelism().context("counting CPUs")?.get() as f64;
+        let own = cpu.as_secs_f64() / (cpus * began.elapsed().as_secs_f64());
+        Ok(Passed { wall, cpu, others: (taken - own).max(0.0) })
     }
 }
 
