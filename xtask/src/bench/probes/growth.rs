@@ -32,6 +32,8 @@ struct Point {
     processes: usize,
     /// Switches a second that there were.
     switches: f64,
+    /// Share of all CPUs' time in which they worked, for whomever.
+    busy: f64,
     /// The agent's CPU time, share of one core.
     agent: f64,
     /// The programs' run time, share of one core.
@@ -42,27 +44,29 @@ struct Point {
 
 pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
     let before = HostTime::read()?;
+    println!("{:>29}   {:>27}   {:>9} {:>9}", "asked for", "there were", "agent", "programs");
     println!(
-        "{:>10} {:>10} {:>8}   {:>10} {:>10}   {:>9} {:>12} {:>10}",
+        "{:>10} {:>9} {:>8}   {:>10} {:>9} {:>6}   {:>9} {:>9} {:>9}",
         "switches/s",
         "processes",
         "managed",
         "switches/s",
         "processes",
-        "agent",
-        "programs",
+        "busy",
+        "of a core",
+        "of a core",
         "ns/switch"
     );
-    println!("{:>30}   {:>21}   {:>9} {:>12}", "asked for", "there were", "of a core", "of a core");
     for size in points(extent.growth) {
         let point = measure(size, extent, signals)?;
         println!(
-            "{:>10} {:>10} {:>8}   {:>10.0} {:>10}   {:>7.2} % {:>10.2} % {:>10.0}",
+            "{:>10} {:>9} {:>8}   {:>10.0} {:>9} {:>4.0} %   {:>7.2} % {:>7.2} % {:>9.0}",
             size.switches,
             size.processes,
             size.managed,
             point.switches,
             point.processes,
+            point.busy * 100.0,
             point.agent * 100.0,
             point.programs * 100.0,
             point.programs_ns
@@ -90,11 +94,13 @@ fn measure(size: Size, extent: &Extent, signals: &Signals) -> Result<Point> {
     let crowd = Crowd::start(size)?;
     signals.sleep(SETTLING)?;
     let agent = crowd.agent();
+    let host = HostTime::read()?;
     let (began, used, made) = (Instant::now(), of_process(agent)?, switches::count()?);
     signals.sleep(Duration::from_secs(extent.agent_seconds))?;
     let used = of_process(agent)?.saturating_sub(used).as_secs_f64();
     let made = switches::count()?.saturating_sub(made) as f64;
     let seconds = began.elapsed().as_secs_f64();
+    let busy = HostTime::read()?.busy_since(&host);
     let processes = pids().len();
 
     let statistics = enable_stats(Stats::RunTime).context("switching on BPF run statistics")?;
@@ -107,6 +113,7 @@ fn measure(size: Size, extent: &Extent, signals: &Signals) -> Result<Point> {
     Ok(Point {
         processes,
         switches: made / seconds,
+        busy,
         agent: used / seconds,
         programs,
         programs_ns: ran / made_meanwhile,
