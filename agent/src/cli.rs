@@ -39,6 +39,11 @@ pub struct Cli {
     #[arg(long)]
     pub no_bpf: bool,
 
+    /// The kernel's types (BTF, or a vmlinux with them), where /sys/kernel/btf/vmlinux is missing;
+    /// the programs then attach to raw tracepoints
+    #[arg(long, value_name = "FILE", conflicts_with = "no_bpf")]
+    pub btf: Option<PathBuf>,
+
     /// Show what the kernel programs log, at this level and above
     #[arg(long, value_name = "LEVEL")]
     pub bpf_log: Option<log::Level>,

@@ -14,6 +14,7 @@ use clap::Parser;
 use downbeat_agent::act::{Actuator, JOURNAL_NAME, Journal, Kernel, RunLock, restore_locked};
 use downbeat_agent::cli::{Address, Cli};
 use downbeat_agent::engine::{Engine, Notices, Parts, load, notice};
+use downbeat_agent::observe::frames::{self, FrameSocket};
 use downbeat_agent::observe::host;
 use downbeat_agent::observe::kernel::{KernelProbes, ProbeOptions};
 use downbeat_agent::own_priority;
@@ -78,6 +79,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let (status_sender, pool_status) = watch::channel(None);
     let pool = PoolSupervisor::new(pool_options(cli));
     let has_pool = pool.is_some();
+    let frames = open_frames(&cli.run_dir, &mut notices);
     let parts = Parts {
         roots,
         host: Arc::clone(&host),
@@ -88,6 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         actuator,
         pool,
         pool_status,
+        frames,
         notices,
     };
     let (engine, snapshots) = Engine::start(parts);
@@ -187,7 +190,8 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
     if cli.no_bpf {
         return Err("switched off with --no-bpf".to_owned());
     }
-    let options = ProbeOptions { log: cli.bpf_log, ..ProbeOptions::default() };
+    let options =
+        ProbeOptions { log: cli.bpf_log, btf: cli.btf.clone(), ..ProbeOptions::default() };
     KernelProbes::load(roots, &options).map_err(|error| {
         let reason = error.to_string();
         tracing::warn!("no kernel programs, /proc alone: {reason}");
@@ -218,6 +222,19 @@ fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListen
             let text = format!("no metrics: {address}: {error}");
             let remedy = Some("give --listen a free address, or `off`");
             notices.set("metrics", vec![notice(Severity::Error, text, remedy)]);
+            None
+        }
+    }
+}
+
+/// Programs mark their frames here; without it they go on as if nobody listened.
+fn open_frames(run_dir: &Path, notices: &mut Notices) -> Option<FrameSocket> {
+    match FrameSocket::bind(&run_dir.join(frames::SOCKET_NAME)) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!("no marked frames: {error}");
+            let text = format!("no marked frames: {error}");
+            notices.set("marks", vec![notice(Severity::Warning, text, None)]);
             None
         }
     }

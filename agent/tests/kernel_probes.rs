@@ -411,7 +411,7 @@ fn the_programs_log_what_they_see_where_asked_to() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let options = ProbeOptions { log: Some(log::Level::Debug), ..Default::default() };
-    let Some(mut probes) = probes_with(options) else { return };
+    let Some(mut probes) = probes_with(&options) else { return };
     let mut child = Command::new("/bin/true").spawn().unwrap();
     child.wait().unwrap();
     drained(&mut probes);

@@ -150,6 +150,13 @@ impl Engine {
     /// Reads jobs and blame at a sample of `interval` seconds.
     pub(super) fn sample_jobs(&mut self) {
         self.end_requests();
+        let marked = self.marked_jobs();
+        self.sample_followed();
+        self.following.threads.extend(marked);
+    }
+
+    fn sample_followed(&mut self) {
+        self.following.threads.clear();
         let Some(probes) = &mut self.probes else { return };
         let now_ns = monotonic_ns();
         let (told, blamed) = (probes.jobs(), probes.blame(now_ns));

@@ -7,6 +7,7 @@ mod commands;
 mod explain;
 mod jobs;
 mod ledger;
+mod marks;
 mod notices;
 mod policy;
 mod sample;
@@ -14,7 +15,7 @@ mod snapshot;
 mod surroundings;
 mod threads;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use tokio::time::MissedTickBehavior;
 use crate::act::{Actuator, Kernel, UNDER_WAY};
 use crate::model::World;
 use crate::model::histogram::Histogram;
+use crate::observe::frames::FrameSocket;
 use crate::observe::gpu::GpuReader;
 use crate::observe::kernel::{KernelEvent, KernelProbes};
 use crate::observe::own::OwnReader;
@@ -73,6 +75,8 @@ pub struct Parts {
     pub pool: Option<PoolSupervisor>,
     /// What the pool says of itself.
     pub pool_status: watch::Receiver<Option<PoolStatus>>,
+    /// Where programs mark their frames, where it could be opened.
+    pub frames: Option<FrameSocket>,
     /// What start-up has to say.
     pub notices: Notices,
 }
@@ -97,6 +101,7 @@ pub struct Engine {
     latest_system: System,
     surroundings: surroundings::Surroundings,
     following: jobs::Following,
+    marks: marks::Marks,
     gpu: GpuReader,
     own: OwnReader,
     world: World,
@@ -134,6 +139,7 @@ impl Engine {
             latest_system: System::default(),
             surroundings: surroundings::Surroundings::new(&roots),
             following: jobs::Following::default(),
+            marks: marks::Marks::new(parts.frames),
             gpu: GpuReader::new(),
             own: OwnReader::new(&roots),
             host,
@@ -175,20 +181,19 @@ impl Engine {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let ring = match &self.probes {
-            Some(probes) => {
-                let ring = probes.as_fd().try_clone_to_owned()?;
-                // SAFETY: an OwnedFd is open and names one descriptor for as long as it lives,
-                // and the AsyncFd owns it.
-                Some(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE)? })
-            }
-            None => None,
-        };
+        let ring =
+            self.probes.as_ref().map(|probes| watch_for_input(probes.as_fd())).transpose()?;
+        let frames = self.marks.socket.as_ref();
+        let frames = frames.map(|socket| watch_for_input(socket.as_fd())).transpose()?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 result = readable(ring.as_ref()) => { result?; self.on_kernel_events(); }
+                result = readable(frames.as_ref()), if self.marks.listens => {
+                    result?;
+                    self.on_marks();
+                }
                 _ = tick.tick() => self.on_tick(),
                 Some(command) = commands.recv() => self.on_command(command),
                 () = step(&mut self.pool) => {}
@@ -197,7 +202,7 @@ impl Engine {
                 _ = interrupt.recv() => break,
             }
         }
-        drop(ring);
+        drop((ring, frames));
         self.stop().await;
         Ok(())
     }
@@ -206,6 +211,7 @@ impl Engine {
         self.tick += 1;
         // An exit alone does not make the ring readable: its news can wait until now.
         self.on_kernel_events();
+        self.on_marks();
         self.tell_settled_misses();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();
@@ -245,6 +251,13 @@ impl Engine {
             tracing::warn!("removing the journal: {error}");
         }
     }
+}
+
+fn watch_for_input(descriptor: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let own = descriptor.try_clone_to_owned()?;
+    // SAFETY: an OwnedFd is open and names one descriptor for as long as it lives, and the AsyncFd
+    // owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(own, Interest::READABLE)? })
 }
 
 async fn readable(ring: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {

@@ -39,7 +39,8 @@ pub enum ProbeError {
     /// The kernel does not describe its types.
     #[error(
         "{path}: {source}. The kernel must be built with CONFIG_DEBUG_INFO_BTF=y, as those of \
-         Debian 11, Ubuntu 20.10, Fedora 31 and later are"
+         Debian 11, Ubuntu 20.10, Fedora 31 and later are; for one that is not, give its types by \
+         --btf FILE (raw BTF, or a vmlinux with a section .BTF, as `pahole -J` makes it)"
     )]
     NoBtf {
         /// The file.

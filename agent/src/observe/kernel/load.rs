@@ -7,6 +7,7 @@ use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use downbeat_abi::{GATE_WORD_BITS, global, map};
 
+use super::btf_file::BtfFile;
 use super::layout::{Layout, layout};
 use super::{Limit, ProbeError, ProbeOptions};
 use crate::observe::btf::KernelTypes;
@@ -83,9 +84,6 @@ pub(super) const PROGRAMS: [Program; 18] = [
     program!("mm_vmscan_memcg_reclaim_end", 0, NO_RECLAIM),
 ];
 
-/// Where the kernel describes its own types.
-const KERNEL_BTF: &str = "kernel/btf/vmlinux";
-
 /// Programs attached, maps created.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
@@ -139,19 +137,16 @@ const RUNGS: [Rung; 3] = [
 
 pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, ProbeError> {
     check_namespace(&roots.proc)?;
-    let own = roots.sys.join(KERNEL_BTF);
-    let path = options.btf.as_ref().unwrap_or(&own);
-    let bytes =
-        fs::read(path).map_err(|source| ProbeError::NoBtf { path: path.clone(), source })?;
+    let BtfFile { path, bytes, is_own } =
+        BtfFile::find(options.btf.as_deref(), roots, Path::new("/"))?;
     let types = KernelTypes::parse(&bytes)
         .map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
     let layout = layout(&types).map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
-    let btf = match options.btf {
-        Some(_) => None,
-        None => Some(
-            Btf::parse(&bytes, Endianness::default())
-                .map_err(|error| ProbeError::failed("reading the kernel's BTF", &error))?,
-        ),
+    let btf = if is_own {
+        let btf = Btf::parse(&bytes, Endianness::default());
+        Some(btf.map_err(|error| ProbeError::failed("reading the kernel's BTF", &error))?)
+    } else {
+        None
     };
     let attempt = Attempt {
         types: &types,

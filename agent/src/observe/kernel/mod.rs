@@ -5,6 +5,7 @@
 //! in `ebpf/`, what they share with this side in `ebpf/abi`.
 
 mod blame;
+mod btf_file;
 mod cost;
 mod error;
 mod event;
@@ -57,8 +58,9 @@ pub struct ProbeOptions {
     /// Of these, threads whose jobs can be followed and whose waits are blamed on someone. The
     /// kernel preallocates 3528 bytes each.
     pub max_jobs: u32,
-    /// A file with the kernel's types (BTF), where the kernel itself does not show them. The
-    /// programs then attach to raw tracepoints.
+    /// A file with the kernel's types: BTF, or an ELF file with them in it. The programs then
+    /// attach to raw tracepoints. Where there is none, the kernel's own are taken, else those
+    /// that the distribution ships for it.
     pub btf: Option<PathBuf>,
 }
 

@@ -1,0 +1,68 @@
+//! Frames that programs mark themselves (docs/frames.md).
+
+use downbeat_api::{Severity, ThreadJobs};
+use downbeat_policy::Deadline;
+
+use super::Engine;
+use super::notices::notice;
+use crate::model::frames::{Frames, MarkedProcess};
+use crate::observe::frames::{FrameSocket, Mark};
+
+/// The socket, and what came of it.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    pub(super) socket: Option<FrameSocket>,
+    frames: Frames,
+    /// Not after a flood, until the next tick.
+    pub(super) listens: bool,
+    read: Vec<Mark>,
+}
+
+impl Marks {
+    pub(super) fn new(socket: Option<FrameSocket>) -> Self {
+        Self { socket, listens: true, ..Self::default() }
+    }
+}
+
+impl Engine {
+    /// Reads the marks that wait.
+    pub(super) fn on_marks(&mut self) {
+        let Marks { socket: Some(socket), frames, listens, read } = &mut self.marks else {
+            return;
+        };
+        match socket.drain(read) {
+            Ok(more) => *listens = more,
+            Err(error) => {
+                tracing::error!("the socket for marked frames: {error}; it is not read any more");
+                self.marks.socket = None;
+                let text = format!("marked frames are not read: {error}");
+                let remedy = Some("restart downbeatd");
+                self.notices.set("marks", vec![notice(Severity::Error, text, remedy)]);
+                return;
+            }
+        }
+        for mark in read.drain(..) {
+            frames.mark(&mark);
+        }
+    }
+
+    /// Marked frames since the last sample, by process.
+    pub(super) fn marked_jobs(&mut self) -> Vec<ThreadJobs> {
+        let (world, policy) = (&self.world, &self.policy);
+        self.marks.frames.sample(|pid| {
+            let process = world.get(pid)?;
+            let classified = process.classified();
+            let class = classified.and_then(|c| policy.set.classes.get(c.class));
+            let deadline_ns = match class.and_then(|class| class.deadline) {
+                Some(Deadline::After(after)) => u64::try_from(after.as_nanos()).ok(),
+                Some(Deadline::Auto) | None => None,
+            };
+            Some(MarkedProcess {
+                start_time: process.start_time,
+                name: process.facts.comm.clone(),
+                class: class.map(|class| class.name.clone()),
+                deadline_ns,
+            })
+        })
+    }
+}
