@@ -104,7 +104,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Reads no more than the section and the tables that lead to it: such a file has a gigabyte.
 fn section(file: File) -> io::Result<Vec<u8>> {
-    let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let refused = |error| {
+        let text = format!("an ELF file that cannot be read: {error}");
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
     let cache = ReadCache::new(file);
     let elf = object::File::parse(&cache).map_err(refused)?;
     let Some(section) = elf.section_by_name(SECTION) else {

@@ -465,7 +465,7 @@ fn shared(ebpf: &mut Ebpf, name: &str, words: usize) -> Result<SharedWords, Prob
 /// Memory of all maps as the kernel accounts it.
 fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
     let of = |map: &Map| {
-        let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map)) = map
+        let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::RingBuf(map)) = map
         else {
             return None;
         };

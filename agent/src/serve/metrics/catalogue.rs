@@ -143,7 +143,9 @@ families! {
     BPF_DROPPED_JOBS = Counter "bpf_dropped_jobs" []
         "Threads whose jobs are not followed since the table of jobs was full.";
     BPF_DROPPED_BLAME = Counter "bpf_dropped_blame" []
-        "Culprits that did not fit into the table of blame; their time counts as unknown.";
+        "Times that a culprit found no place in the table of blame; what it ran counts as unknown.";
+    BPF_UNSEEN_WAKES = Counter "bpf_unseen_wakes" []
+        "Threads that slept and ran again without a wake-up that the kernel programs saw.";
     BPF_MAPS = Gauge "bpf_maps" "bytes" []
         "Memory of all maps of the kernel programs.";
 
