@@ -34,6 +34,18 @@ fn probes() -> Option<KernelProbes> {
     probes_with(&ProbeOptions::default())
 }
 
+/// The programs in both ways that they attach: typed, and as raw tracepoints with the kernel's
+/// types from a file, as on a kernel that does not show its own. All parts run in both.
+fn both_ways() -> impl Iterator<Item = KernelProbes> {
+    let raw = ProbeOptions { btf: Some("/sys/kernel/btf/vmlinux".into()), ..Default::default() };
+    [("typed", ProbeOptions::default()), ("raw", raw)].into_iter().filter_map(|(way, options)| {
+        println!("{way}");
+        let probes = probes_with(&options)?;
+        assert_eq!(probes.limits(), []);
+        Some(probes)
+    })
+}
+
 fn drained(probes: &mut KernelProbes) -> Vec<KernelEvent> {
     let mut events = Vec::new();
     probes.drain(&mut events);
@@ -79,166 +91,172 @@ fn run_delay_ns(tid: u32) -> u64 {
 
 #[test]
 fn an_exec_is_seen_at_once_with_its_ids() {
-    let Some(mut probes) = probes() else { return };
-    let mut child = Command::new("/bin/sleep").arg("5").spawn().unwrap();
-    let seen = await_event(
-        &mut probes,
-        |event| matches!(event, KernelEvent::Exec { pid, .. } if *pid == child.id()),
-    );
-    let now = monotonic_ns();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let Some(KernelEvent::Exec { pid, old_tid, parent, time_ns }) = seen else {
-        panic!("no exec of {}", child.id());
-    };
-    assert_eq!((old_tid, parent), (pid, std::process::id()));
-    let age = Duration::from_nanos(now - time_ns);
-    assert!(age < SOON, "read {age:?} after it happened");
+    for mut probes in both_ways() {
+        let mut child = Command::new("/bin/sleep").arg("5").spawn().unwrap();
+        let seen = await_event(
+            &mut probes,
+            |event| matches!(event, KernelEvent::Exec { pid, .. } if *pid == child.id()),
+        );
+        let now = monotonic_ns();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let Some(KernelEvent::Exec { pid, old_tid, parent, time_ns }) = seen else {
+            panic!("no exec of {}", child.id());
+        };
+        assert_eq!((old_tid, parent), (pid, std::process::id()));
+        let age = Duration::from_nanos(now - time_ns);
+        assert!(age < SOON, "read {age:?} after it happened");
+    }
 }
 
 #[test]
 fn threads_of_a_managed_thread_follow_it_until_they_end() {
-    let Some(mut probes) = probes() else { return };
-    let own = own_tid();
-    probes.manage(own, 7).unwrap();
-    let (say, hear) = mpsc::channel();
-    let gate = Arc::new(Barrier::new(2));
-    let child = {
-        let gate = Arc::clone(&gate);
-        thread::spawn(move || {
-            say.send(own_tid()).unwrap();
-            gate.wait();
-        })
-    };
-    let tid = hear.recv().unwrap();
-    assert_eq!(probes.slot(tid), Some(7), "not put in by the kernel itself");
-    let fork = await_event(
-        &mut probes,
-        |event| matches!(event, KernelEvent::Fork { tid: new, .. } if *new == tid),
-    );
-    let Some(KernelEvent::Fork { pid, parent_tid, parent_pid, inherited, .. }) = fork else {
-        panic!("no fork of {tid}");
-    };
-    let process = std::process::id();
-    assert_eq!((pid, parent_tid, parent_pid, inherited), (process, own, process, true));
+    for mut probes in both_ways() {
+        let own = own_tid();
+        probes.manage(own, 7).unwrap();
+        let (say, hear) = mpsc::channel();
+        let gate = Arc::new(Barrier::new(2));
+        let child = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                say.send(own_tid()).unwrap();
+                gate.wait();
+            })
+        };
+        let tid = hear.recv().unwrap();
+        assert_eq!(probes.slot(tid), Some(7), "not put in by the kernel itself");
+        let fork = await_event(
+            &mut probes,
+            |event| matches!(event, KernelEvent::Fork { tid: new, .. } if *new == tid),
+        );
+        let Some(KernelEvent::Fork { pid, parent_tid, parent_pid, inherited, .. }) = fork else {
+            panic!("no fork of {tid}");
+        };
+        let process = std::process::id();
+        assert_eq!((pid, parent_tid, parent_pid, inherited), (process, own, process, true));
 
-    gate.wait();
-    child.join().unwrap();
-    let end = Instant::now() + PATIENCE;
-    // An exit does not wake the reader, and join() may return before it is recorded.
-    let exit = loop {
-        let exit = drained(&mut probes)
-            .into_iter()
-            .find(|event| matches!(event, KernelEvent::Exit { tid: gone, .. } if *gone == tid));
-        if exit.is_some() || Instant::now() > end {
-            break exit;
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
-    assert!(exit.is_some(), "no exit of {tid}");
-    assert_eq!(probes.slot(tid), None, "still managed after its end");
+        gate.wait();
+        child.join().unwrap();
+        let end = Instant::now() + PATIENCE;
+        // An exit does not wake the reader, and join() may return before it is recorded.
+        let exit = loop {
+            let exit = drained(&mut probes)
+                .into_iter()
+                .find(|event| matches!(event, KernelEvent::Exit { tid: gone, .. } if *gone == tid));
+            if exit.is_some() || Instant::now() > end {
+                break exit;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert!(exit.is_some(), "no exit of {tid}");
+        assert_eq!(probes.slot(tid), None, "still managed after its end");
+    }
 }
 
 #[test]
 fn a_process_that_nobody_looked_at_yet_tells_of_its_own_children() {
-    let Some(mut probes) = probes() else { return };
-    probes.manage(own_tid(), 7).unwrap();
-    // As a daemon does: the shell forks a shell, which forks and leaves.
-    let mut shell = Command::new("sh").args(["-c", "(sleep 0.1 & )"]).spawn().unwrap();
-    let first = shell.id();
-    let of = |events: &[KernelEvent], process: u32| {
-        events.iter().find_map(|event| match event {
-            KernelEvent::Fork { pid, parent_pid, inherited: false, .. }
-                if *parent_pid == process && pid != parent_pid =>
-            {
-                Some(*pid)
+    for mut probes in both_ways() {
+        probes.manage(own_tid(), 7).unwrap();
+        // As a daemon does: the shell forks a shell, which forks and leaves.
+        let mut shell = Command::new("sh").args(["-c", "(sleep 0.1 & )"]).spawn().unwrap();
+        let first = shell.id();
+        let of = |events: &[KernelEvent], process: u32| {
+            events.iter().find_map(|event| match event {
+                KernelEvent::Fork { pid, parent_pid, inherited: false, .. }
+                    if *parent_pid == process && pid != parent_pid =>
+                {
+                    Some(*pid)
+                }
+                _ => None,
+            })
+        };
+        let end = Instant::now() + PATIENCE;
+        let mut events = Vec::new();
+        let daemon = loop {
+            events.extend(drained(&mut probes));
+            let daemon = of(&events, first).and_then(|second| of(&events, second));
+            if daemon.is_some() || Instant::now() > end {
+                break daemon;
             }
-            _ => None,
-        })
-    };
-    let end = Instant::now() + PATIENCE;
-    let mut events = Vec::new();
-    let daemon = loop {
-        events.extend(drained(&mut probes));
-        let daemon = of(&events, first).and_then(|second| of(&events, second));
-        if daemon.is_some() || Instant::now() > end {
-            break daemon;
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
-    shell.wait().unwrap();
-    assert!(daemon.is_some(), "the daemon's fork was not told: {events:?}");
+            thread::sleep(Duration::from_millis(1));
+        };
+        shell.wait().unwrap();
+        assert!(daemon.is_some(), "the daemon's fork was not told: {events:?}");
+    }
 }
 
 #[test]
 fn a_thread_that_is_only_watched_tells_its_new_name_and_counts_no_wait() {
-    let Some(mut probes) = probes() else { return };
-    let own = own_tid();
-    probes.manage(own, NO_CLASS).unwrap();
-    nix::sys::prctl::set_name(c"downbeat-voice").unwrap();
-    thread::sleep(Duration::from_millis(5));
-    let rename = await_event(&mut probes, |event| matches!(event, KernelEvent::Rename { .. }));
-    let Some(KernelEvent::Rename { tid, pid, name, .. }) = rename else {
-        panic!("no rename");
-    };
-    assert_eq!((tid, pid, name.as_str()), (own, std::process::id(), "downbeat-voice"));
-    for slot in 0..CLASS_SLOTS {
-        assert_eq!(probes.waits(slot).unwrap().count(), 0, "slot {slot}");
+    for mut probes in both_ways() {
+        let own = own_tid();
+        probes.manage(own, NO_CLASS).unwrap();
+        nix::sys::prctl::set_name(c"downbeat-voice").unwrap();
+        thread::sleep(Duration::from_millis(5));
+        let rename = await_event(&mut probes, |event| matches!(event, KernelEvent::Rename { .. }));
+        let Some(KernelEvent::Rename { tid, pid, name, .. }) = rename else {
+            panic!("no rename");
+        };
+        assert_eq!((tid, pid, name.as_str()), (own, std::process::id(), "downbeat-voice"));
+        for slot in 0..CLASS_SLOTS {
+            assert_eq!(probes.waits(slot).unwrap().count(), 0, "slot {slot}");
+        }
     }
 }
 
 #[test]
 fn waits_agree_with_the_kernels_own_book() {
-    let Some(mut probes) = probes() else { return };
-    const SLOT: u32 = 3;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (say, hear) = mpsc::channel();
-    let pair: Vec<_> = (0..2)
-        .map(|_| {
-            let (stop, say) = (Arc::clone(&stop), say.clone());
-            thread::spawn(move || {
-                pin(own_tid(), 0);
-                say.send(own_tid()).unwrap();
-                while !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
+    for mut probes in both_ways() {
+        const SLOT: u32 = 3;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (say, hear) = mpsc::channel();
+        let pair: Vec<_> = (0..2)
+            .map(|_| {
+                let (stop, say) = (Arc::clone(&stop), say.clone());
+                thread::spawn(move || {
+                    pin(own_tid(), 0);
+                    say.send(own_tid()).unwrap();
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                })
             })
-        })
-        .collect();
-    let tids = [hear.recv().unwrap(), hear.recv().unwrap()];
-    let book = |tids: [u32; 2]| tids.map(run_delay_ns).iter().sum::<u64>();
-    thread::sleep(Duration::from_millis(200));
-    for tid in tids {
-        probes.manage(tid, SLOT).unwrap();
+            .collect();
+        let tids = [hear.recv().unwrap(), hear.recv().unwrap()];
+        let book = |tids: [u32; 2]| tids.map(run_delay_ns).iter().sum::<u64>();
+        thread::sleep(Duration::from_millis(200));
+        for tid in tids {
+            probes.manage(tid, SLOT).unwrap();
+        }
+        let before = book(tids);
+        thread::sleep(Duration::from_secs(3));
+        let waits = probes.waits(SLOT).unwrap();
+        let booked = book(tids) - before;
+        stop.store(true, Ordering::Relaxed);
+        for thread in pair {
+            thread.join().unwrap();
+        }
+        let (told, booked) = (waits.sum_ns() as f64, booked as f64);
+        println!("{} waits, {told} ns by downbeat, {booked} ns by schedstat", waits.count());
+        assert!(booked > 1e9, "the pair did not contend: {booked} ns");
+        assert!((told / booked - 1.0).abs() < 0.1, "{told} ns told, {booked} ns booked");
+        assert!(waits.quantile(0.5).unwrap() <= waits.max_ns().unwrap());
     }
-    let before = book(tids);
-    thread::sleep(Duration::from_secs(3));
-    let waits = probes.waits(SLOT).unwrap();
-    let booked = book(tids) - before;
-    stop.store(true, Ordering::Relaxed);
-    for thread in pair {
-        thread.join().unwrap();
-    }
-    let (told, booked) = (waits.sum_ns() as f64, booked as f64);
-    println!("{} waits, {told} ns by downbeat, {booked} ns by schedstat", waits.count());
-    assert!(booked > 1e9, "the pair did not contend: {booked} ns");
-    assert!((told / booked - 1.0).abs() < 0.1, "{told} ns told, {booked} ns booked");
-    assert!(waits.quantile(0.5).unwrap() <= waits.max_ns().unwrap());
 }
 
 #[test]
 fn nothing_is_told_of_threads_that_nobody_asked_about() {
-    let Some(mut probes) = probes() else { return };
-    for _ in 0..20 {
-        thread::spawn(|| thread::sleep(Duration::from_millis(1))).join().unwrap();
-    }
-    let others: Vec<_> = drained(&mut probes)
-        .into_iter()
-        .filter(|event| !matches!(event, KernelEvent::Exec { .. }))
-        .collect();
-    assert_eq!(others, []);
-    for slot in 0..CLASS_SLOTS {
-        assert_eq!(probes.waits(slot).unwrap().count(), 0, "slot {slot}");
+    for mut probes in both_ways() {
+        for _ in 0..20 {
+            thread::spawn(|| thread::sleep(Duration::from_millis(1))).join().unwrap();
+        }
+        let others: Vec<_> = drained(&mut probes)
+            .into_iter()
+            .filter(|event| !matches!(event, KernelEvent::Exec { .. }))
+            .collect();
+        assert_eq!(others, []);
+        for slot in 0..CLASS_SLOTS {
+            assert_eq!(probes.waits(slot).unwrap().count(), 0, "slot {slot}");
+        }
     }
 }
 
@@ -334,42 +352,43 @@ fn a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id() {
         std::io::stdin().read_exact(&mut [0]).unwrap();
         panic!("{}", Command::new("/bin/sleep").arg("5").exec());
     }
-    let Some(mut probes) = probes() else { return };
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id"])
-        .env(ROLE, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let main = child.id();
-    let end = Instant::now() + PATIENCE;
-    let caller = loop {
-        let threads = std::fs::read_dir(format!("/proc/{main}/task")).unwrap();
-        let tid = threads
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().unwrap())
-            .find(|tid| *tid != main);
-        if let Some(tid) = tid {
-            break tid;
-        }
-        assert!(Instant::now() < end, "the child made no thread");
-    };
-    probes.manage(main, 4).unwrap();
-    probes.manage(caller, 5).unwrap();
-    drained(&mut probes);
-    child.stdin.take().unwrap().write_all(b"x").unwrap();
-    let seen = await_event(
-        &mut probes,
-        |event| matches!(event, KernelEvent::Exec { pid, .. } if *pid == main),
-    );
-    let (old, new) = (probes.slot(caller), probes.slot(main));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(
-        matches!(seen, Some(KernelEvent::Exec { old_tid, .. }) if old_tid == caller),
-        "{seen:?}"
-    );
-    assert_eq!((old, new), (None, Some(5)));
+    for mut probes in both_ways() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_thread_that_calls_exec_takes_its_class_to_the_main_threads_id"])
+            .env(ROLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let main = child.id();
+        let end = Instant::now() + PATIENCE;
+        let caller = loop {
+            let threads = std::fs::read_dir(format!("/proc/{main}/task")).unwrap();
+            let tid = threads
+                .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().unwrap())
+                .find(|tid| *tid != main);
+            if let Some(tid) = tid {
+                break tid;
+            }
+            assert!(Instant::now() < end, "the child made no thread");
+        };
+        probes.manage(main, 4).unwrap();
+        probes.manage(caller, 5).unwrap();
+        drained(&mut probes);
+        child.stdin.take().unwrap().write_all(b"x").unwrap();
+        let seen = await_event(
+            &mut probes,
+            |event| matches!(event, KernelEvent::Exec { pid, .. } if *pid == main),
+        );
+        let (old, new) = (probes.slot(caller), probes.slot(main));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            matches!(seen, Some(KernelEvent::Exec { old_tid, .. }) if old_tid == caller),
+            "{seen:?}"
+        );
+        assert_eq!((old, new), (None, Some(5)));
+    }
 }
 
 #[test]
@@ -455,7 +474,9 @@ fn a_kernel_that_does_not_describe_its_types_is_named() {
     assert!(missing.contains(path.to_str().unwrap()), "{missing}");
     assert!(missing.contains("CONFIG_DEBUG_INFO_BTF"), "{missing}");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, b"\x7fELF and more").unwrap();
-    let garbage = load();
-    assert!(garbage.contains("not BTF") && !garbage.contains('\n'), "{garbage}");
+    for (garbage, why) in [(&b"and more"[..], "not BTF"), (b"\x7fELF and more", "an ELF file")] {
+        std::fs::write(&path, garbage).unwrap();
+        let said = load();
+        assert!(said.contains(why) && !said.contains('\n'), "{said}");
+    }
 }
