@@ -8,6 +8,7 @@
 
 mod agent;
 mod host;
+mod jobs;
 
 use std::fmt;
 
@@ -38,7 +39,7 @@ match = { exe = "{bin}/downbeat-load" }
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Every room's checks, in the order in which they run.
-const ROOMS: [&[Check]; 2] = [agent::CHECKS, host::CHECKS];
+const ROOMS: [&[Check]; 3] = [agent::CHECKS, jobs::CHECKS, host::CHECKS];
 
 /// Ends a check that this kernel cannot run.
 #[derive(Debug)]
