@@ -20,6 +20,9 @@ const ASKED: f64 = 1.03;
 /// one compiler beside makes a storm half as long again.
 const OTHERS: f64 = 0.03;
 
+/// Undisturbed pairs without which there is no figure.
+const ENOUGH: usize = 7;
+
 /// Pairs that are tried for each that is wanted, while others disturb.
 const PATIENCE: usize = 3;
 
@@ -90,7 +93,7 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
         println!(
             "wall time with / without: {wall} in {} undisturbed pairs; {}",
             quiet.len(),
-            verdict(wall.median, ASKED)
+            judge(quiet.len(), wall.median)
         );
     }
     if let Some(cpu) = spread(&quiet, Pair::cpu) {
@@ -103,6 +106,13 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
     println!("wall time with / without: {all} in all {} pairs", pairs.len());
     println!("run statistics were off: no program counted a run; {}", beside(&before)?);
     Ok(())
+}
+
+fn judge(pairs: usize, wall: f64) -> String {
+    if pairs < ENOUGH {
+        return format!("no figure: {ENOUGH} are needed, so run it on a quieter machine");
+    }
+    verdict(wall, ASKED)
 }
 
 fn spread(pairs: &[Pair], pick: fn(&Pair) -> f64) -> Option<Spread> {
@@ -146,6 +156,12 @@ mod tests {
         assert!(!pair.is_quiet());
         assert!(Pair { on: passed(2_060, 4_040, 0.02), ..pair }.is_quiet());
         assert!(!Pair { off: passed(2_000, 4_000, 0.04), ..pair }.is_quiet());
+    }
+
+    #[test]
+    fn a_few_quiet_pairs_prove_nothing() {
+        assert!(judge(6, 1.0).starts_with("no figure"));
+        assert_eq!(judge(7, 1.0), "asked: at most 1.03; met");
     }
 
     #[test]
