@@ -60,7 +60,7 @@ pub unsafe fn woken(job: *mut Job, task: Task, slot: u32, ready_ns: u64, runs: b
             ready_ns
         };
         complete(job, task, slot, ended_ns);
-        begin(job, kind, wake.late_ns, now);
+        begin(job, kind, wake.late_ns, ended_ns, now);
     }
 }
 
@@ -85,7 +85,7 @@ pub unsafe fn runs_unwoken(job: *mut Job, task: Task, slot: u32, now: u64) {
             1 => ReleaseKind::Interrupt,
             _ => ReleaseKind::Wake,
         };
-        begin(job, kind, 0, now);
+        begin(job, kind, 0, slept_ns, now);
     }
 }
 
@@ -304,9 +304,10 @@ unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
     }
 }
 
-/// A job begins with a release of `kind`, `late_ns` before now.
+/// A job begins with a release of `kind`, `late_ns` before now. The thread was free for it since
+/// `free_ns`: what it was late before that is not the timer's doing.
 #[inline(always)]
-unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, now: u64) {
+unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, free_ns: u64, now: u64) {
     // SAFETY: as the callers promise.
     unsafe {
         let release_ns = now - late_ns;
@@ -333,7 +334,7 @@ unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, now: u64) {
         let story = &raw mut (*job).story;
         (*story).release_ns = release_ns;
         (*story).started_ns = if runs { now } else { 0 };
-        (*story).late_ns = late_ns;
+        (*story).late_ns = now.saturating_sub(release_ns.max(free_ns));
         (*story).wait_ns = 0;
         (*story).run_ns = 0;
         (*story).cost_ns = 0;

@@ -79,7 +79,7 @@ fn what_was_lost_is_said() {
     press(&mut state, "3");
     assert!(screen(&state).contains("! 1 thread is not followed: the table of jobs was full"));
     press(&mut state, "4");
-    assert!(screen(&state).contains("! 7 culprits did not fit into the table of blame"));
+    assert!(screen(&state).contains("! a culprit found no place in the table of blame 7 times"));
 }
 
 fn ids(state: &State) -> Vec<u64> {

@@ -162,7 +162,8 @@ pub struct Miss {
     pub response_ns: u64,
     /// Release to its first moment on a CPU.
     pub start_ns: u64,
-    /// From the moment the timer should have expired to the moment it woke the thread.
+    /// From the moment the timer should have expired, or the thread was done with the job before,
+    /// whichever was later, to the moment it was woken.
     pub late_ns: u64,
     /// Ready and not running, in all.
     pub wait_ns: u64,
@@ -228,11 +229,13 @@ pub enum CauseKind {
     Gpu,
     /// The timer expired late.
     ReleasedLate,
+    /// The job before it was still under way when it was released.
+    JobBefore,
 }
 
 impl CauseKind {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RanBehind,
         Self::Throttled,
         Self::Stolen,
@@ -243,6 +246,7 @@ impl CauseKind {
         Self::OwnCost,
         Self::Gpu,
         Self::ReleasedLate,
+        Self::JobBefore,
     ];
 
     /// The name in metrics and JSON.
@@ -259,6 +263,7 @@ impl CauseKind {
             Self::OwnCost => "own_cost",
             Self::Gpu => "gpu",
             Self::ReleasedLate => "released_late",
+            Self::JobBefore => "job_before",
         }
     }
 }

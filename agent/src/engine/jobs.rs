@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use downbeat_abi::{self as abi, CulpritKind as Kind, NO_CLASS};
 use downbeat_api::{
-    ClassCpu, Culprit, CulpritKind, Miss, Release, Response, Rhythm, Stalls, ThreadJobs,
+    ClassCpu, Culprit, CulpritKind, Miss, Release, Response, Rhythm, Severity, Stalls, ThreadJobs,
 };
 use downbeat_policy::{Classified, Deadline};
 
 use super::Engine;
+use super::notices::notice;
 use super::threads::{monotonic_ns, unix_time};
 use crate::model::Process;
 use crate::model::blame::Blame;
@@ -53,6 +54,8 @@ pub(super) struct Following {
     requests: HashMap<u32, Instant>,
     /// As of the last sample.
     threads: Vec<ThreadJobs>,
+    /// Periods that were found, by thread, as of the last sample; nanoseconds.
+    periods: HashMap<u32, u64>,
     /// CPU time of each slot by CPU at the last sample, nanoseconds.
     class_cpu: HashMap<u32, Vec<u64>>,
 }
@@ -88,13 +91,7 @@ impl Engine {
     fn deadline_ns(&self, tid: u32, classified: Option<Classified>) -> Option<u64> {
         match self.policy.set.classes.get(classified?.class)?.deadline? {
             Deadline::After(after) => u64::try_from(after.as_nanos()).ok(),
-            Deadline::Auto => {
-                let jobs = self.following.threads.iter().find(|jobs| jobs.tid == tid)?;
-                match jobs.rhythm? {
-                    Rhythm::Periodic { period_ns, .. } => Some(period_ns),
-                    Rhythm::Aperiodic { .. } => None,
-                }
-            }
+            Deadline::Auto => self.following.periods.get(&tid).copied(),
         }
     }
 
@@ -170,6 +167,11 @@ impl Engine {
             })
             .collect();
         self.following.threads = self.following.jobs.sample(samples);
+        let period = |jobs: &ThreadJobs| match jobs.rhythm? {
+            Rhythm::Periodic { period_ns, .. } => Some((jobs.tid, period_ns)),
+            Rhythm::Aperiodic { .. } => None,
+        };
+        self.following.periods = self.following.threads.iter().filter_map(period).collect();
         // A thread that ended may still have misses that wait for their cause: they have its name.
         self.following.owners = living;
         let waits: Vec<(Option<String>, Culprit)> = blamed
@@ -180,12 +182,32 @@ impl Engine {
             .collect();
         self.following.blame.sample(waits);
         self.set_learned_deadlines();
+        self.note_lost_misses();
+    }
+
+    /// A miss that found the ring full is counted, but has no story and no cause.
+    fn note_lost_misses(&mut self) {
+        let lost = self.probes.as_ref().map_or(0, |probes| probes.counters().dropped_misses);
+        let said = if lost == 0 {
+            Vec::new()
+        } else {
+            let text = format!(
+                "{lost} misses since the start are counted without a cause: they came faster than \
+                 their stories could be read"
+            );
+            vec![notice(Severity::Info, text, None)]
+        };
+        self.notices.set("lost misses", said);
     }
 
     fn job_sample(&mut self, told: ThreadJob) -> Option<JobSample> {
         let ThreadJob { tid, job, ended } = told;
-        let owner = self.owner(tid)?;
-        self.following.owners.insert(tid, owner.clone());
+        // The id of one that ended may be another's by now.
+        let known = self.following.owners.get(&tid).filter(|_| ended).cloned();
+        let owner = known.or_else(|| self.owner(tid))?;
+        if !ended {
+            self.following.owners.insert(tid, owner.clone());
+        }
         let Owner { pid, start_time, thread, process, class, deadline_ns } = owner;
         let (counts, releases) = (JobCounts::from(&*job), releases(&job));
         Some(JobSample {
@@ -293,6 +315,7 @@ impl Engine {
             response_ns,
             start_ns,
             late_ns: story.late_ns,
+            behind_ns: behind_ns(&story, release, response_ns),
             wait_ns: story.wait_ns,
             run_ns: story.run_ns,
             cost_ns: story.cost_ns,
@@ -415,4 +438,14 @@ impl Engine {
             class.cpus = Some(cpus.collect());
         }
     }
+}
+
+/// How long a timer's release came before the thread was free: what nothing else accounts for.
+fn behind_ns(story: &abi::Story, release: u32, response_ns: u64) -> u64 {
+    if release != abi::ReleaseKind::Timer as u32 {
+        return 0;
+    }
+    let known = [story.late_ns, story.wait_ns, story.run_ns];
+    let asleep = [story.io_ns, story.fault_ns, story.sleep_ns];
+    known.into_iter().chain(asleep).fold(response_ns, u64::saturating_sub)
 }

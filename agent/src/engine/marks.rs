@@ -46,8 +46,33 @@ impl Engine {
         }
     }
 
+    /// Says what of the marks came to nothing.
+    fn note_lost_marks(&mut self) {
+        let Some(socket) = &self.marks.socket else { return };
+        let (read, paired) = (socket.counters(), self.marks.frames.counters());
+        let counts = [
+            (read.garbage, "lines that are no mark"),
+            (read.refused + paired.refused, "marks too many"),
+            (paired.orphan_ends, "ends of frames that had not begun"),
+            (paired.unfinished, "frames that never ended"),
+        ];
+        let lost: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        let said = if lost.is_empty() {
+            Vec::new()
+        } else {
+            let text = format!("marked frames: {} since the start", lost.join(", "));
+            vec![notice(Severity::Info, text, Some("see docs/frames.md for what a mark is"))]
+        };
+        self.notices.set("lost marks", said);
+    }
+
     /// Marked frames since the last sample, by process.
     pub(super) fn marked_jobs(&mut self) -> Vec<ThreadJobs> {
+        self.note_lost_marks();
         let (world, policy) = (&self.world, &self.policy);
         self.marks.frames.sample(|pid| {
             let process = world.get(pid)?;

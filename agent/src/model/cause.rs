@@ -34,6 +34,8 @@ pub struct MissFacts {
     /// From the moment the timer should have expired to the moment it woke the thread; part of
     /// the response.
     pub late_ns: u64,
+    /// Released and not free to start: the job before it was still under way.
+    pub behind_ns: u64,
     /// Ready and not running, in all.
     pub wait_ns: u64,
     /// On a CPU, by the clock on the wall.
@@ -133,6 +135,7 @@ struct Parts {
     disk_ns: u64,
     gpu_ns: u64,
     blocked_ns: u64,
+    behind_ns: u64,
 }
 
 fn sum(culprits: &[Culprit]) -> u64 {
@@ -178,11 +181,12 @@ impl Parts {
             disk_ns: io_ns,
             gpu_ns: if on_gpu { sleep_ns } else { 0 },
             blocked_ns: if on_gpu { 0 } else { sleep_ns },
+            behind_ns: facts.behind_ns,
         }
     }
 
     /// Every cause but the thread's own work, those that say more before those that say less.
-    fn all(&self) -> [(CauseKind, u64); 9] {
+    fn all(&self) -> [(CauseKind, u64); 10] {
         [
             (CauseKind::Throttled, self.throttled_ns),
             (CauseKind::Stolen, self.stolen_ns),
@@ -193,6 +197,7 @@ impl Parts {
             (CauseKind::Gpu, self.gpu_ns),
             (CauseKind::ReleasedLate, self.late_timer_ns.max(self.late_cpu_ns)),
             (CauseKind::Blocked, self.blocked_ns),
+            (CauseKind::JobBefore, self.behind_ns),
         ]
     }
 }

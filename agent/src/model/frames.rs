@@ -57,6 +57,8 @@ struct Process {
     start_time: Option<u64>,
     /// Deadline of its class, as of the last sample.
     deadline_ns: Option<u64>,
+    /// Deadline of the latest frame that named one.
+    marked_deadline_ns: Option<u64>,
     open: HashMap<Box<str>, Open>,
     begins: VecDeque<u64>,
     counts: JobCounts,
@@ -81,6 +83,7 @@ impl Frames {
         process.latest_ns = process.latest_ns.max(mark.time_ns);
         match mark.kind {
             MarkKind::Begin { deadline_ns } => {
+                process.marked_deadline_ns = deadline_ns.or(process.marked_deadline_ns);
                 let open = Open { begin_ns: mark.time_ns, deadline_ns };
                 let given_up = process.begin(&mark.id, open);
                 self.counters.unfinished += u64::from(given_up);
@@ -186,7 +189,7 @@ impl Process {
             class,
             release: (recent.released[MARKED] > 0).then_some(Release::Marked),
             rhythm: rhythm(self.begins.make_contiguous()),
-            deadline_ns,
+            deadline_ns: self.marked_deadline_ns.or(deadline_ns),
             recent: recent.summary(),
             total: self.counts.summary(),
         }

@@ -63,7 +63,16 @@ impl Thread {
     #[must_use]
     #[inline]
     pub const fn new(slot: u32, job: u32) -> Self {
-        Self { ready_ns: 0, blame_ns: 0, run_ns: 0, woken_ns: 0, slot, job, cpu: 0, has_siblings: 0 }
+        Self {
+            ready_ns: 0,
+            blame_ns: 0,
+            run_ns: 0,
+            woken_ns: 0,
+            slot,
+            job,
+            cpu: 0,
+            has_siblings: 0,
+        }
     }
 }
 

@@ -83,8 +83,8 @@ fn lost(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
         0 => Vec::new(),
         n => {
             let text = format!(
-                "! {} did not fit into the table of blame: their time counts as unknown",
-                units::count(n, "culprit")
+                "! a culprit found no place in the table of blame {}: that time counts as unknown",
+                units::count(n, "time")
             );
             paper.paragraph(Ink::Warning, &text, 2)
         }

@@ -243,7 +243,7 @@ pub fn cost_text(snapshot: &Snapshot) -> String {
             "bpf {}",
             mean(bpf).map_or_else(|| units::UNKNOWN.into(), |ns| format!("{ns:.0} ns"))
         ));
-        let lost = bpf.dropped_events + bpf.dropped_threads + bpf.dropped_jobs + bpf.dropped_blame;
+        let lost = bpf.dropped_events + bpf.dropped_threads + bpf.dropped_jobs;
         if lost > 0 {
             parts.push(format!("{lost} lost"));
         }

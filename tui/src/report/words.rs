@@ -118,6 +118,7 @@ pub fn cause(cause: CauseKind) -> &'static str {
         CauseKind::OwnCost => "own cost",
         CauseKind::Gpu => "GPU",
         CauseKind::ReleasedLate => "released late",
+        CauseKind::JobBefore => "job before",
     }
 }
 

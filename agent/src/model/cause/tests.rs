@@ -126,6 +126,11 @@ fn each_story_has_its_cause_and_is_told_in_one_sentence() {
             "its timer expired 9.0 ms late",
         ),
         (
+            MissFacts { behind_ns: 9 * MS, ..late() },
+            CauseKind::JobBefore,
+            "not free to start for 9.0 ms of 14.3 ms: the job before was under way",
+        ),
+        (
             waiting(vec![culprit(K::Idle, "", 90)]),
             CauseKind::ReleasedLate,
             "its CPU was idle and needed 9.0 ms to wake up",
@@ -276,6 +281,7 @@ prop_compose! {
         let [deadline_ns, response_ns, start_ns, late_ns, wait_ns, run_ns, cost_ns, io_ns, fault_ns,
             faults, reclaim_ns, sleep_ns] = times;
         MissFacts {
+            behind_ns: 0,
             deadline_ns, response_ns, start_ns, late_ns, wait_ns, run_ns, cost_ns,
             stalls: Stalls { io_ns, fault_ns, faults, reclaim_ns, sleep_ns },
             culprits: culprits.into_iter().map(|(kind, name, ns)| Culprit { kind, name, ns }).collect(),

@@ -58,6 +58,9 @@ pub(super) fn text(kind: CauseKind, parts: &Parts, facts: &MissFacts) -> String 
         CauseKind::ReleasedLate => {
             format!("its CPU was idle and needed {} to wake up", time(parts.late_cpu_ns))
         }
+        CauseKind::JobBefore => {
+            format!("not free to start for {}: the job before was under way", of(parts.behind_ns))
+        }
         CauseKind::OwnCost if facts.cost_ns > facts.deadline_ns => format!(
             "its own work took {}, and the deadline is {}",
             time(facts.cost_ns),

@@ -1,6 +1,6 @@
 //! Which thread's jobs are kept where, and what the kernel programs counted there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use downbeat_abi::Job;
@@ -30,8 +30,10 @@ pub(super) struct JobTable {
     of_thread: HashMap<u32, u32>,
     /// Of threads that ended since the last read.
     ended: Vec<(u32, u32)>,
-    /// Threads that found no place.
+    /// Threads that found no place, since the start.
     refused: u64,
+    /// Of these, those that still have none.
+    without: HashSet<u32>,
 }
 
 impl JobTable {
@@ -43,6 +45,7 @@ impl JobTable {
             of_thread: HashMap::new(),
             ended: Vec::new(),
             refused: 0,
+            without: HashSet::new(),
         }
     }
 
@@ -52,18 +55,20 @@ impl JobTable {
             return Some(*place);
         }
         let Some(place) = self.free.pop() else {
-            self.refused += 1;
+            self.refused += u64::from(self.without.insert(tid));
             return None;
         };
         for word in self.job_words(place) {
             word.store(0, Ordering::Relaxed);
         }
         self.of_thread.insert(tid, place);
+        self.without.remove(&tid);
         Some(place)
     }
 
     /// The thread has ended, or is not followed any more.
     pub(super) fn end(&mut self, tid: u32) {
+        self.without.remove(&tid);
         if let Some(place) = self.of_thread.remove(&tid) {
             self.ended.push((tid, place));
         }

@@ -364,12 +364,12 @@ impl KernelProbes {
             discarded_samples,
             dropped_jobs,
             dropped_blame,
-            dropped_misses,
+            dropped_misses: _,
             unseen_wakes,
         } = self.counters();
         BpfCost {
             programs,
-            dropped_events: dropped_events + dropped_misses,
+            dropped_events,
             dropped_threads,
             discarded_samples,
             dropped_jobs,

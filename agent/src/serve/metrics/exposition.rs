@@ -1,5 +1,6 @@
 //! The OpenMetrics text of a snapshot, through prometheus-client's encoder.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,12 +57,10 @@ fn write_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Re
     let mut metric =
         encoder.encode_descriptor(definition.name, definition.help, unit.as_ref(), kind)?;
     for sample in samples {
-        let labels: Vec<(&str, &str)> = definition
-            .labels
-            .iter()
-            .copied()
-            .zip(sample.labels.iter().map(String::as_str))
-            .collect();
+        let values: Vec<Cow<'_, str>> =
+            sample.labels.iter().map(|label| printable(label)).collect();
+        let names = definition.labels.iter().copied();
+        let labels: Vec<(&str, &str)> = names.zip(values.iter().map(AsRef::as_ref)).collect();
         if sample.value == Value::Info {
             metric.encode_info(&labels)?;
         } else if labels.is_empty() {
@@ -71,6 +70,17 @@ fn write_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Re
         }
     }
     Ok(())
+}
+
+/// A program may call itself anything: what would command the terminal of whoever looks at the text
+/// is replaced. Line breaks are left to the encoder, which escapes them.
+fn printable(label: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && c != '\n';
+    if label.contains(commands) {
+        Cow::Owned(label.replace(commands, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(label)
+    }
 }
 
 fn write_value(metric: &mut MetricEncoder<'_>, value: &Value) -> fmt::Result {
