@@ -216,7 +216,7 @@ fn ran_in_class(slot: u32, ns: u64) {
     }
 }
 
-/// Whether the state bits are those of a sleep that only its event ends, and not also a signal.
+/// Whether the state bits are those of a sleep that its event or a signal ends.
 #[inline(always)]
 pub const fn is_interruptible(state: u64) -> bool {
     state & INTERRUPTIBLE != 0

@@ -9,9 +9,9 @@ use downbeat_api::{
 };
 use downbeat_policy::{Classified, Deadline};
 
-use super::Engine;
 use super::notices::notice;
 use super::threads::{monotonic_ns, unix_time};
+use super::{Engine, Policy};
 use crate::model::Process;
 use crate::model::blame::Blame;
 use crate::model::cause::{MissFacts, cause};
@@ -89,8 +89,9 @@ impl Engine {
     /// The deadline of a class's jobs, nanoseconds: the policy's, or for `auto` the thread's own
     /// period, once that is known.
     fn deadline_ns(&self, tid: u32, classified: Option<Classified>) -> Option<u64> {
-        match self.policy.set.classes.get(classified?.class)?.deadline? {
-            Deadline::After(after) => u64::try_from(after.as_nanos()).ok(),
+        let class = self.policy.set.classes.get(classified?.class)?;
+        match class.deadline? {
+            Deadline::After(_) => Policy::named_deadline_ns(class),
             Deadline::Auto => self.following.periods.get(&tid).copied(),
         }
     }

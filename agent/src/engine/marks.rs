@@ -1,10 +1,9 @@
 //! Frames that programs mark themselves (docs/frames.md).
 
 use downbeat_api::{Severity, ThreadJobs};
-use downbeat_policy::Deadline;
 
-use super::Engine;
 use super::notices::notice;
+use super::{Engine, Policy};
 use crate::model::frames::{Frames, MarkedProcess};
 use crate::observe::frames::{FrameSocket, Mark};
 
@@ -78,10 +77,7 @@ impl Engine {
             let process = world.get(pid)?;
             let classified = process.classified();
             let class = classified.and_then(|c| policy.set.classes.get(c.class));
-            let deadline_ns = match class.and_then(|class| class.deadline) {
-                Some(Deadline::After(after)) => u64::try_from(after.as_nanos()).ok(),
-                Some(Deadline::Auto) | None => None,
-            };
+            let deadline_ns = class.and_then(Policy::named_deadline_ns);
             Some(MarkedProcess {
                 start_time: process.start_time,
                 name: process.facts.comm.clone(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use downbeat_api::HostFacts;
-use downbeat_policy::{Classified, PolicySet, ProcessFacts};
+use downbeat_policy::{Class, Classified, Deadline, PolicySet, ProcessFacts};
 
 use crate::decide::{self, Target};
 
@@ -61,6 +61,14 @@ impl Policy {
     #[must_use]
     pub fn classify(&self, facts: &ProcessFacts, thread: &str) -> Option<Classified> {
         self.set.classify(facts, thread)
+    }
+
+    /// The deadline of a class that names one, nanoseconds; `auto` and none are absent.
+    pub fn named_deadline_ns(class: &Class) -> Option<u64> {
+        match class.deadline? {
+            Deadline::After(after) => u64::try_from(after.as_nanos()).ok(),
+            Deadline::Auto => None,
+        }
     }
 
     /// What the host could not grant, per class that asked for it.

@@ -8,10 +8,9 @@ use downbeat_api::{
     Actions, Class, Cost, GpuView, HostFacts, HostLoad, Memory, Misses, Mode, Process, SCHEMA,
     Snapshot, Source, Wait,
 };
-use downbeat_policy::Deadline;
 
-use super::Engine;
 use super::threads::unix_time;
+use super::{Engine, Policy};
 use crate::act::{Sched, cpu_ranges, sched_getaffinity};
 use crate::decide::Target;
 use crate::model;
@@ -128,10 +127,7 @@ impl Engine {
                 name: class.name.clone(),
                 modality: class.modality.name().to_owned(),
                 tier: class.tier.name().to_owned(),
-                deadline_ns: match class.deadline {
-                    Some(Deadline::After(after)) => u64::try_from(after.as_nanos()).ok(),
-                    Some(Deadline::Auto) | None => None,
-                },
+                deadline_ns: Policy::named_deadline_ns(class),
                 sched: target.words.clone(),
                 processes: total.processes,
                 threads: total.threads,
