@@ -1,6 +1,7 @@
 //! The guest's file systems, what can be done to it, and its end.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,14 +96,92 @@ impl OfflineCpu {
         let switch = PathBuf::from(format!("/sys/devices/system/cpu/cpu{cpu}/online"));
         need(&switch, "CPU hotplug")?;
         // From 6.12 on the kernel now and then calls a CPU busy, over bandwidth that it keeps there
-        // for ordinary threads.
-        let mut last = Ok(());
-        wait_until(PATIENCE, || {
-            last = write(&switch, "0");
-            last.is_ok()
-        });
-        last.map(|()| Self { switch })
+        // for ordinary threads (its fair server) and that some releases count wrongly.
+        let Err(error) = switch_off_within(&switch, PATIENCE) else { return Ok(Self { switch }) };
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            return Err(error).with_context(|| format!("{}: writing 0", switch.display()));
+        }
+        let before = deadline_bandwidth();
+        let paused = PausedFairServers::new();
+        let Err(error) = switch_off_within(&switch, PATIENCE / 6) else {
+            println!("cpu{cpu} could be switched off only without fair servers: {before}");
+            return Ok(Self { switch });
+        };
+        let with = paused.map_or_else(|why| why, |paused| format!("{paused:?}"));
+        let still = deadline_bandwidth();
+        let why = format!(
+            "{}: writing 0: {error} for {PATIENCE:?}; {before}; then {with}: {still}",
+            switch.display()
+        );
+        Err(Skip(why).into())
     }
+}
+
+/// Tries to switch a CPU off for that long, and tells the last refusal.
+fn switch_off_within(switch: &Path, patience: Duration) -> io::Result<()> {
+    let mut last = Ok(());
+    wait_until(patience, || {
+        last = fs::write(switch, "0");
+        last.as_ref().err().is_none_or(|error| error.raw_os_error() != Some(libc::EBUSY))
+    });
+    last
+}
+
+/// The fair servers of all CPUs without bandwidth; as they were when dropped.
+#[derive(Debug)]
+struct PausedFairServers {
+    /// Each one's file and what it had, nanoseconds.
+    before: Vec<(PathBuf, String)>,
+}
+
+impl PausedFairServers {
+    /// Takes their bandwidth; else says why not.
+    fn new() -> Result<Self, String> {
+        let folder = debugfs()?.join("sched/fair_server");
+        let said = |error| format!("{}: {error}", folder.display());
+        let mut paused = Self { before: Vec::new() };
+        for cpu in fs::read_dir(&folder).map_err(said)? {
+            let runtime = cpu.map_err(said)?.path().join("runtime");
+            let before = read(&runtime).map_err(|error| format!("{error:#}"))?;
+            write(&runtime, "0").map_err(|error| format!("{error:#}"))?;
+            paused.before.push((runtime, before.trim().to_owned()));
+        }
+        Ok(paused)
+    }
+}
+
+impl Drop for PausedFairServers {
+    fn drop(&mut self) {
+        for (runtime, before) in &self.before {
+            // One of a CPU that is off takes it as well.
+            if let Err(error) = write(runtime, before) {
+                println!("{error:#}");
+            }
+        }
+    }
+}
+
+/// The deadline class's account of each root domain, as the scheduler tells it, on one line.
+fn deadline_bandwidth() -> String {
+    let told = debugfs()
+        .and_then(|debug| read(&debug.join("sched/debug")).map_err(|error| format!("{error:#}")));
+    let text = match told {
+        Ok(text) => text,
+        Err(why) => return format!("bandwidth unknown: {why}"),
+    };
+    let asked = |line: &&str| line.starts_with("dl_rq[") || line.contains("dl_bw->");
+    let words = text.lines().filter(asked).flat_map(str::split_whitespace);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The folder of debugfs, which a guest mounts only where a check went wrong; else why not.
+fn debugfs() -> Result<&'static Path, String> {
+    let at = Path::new("/sys/kernel/debug");
+    if !at.join("sched").is_dir() {
+        mount(Some("debugfs"), at, Some("debugfs"), MsFlags::empty(), None::<&str>)
+            .map_err(|errno| format!("{}: mounting debugfs: {errno}", at.display()))?;
+    }
+    Ok(at)
 }
 
 impl Drop for OfflineCpu {
@@ -151,7 +230,7 @@ fn loopback_up() -> Result<()> {
     // SAFETY: the request names an interface, ends it with a zero and carries its flags; the
     // kernel only reads it.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
 /// Ends the guest. Returns only where the kernel refuses.
