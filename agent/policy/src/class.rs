@@ -2,36 +2,60 @@
 
 use std::time::Duration;
 
-use crate::{CpuList, Origin, duration};
+use crate::{
+    CpuChoice, CpuLevers, Energy, Goal, GpuShare, IoLevers, Irqs, MemoryLevers, Origin, Sched,
+    duration,
+};
 
-/// Real-time priority where `sched` names `fifo` or `rr` without one.
-pub const DEFAULT_RT_PRIORITY: u8 = 10;
-
-/// `[class.NAME]`.
+/// `[class.NAME]`, with what it inherits. Whatever is absent is not touched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Class {
     /// NAME.
     pub name: String,
+    /// The class whose keys it takes where it gives none of its own, by name.
+    pub inherits: Option<String>,
     /// What its frames are.
     pub modality: Modality,
     /// How urgent its work is.
     pub tier: Tier,
     /// From a frame's release to the moment it is worthless.
     pub deadline: Option<Deadline>,
-    /// CPUs that its threads may use; absent: not touched.
-    pub cpus: Option<CpuList>,
+    /// CPUs that its threads may use.
+    pub cpus: Option<CpuChoice>,
+    /// Its CPUs become a cpuset partition: nobody else runs there. Only with `cpus`.
+    pub partition: bool,
     /// Scheduling.
     pub sched: Sched,
-    /// I/O priority; absent: not touched.
-    pub io: Option<IoPriority>,
-    /// `oom_score_adj`, −1000 to 1000; absent: not touched.
-    pub oom: Option<i16>,
+    /// CPU time of its group.
+    pub cpu: CpuLevers,
+    /// Memory.
+    pub memory: MemoryLevers,
+    /// Disks.
+    pub io: IoLevers,
+    /// Its part of a GPU.
+    pub gpu: GpuShare,
+    /// What the governor holds.
+    pub goal: Goal,
+    /// How much later than asked the kernel may let a sleep end, 1 ns to 1 s.
+    pub timer_slack: Option<Duration>,
+    /// Its group is held frozen; only in the background.
+    pub freeze: bool,
+    /// Device interrupts. [`Irqs::KeepOff`] only with `cpus`.
+    pub irqs: Irqs,
+    /// The longest time that an idle CPU may take to wake, 0 to 10 ms (`/dev/cpu_dma_latency`,
+    /// held while the class has threads).
+    pub wakeup_latency: Option<Duration>,
+    /// Energy preference of its CPUs (of all, without `cpus`).
+    pub energy: Option<Energy>,
+    /// Its processes are moved into a group of the agent's own where they have none that it may
+    /// change.
+    pub adopt: bool,
     /// Where it is defined.
     pub origin: Origin,
 }
 
 /// What the frames of a class are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Modality {
     /// Sound, spoken or not.
     Audio,
@@ -68,64 +92,40 @@ pub enum Deadline {
     After(Duration),
 }
 
-/// `sched = …`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sched {
-    /// `"auto"`: from tier and deadline, and from what the host can do.
-    Auto,
-    /// Nothing is changed (`"keep"`).
-    Keep,
-    /// A policy and its parameters.
-    Set {
-        /// Scheduling policy.
-        policy: SchedPolicy,
-        /// 1 to 99, for [`SchedPolicy::Fifo`] and [`SchedPolicy::RoundRobin`] (default
-        /// [`DEFAULT_RT_PRIORITY`]).
-        priority: Option<u8>,
-        /// −20 to 19, for [`SchedPolicy::Other`] and [`SchedPolicy::Batch`].
-        nice: Option<i8>,
-        /// EEVDF slice, 0.1 ms to 100 ms (kernel 6.12), for [`SchedPolicy::Other`] and
-        /// [`SchedPolicy::Batch`].
-        slice: Option<Duration>,
-    },
-}
-
-/// Scheduling policies that a class can ask for; see sched(7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SchedPolicy {
-    /// SCHED_OTHER.
-    Other,
-    /// SCHED_BATCH.
-    Batch,
-    /// SCHED_IDLE.
-    Idle,
-    /// SCHED_FIFO.
-    Fifo,
-    /// SCHED_RR.
-    RoundRobin,
-}
-
-/// I/O priority; see ioprio_set(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoPriority {
-    /// Class.
-    pub class: IoClass,
-    /// 0 (first) to 7 (last), 4 where not given; 0 for [`IoClass::Idle`].
-    pub level: u8,
-}
-
-/// I/O priority classes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoClass {
-    /// Served first, always.
-    Realtime,
-    /// The kernel's default.
-    BestEffort,
-    /// Served when nobody else asks.
-    Idle,
+impl Class {
+    /// A class that changes nothing, as `[class.NAME]` with a tier and `sched = "keep"` is read.
+    #[must_use]
+    pub fn keeping(name: &str, tier: Tier, origin: Origin) -> Self {
+        Self {
+            name: name.to_owned(),
+            inherits: None,
+            modality: Modality::default(),
+            tier,
+            deadline: None,
+            cpus: None,
+            partition: false,
+            sched: Sched::Keep,
+            cpu: CpuLevers::default(),
+            memory: MemoryLevers::default(),
+            io: IoLevers::default(),
+            gpu: GpuShare::default(),
+            goal: Goal::default(),
+            timer_slack: None,
+            freeze: false,
+            irqs: Irqs::default(),
+            wakeup_latency: None,
+            energy: None,
+            adopt: false,
+            origin,
+        }
+    }
 }
 
 impl Modality {
+    /// Every modality.
+    pub const ALL: [Self; 6] =
+        [Self::Audio, Self::Video, Self::Image, Self::Text, Self::Sensor, Self::Other];
+
     /// As written in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -141,6 +141,9 @@ impl Modality {
 }
 
 impl Tier {
+    /// Every tier.
+    pub const ALL: [Self; 3] = [Self::Realtime, Self::Interactive, Self::Background];
+
     /// As written in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -149,47 +152,6 @@ impl Tier {
             Self::Interactive => "interactive",
             Self::Background => "background",
         }
-    }
-}
-
-impl Sched {
-    /// For a person: `fifo 20`, `nice -5 slice 3 ms`, `idle`, `auto`, `keep`.
-    #[must_use]
-    pub fn words(&self) -> String {
-        let Self::Set { policy, priority, nice, slice } = self else {
-            return if *self == Self::Auto { "auto" } else { "keep" }.to_owned();
-        };
-        let mut words = Vec::new();
-        // A nice value or a slice alone says SCHED_OTHER already.
-        if *policy != SchedPolicy::Other || (nice.is_none() && slice.is_none()) {
-            words.push(policy.name().to_owned());
-        }
-        if policy.is_realtime() {
-            words.push(priority.unwrap_or(DEFAULT_RT_PRIORITY).to_string());
-        }
-        words.extend(nice.map(|nice| format!("nice {nice}")));
-        words.extend(slice.map(|slice| format!("slice {}", duration::words(slice))));
-        words.join(" ")
-    }
-}
-
-impl SchedPolicy {
-    /// As written in a policy.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Other => "other",
-            Self::Batch => "batch",
-            Self::Idle => "idle",
-            Self::Fifo => "fifo",
-            Self::RoundRobin => "rr",
-        }
-    }
-
-    /// Whether it has a real-time priority, and so neither a nice value nor a slice.
-    #[must_use]
-    pub fn is_realtime(self) -> bool {
-        matches!(self, Self::Fifo | Self::RoundRobin)
     }
 }
 
@@ -204,62 +166,13 @@ impl Deadline {
     }
 }
 
-impl IoClass {
-    /// As written in a policy.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Realtime => "realtime",
-            Self::BestEffort => "best-effort",
-            Self::Idle => "idle",
-        }
-    }
-}
-
-impl IoPriority {
-    /// For a person: `realtime 2`, `idle`.
-    #[must_use]
-    pub fn words(self) -> String {
-        match self.class {
-            IoClass::Idle => self.class.name().to_owned(),
-            IoClass::Realtime | IoClass::BestEffort => {
-                format!("{} {}", self.class.name(), self.level)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn set(policy: SchedPolicy, nice: Option<i8>, slice_us: Option<u64>) -> String {
-        let slice = slice_us.map(Duration::from_micros);
-        Sched::Set { policy, priority: None, nice, slice }.words()
-    }
-
     #[test]
-    fn sched_in_words() {
-        assert_eq!(Sched::Auto.words(), "auto");
-        assert_eq!(Sched::Keep.words(), "keep");
-        assert_eq!(set(SchedPolicy::Other, None, None), "other");
-        assert_eq!(set(SchedPolicy::Other, Some(-5), Some(3000)), "nice -5 slice 3 ms");
-        assert_eq!(set(SchedPolicy::Other, None, Some(500)), "slice 500 us");
-        assert_eq!(set(SchedPolicy::Batch, Some(5), None), "batch nice 5");
-        assert_eq!(set(SchedPolicy::Idle, None, None), "idle");
-        assert_eq!(set(SchedPolicy::RoundRobin, None, None), "rr 10");
-        let fifo =
-            Sched::Set { policy: SchedPolicy::Fifo, priority: Some(20), nice: None, slice: None };
-        assert_eq!(fifo.words(), "fifo 20");
-    }
-
-    #[test]
-    fn the_rest_in_words() {
+    fn deadlines_in_words() {
         assert_eq!(Deadline::Auto.words(), "auto");
         assert_eq!(Deadline::After(Duration::from_millis(33)).words(), "33 ms");
-        assert_eq!(IoPriority { class: IoClass::Realtime, level: 2 }.words(), "realtime 2");
-        assert_eq!(IoPriority { class: IoClass::Idle, level: 0 }.words(), "idle");
     }
 }

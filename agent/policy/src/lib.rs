@@ -23,24 +23,35 @@
 //!
 //! Everything else is a [`Problem`], keys of later versions too.
 
+mod auto;
 mod class;
 mod cpus;
 mod duration;
 mod facts;
+mod levers;
+mod needs;
 mod parse;
 mod pattern;
 mod problem;
+mod quantity;
 mod rule;
+mod sched;
 
-pub use class::{
-    Class, DEFAULT_RT_PRIORITY, Deadline, IoClass, IoPriority, Modality, Sched, SchedPolicy, Tier,
+pub use auto::Auto;
+pub use class::{Class, Deadline, Modality, Tier};
+pub use cpus::{ChosenCpus, CpuChoice, CpuGroup, CpuListError, HIGHEST_CPU};
+pub use facts::{ContainerFacts, ParentFacts, ProcessFacts, Use, Uses};
+pub use levers::{
+    CpuLevers, CpuMax, Energy, Goal, GpuShare, IoClass, IoLevers, IoMax, IoPriority, Irqs,
+    MemoryLevers, Uclamp,
 };
-pub use cpus::{CpuList, CpuListError, HIGHEST_CPU};
-pub use facts::{ParentFacts, ProcessFacts};
+pub use needs::Needs;
 pub use parse::SCHEMA;
 pub use pattern::{Pattern, PatternError};
 pub use problem::{Origin, Problem};
-pub use rule::{Classified, Matcher, Rule};
+pub use quantity::{Amount, Share};
+pub use rule::{Classified, Matcher, NamedPattern, Rule};
+pub use sched::{DEFAULT_RT_PRIORITY, Sched, SchedParameters, SchedPolicy, Span};
 
 /// One policy file's text; reading it is the caller's business.
 #[derive(Clone, Debug)]
@@ -58,4 +69,6 @@ pub struct PolicySet {
     pub classes: Vec<Class>,
     /// In the order in which they are tried: by `priority`, highest first, then as written.
     pub rules: Vec<Rule>,
+    /// Classes for what no rule names.
+    pub auto: Auto,
 }

@@ -1,9 +1,10 @@
 //! Rules: which threads a class is for.
 
 use std::cell::OnceCell;
+use std::fmt;
 
 use crate::pattern::ByteSet;
-use crate::{Origin, Pattern, PolicySet, ProcessFacts};
+use crate::{Needs, Origin, Pattern, PolicySet, ProcessFacts, Use};
 
 /// `[[rule]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,13 +35,44 @@ pub struct Matcher {
     pub cmdline: Vec<Pattern>,
     /// User name or number.
     pub user: Vec<Pattern>,
+    /// Group name or number.
+    pub group: Vec<Pattern>,
     /// cgroup path.
     pub cgroup: Vec<Pattern>,
+    /// systemd unit; a pattern without a dot is a service's name without `.service`.
+    pub unit: Vec<Pattern>,
+    /// The container's name or its whole id.
+    pub container: Vec<Pattern>,
+    /// The container's image. A pattern without a slash matches its last part; the tag and the
+    /// digest may be left out.
+    pub image: Vec<Pattern>,
+    /// Name of the Kubernetes pod; with a slash, `NAMESPACE/NAME`.
+    pub pod: Vec<Pattern>,
+    /// A label of the container or its pod.
+    pub label: Vec<NamedPattern>,
     /// The parent's executable or name: a pattern with a slash matches the executable's path, one
     /// without its last part or the parent's main thread's name.
     pub parent: Vec<Pattern>,
+    /// The same of the parent or any process above it.
+    pub ancestor: Vec<Pattern>,
+    /// An environment variable.
+    pub env: Vec<NamedPattern>,
     /// The thread's own name.
     pub thread: Vec<Pattern>,
+    /// What it holds open.
+    pub uses: Vec<Use>,
+    /// A library that it has mapped, by file name; a pattern without a dot matches the name up to
+    /// its first dot.
+    pub maps: Vec<Pattern>,
+}
+
+/// `NAME` or `NAME=PATTERN`: something with a name and a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPattern {
+    /// The name, literally.
+    pub name: String,
+    /// What its value must match; absent: any value, the empty one too.
+    pub value: Option<Pattern>,
 }
 
 /// What [`PolicySet::classify`] found.
@@ -71,6 +103,25 @@ impl PolicySet {
     }
 }
 
+impl PolicySet {
+    /// The costly facts that any rule asks for; discovery looks at devices and libraries.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let mut needs =
+            Needs { uses: self.auto.enabled, maps: self.auto.enabled, ..Needs::default() };
+        for matcher in self.rules.iter().flat_map(|rule| rule.matchers.iter().chain(&rule.unless)) {
+            let Matcher { env, uses, maps, ancestor, container, image, pod, label, .. } = matcher;
+            needs.env.extend(env.iter().map(|pattern| pattern.name.clone()));
+            needs.uses |= !uses.is_empty();
+            needs.maps |= !maps.is_empty();
+            needs.ancestors |= !ancestor.is_empty();
+            needs.containers |= !(container.is_empty() && image.is_empty() && pod.is_empty());
+            needs.containers |= !label.is_empty();
+        }
+        needs
+    }
+}
+
 impl Rule {
     fn holds(&self, subject: &Subject<'_>) -> bool {
         self.matchers.iter().any(|m| m.holds(subject))
@@ -90,55 +141,101 @@ impl Matcher {
     /// Whether no key has a pattern; such a table holds for everything, and the parser refuses it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { exe, comm, cmdline, user, cgroup, parent, thread } = self;
-        [exe, comm, cmdline, user, cgroup, parent, thread].iter().all(|key| key.is_empty())
+        *self == Self::default()
     }
 
     fn holds(&self, subject: &Subject<'_>) -> bool {
         holds(&self.thread, |p| subject.thread.fits(p)) && self.holds_for_process(subject)
     }
 
-    /// All keys but the thread's name. Short texts come first, the command line last.
+    /// All keys but the thread's name. What is short or seldom there comes first, the command line
+    /// last.
     fn holds_for_process(&self, subject: &Subject<'_>) -> bool {
-        let Self { exe, comm, cmdline, user, cgroup, parent, thread: _ } = self;
+        let Self {
+            exe,
+            comm,
+            cmdline,
+            user,
+            group,
+            cgroup,
+            unit,
+            container,
+            image,
+            pod,
+            label,
+            parent,
+            ancestor,
+            env,
+            thread: _,
+            uses,
+            maps,
+        } = self;
         holds(comm, |p| subject.comm.fits(p))
             && holds(exe, |p| subject.exe.fits(p))
+            && holds(uses, |kind| subject.facts.uses.has(*kind))
             && holds(parent, |p| subject.is_child_of(p))
-            && holds(user, |p| subject.user.fits(p) || p.matches(subject.uid.as_str()))
+            && holds(user, |p| subject.user.fits(p))
+            && holds(group, |p| subject.group.fits(p))
+            && holds(unit, |p| subject.is_of_unit(p))
+            && holds(container, |p| subject.is_container(p))
+            && holds(image, |p| subject.has_image(p))
+            && holds(pod, |p| subject.is_in_pod(p))
             && holds(cgroup, |p| subject.cgroup.fits(p))
+            && holds(label, |p| subject.labels().any(|pair| p.fits(pair)))
+            && holds(env, |p| subject.facts.env.iter().any(|pair| p.fits(pair)))
+            && holds(maps, |p| subject.facts.maps.iter().any(|name| is_library(p, name)))
+            && holds(ancestor, |p| subject.descends_from(p))
             && holds(cmdline, |p| subject.cmdline.fits(p))
     }
 }
 
+impl NamedPattern {
+    fn fits(&self, (name, value): &(String, String)) -> bool {
+        *name == self.name && self.value.as_ref().is_none_or(|pattern| pattern.matches(value))
+    }
+}
+
+impl fmt::Display for NamedPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// A key that is not given holds.
-fn holds(patterns: &[Pattern], fits: impl FnMut(&Pattern) -> bool) -> bool {
+fn holds<T>(patterns: &[T], fits: impl FnMut(&T) -> bool) -> bool {
     patterns.is_empty() || patterns.iter().any(fits)
 }
 
 /// A thread, with what several rules need of it worked out once.
 struct Subject<'a> {
+    facts: &'a ProcessFacts,
     exe: ExePath<'a>,
     comm: Text<'a>,
     cmdline: Text<'a>,
-    user: Text<'a>,
-    uid: Decimal,
+    user: Owner<'a>,
+    group: Owner<'a>,
     cgroup: Text<'a>,
+    unit: Text<'a>,
     parent_exe: ExePath<'a>,
     parent_comm: Text<'a>,
     thread: Text<'a>,
 }
 
 impl<'a> Subject<'a> {
-    fn new(process: &'a ProcessFacts, thread: &'a str) -> Self {
-        let ProcessFacts { exe, comm, cmdline, uid, user, cgroup, parent } = process;
-        let parent = parent.as_ref();
+    fn new(facts: &'a ProcessFacts, thread: &'a str) -> Self {
+        let parent = facts.parent.as_ref();
         Self {
-            exe: ExePath::new(exe.as_deref()),
-            comm: Text::new(comm),
-            cmdline: Text::new(cmdline),
-            user: Text::new(user.as_deref().unwrap_or_default()),
-            uid: Decimal::new(*uid),
-            cgroup: Text::new(cgroup.as_deref().unwrap_or_default()),
+            facts,
+            exe: ExePath::new(facts.exe.as_deref()),
+            comm: Text::new(&facts.comm),
+            cmdline: Text::new(&facts.cmdline),
+            user: Owner::new(facts.user.as_deref(), Some(facts.uid)),
+            group: Owner::new(facts.group.as_deref(), facts.gid),
+            cgroup: Text::new(facts.cgroup.as_deref().unwrap_or_default()),
+            unit: Text::new(facts.unit.as_deref().unwrap_or_default()),
             parent_exe: ExePath::new(parent.and_then(|p| p.exe.as_deref())),
             parent_comm: Text::new(parent.map_or("", |p| &p.comm)),
             thread: Text::new(thread),
@@ -147,6 +244,112 @@ impl<'a> Subject<'a> {
 
     fn is_child_of(&self, pattern: &Pattern) -> bool {
         self.parent_exe.fits(pattern) || (!pattern.has_slash() && self.parent_comm.fits(pattern))
+    }
+
+    fn descends_from(&self, pattern: &Pattern) -> bool {
+        self.is_child_of(pattern)
+            || self.facts.ancestors.iter().any(|ancestor| {
+                let exe = ExePath::new(ancestor.exe.as_deref());
+                exe.fits(pattern) || (!pattern.has_slash() && fits_whole(pattern, &ancestor.comm))
+            })
+    }
+
+    fn is_of_unit(&self, pattern: &Pattern) -> bool {
+        if pattern.as_str().contains('.') {
+            return self.unit.fits(pattern);
+        }
+        self.unit.text.strip_suffix(".service").is_some_and(|name| fits_whole(pattern, name))
+            || self.unit.fits(pattern)
+    }
+
+    fn is_container(&self, pattern: &Pattern) -> bool {
+        self.facts.container.as_ref().is_some_and(|container| {
+            let name = container.name.as_deref().unwrap_or_default();
+            fits_whole(pattern, name) || fits_whole(pattern, &container.id)
+        })
+    }
+
+    fn has_image(&self, pattern: &Pattern) -> bool {
+        let image = self.facts.container.as_ref().and_then(|container| container.image.as_deref());
+        let Some(mut image) = image else {
+            return false;
+        };
+        if !pattern.has_slash() {
+            image = image.rsplit_once('/').map_or(image, |(_, last)| last);
+        }
+        let untagged = untagged(image);
+        fits_whole(pattern, image) || fits_whole(pattern, untagged)
+    }
+
+    fn is_in_pod(&self, pattern: &Pattern) -> bool {
+        let Some(container) = &self.facts.container else {
+            return false;
+        };
+        let pod = container.pod.as_deref().unwrap_or_default();
+        if !pattern.has_slash() {
+            return fits_whole(pattern, pod);
+        }
+        let namespace = container.namespace.as_deref().unwrap_or_default();
+        let mut joined = [0; LONGEST_POD];
+        let parts = [namespace.as_bytes(), b"/", pod.as_bytes()];
+        let mut rest = joined.as_mut_slice();
+        for part in parts {
+            let Some((start, after)) = rest.split_at_mut_checked(part.len()) else {
+                return false;
+            };
+            start.copy_from_slice(part);
+            rest = after;
+        }
+        let length = LONGEST_POD - rest.len();
+        let joined = std::str::from_utf8(&joined[..length]).unwrap_or_default();
+        !pod.is_empty() && pattern.matches(joined)
+    }
+
+    fn labels(&self) -> impl Iterator<Item = &'a (String, String)> {
+        self.facts.container.iter().flat_map(|container| &container.labels)
+    }
+}
+
+/// More than Kubernetes takes: 63 bytes of a namespace, a slash, 253 of a pod's name.
+const LONGEST_POD: usize = 320;
+
+/// What could not be read is empty and matches nothing.
+fn fits_whole(pattern: &Pattern, text: &str) -> bool {
+    !text.is_empty() && pattern.matches(text)
+}
+
+/// An image without its tag and digest. A colon before a slash belongs to the registry's port.
+fn untagged(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => image,
+    }
+}
+
+/// Whether a library's file name fits; its version and ending may be left out.
+fn is_library(pattern: &Pattern, name: &str) -> bool {
+    let name = if pattern.as_str().contains('.') {
+        name
+    } else {
+        name.split_once('.').map_or(name, |(stem, _)| stem)
+    };
+    fits_whole(pattern, name)
+}
+
+/// A user or a group, by name and by number.
+struct Owner<'a> {
+    name: Text<'a>,
+    number: Option<Decimal>,
+}
+
+impl<'a> Owner<'a> {
+    fn new(name: Option<&'a str>, number: Option<u32>) -> Self {
+        Self { name: Text::new(name.unwrap_or_default()), number: number.map(Decimal::new) }
+    }
+
+    fn fits(&self, pattern: &Pattern) -> bool {
+        self.name.fits(pattern) || self.number.as_ref().is_some_and(|n| pattern.matches(n.as_str()))
     }
 }
 
@@ -238,6 +441,7 @@ mod tests {
                 exe: Some("/usr/bin/bash".into()),
                 comm: "build.sh".into(),
             }),
+            ..ProcessFacts::default()
         }
     }
 

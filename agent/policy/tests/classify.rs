@@ -53,6 +53,7 @@ fn whisper() -> ProcessFacts {
             exe: Some("/usr/lib/systemd/systemd".into()),
             comm: "systemd".into(),
         }),
+        ..ProcessFacts::default()
     }
 }
 

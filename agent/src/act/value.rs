@@ -141,6 +141,7 @@ impl Sched {
             SchedPolicy::Idle => IDLE,
             SchedPolicy::Fifo => FIFO,
             SchedPolicy::RoundRobin => RR,
+            SchedPolicy::Deadline => DEADLINE,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What each thread should have, and why. Pure: policy and host facts in, values out.
 
+mod affinity;
+
 use std::time::Duration;
 
 use downbeat_api::HostFacts;
-use downbeat_policy::{Class, CpuList, Deadline, Sched as Wish, SchedPolicy, Tier};
+use downbeat_policy::{Class, Deadline, Sched as Wish, SchedParameters, SchedPolicy, Tier};
 
 use crate::act::{RESET_ON_FORK, Sched, Value};
 
@@ -37,13 +39,13 @@ pub struct Target {
 #[must_use]
 pub fn target(class: &Class, host: &HostFacts) -> Target {
     let (sched, fallback) = sched(class, host);
-    let affinity = class.cpus.as_ref().and_then(|cpus| affinity(cpus, host));
+    let affinity = class.cpus.as_ref().and_then(|cpus| affinity::cpus(cpus, host));
     let words = sched.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
     let values = [
         sched.map(Value::Sched),
         affinity.map(Value::Affinity),
-        class.io.map(Value::ioprio),
-        class.oom.map(Value::OomScoreAdj),
+        class.io.priority.map(Value::ioprio),
+        class.memory.oom.map(Value::OomScoreAdj),
     ];
     Target {
         class: class.name.clone(),
@@ -57,7 +59,9 @@ fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
     match &class.sched {
         Wish::Keep => (None, None),
         Wish::Auto => auto(class, host),
-        Wish::Set { policy, priority, nice, slice } => {
+        // Until its budget and period are measured, a reservation is as urgent as real time.
+        Wish::Set(SchedParameters { policy: SchedPolicy::Deadline, .. }) => auto(class, host),
+        Wish::Set(SchedParameters { policy, priority, nice, slice, .. }) => {
             let realtime = matches!(policy, SchedPolicy::Fifo | SchedPolicy::RoundRobin);
             let given = priority.map_or(DEFAULT_PRIORITY, u32::from);
             let slice = slice.filter(|_| host.eevdf_slice);
@@ -128,17 +132,6 @@ fn no_realtime(class: &Class) -> String {
          place (see `downbeat doctor`)",
         class.name
     )
-}
-
-/// The CPUs of a list that this host has; nothing when it has none of them.
-fn affinity(list: &CpuList, host: &HostFacts) -> Option<Vec<u32>> {
-    let cpus: Vec<u32> = match list {
-        CpuList::All => host.cpus.clone(),
-        CpuList::Only(wanted) => {
-            wanted.iter().copied().filter(|cpu| host.cpus.contains(cpu)).collect()
-        }
-    };
-    (!cpus.is_empty()).then_some(cpus)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

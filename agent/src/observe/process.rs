@@ -147,6 +147,7 @@ impl ProcessReader {
             user: self.user(uid),
             cgroup: self.cgroup(pid),
             parent: self.parent(stat.ppid),
+            ..ProcessFacts::default()
         }
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::notes::Notes;
 use super::table::{Field, Table, shown};
 use crate::{
-    Class, CpuList, Deadline, IoClass, IoPriority, Modality, Sched, SchedPolicy, Tier, duration,
+    Class, CpuChoice, Deadline, IoClass, IoLevers, IoPriority, MemoryLevers, Modality, Sched,
+    SchedParameters, SchedPolicy, Tier, duration,
 };
 
 const KEYS: [&str; 7] = ["modality", "tier", "deadline", "cpus", "sched", "io", "memory"];
@@ -35,50 +36,30 @@ const DEADLINE: (Duration, Duration) = (Duration::from_micros(100), Duration::fr
 /// The level of a process that asks for none (`IOPRIO_NORM`).
 const DEFAULT_IO_LEVEL: u8 = 4;
 
-const MODALITIES: [Modality; 6] = [
-    Modality::Audio,
-    Modality::Video,
-    Modality::Image,
-    Modality::Text,
-    Modality::Sensor,
-    Modality::Other,
-];
-const TIERS: [Tier; 3] = [Tier::Realtime, Tier::Interactive, Tier::Background];
-const POLICIES: [SchedPolicy; 5] = [
-    SchedPolicy::Other,
-    SchedPolicy::Batch,
-    SchedPolicy::Idle,
-    SchedPolicy::Fifo,
-    SchedPolicy::RoundRobin,
-];
-const IO_CLASSES: [IoClass; 3] = [IoClass::Realtime, IoClass::BestEffort, IoClass::Idle];
-
 /// Reads one class. Nothing where a part of it is wrong, which is then reported.
 pub(super) fn read(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<Class> {
     let name = name(field, notes);
     let table = field.table("a table", notes)?;
     table.refuse_unknown_or_misplaced(&KEYS, &MISPLACED, notes);
     let modality = optional(&table, "modality", notes, |field, notes| {
-        field.choice(&MODALITIES.map(|m| (m.name(), m)), notes)
+        field.choice(&Modality::ALL.map(|m| (m.name(), m)), notes)
     });
     let tier = table
         .require("tier", "tier = \"interactive\"", notes)
-        .and_then(|field| field.choice(&TIERS.map(|t| (t.name(), t)), notes));
+        .and_then(|field| field.choice(&Tier::ALL.map(|t| (t.name(), t)), notes));
     let deadline = optional(&table, "deadline", notes, deadline);
     let cpus = optional(&table, "cpus", notes, cpus);
     let sched = optional(&table, "sched", notes, sched);
     let io = optional(&table, "io", notes, io);
     let oom = optional(&table, "memory", notes, oom);
     Some(Class {
-        name: name?.to_owned(),
         modality: modality?.unwrap_or_default(),
-        tier: tier?,
         deadline: deadline?,
         cpus: cpus?,
         sched: sched?.unwrap_or(Sched::Auto),
-        io: io?,
-        oom: oom?,
-        origin: notes.origin(field.at()),
+        io: IoLevers { priority: io?, ..IoLevers::default() },
+        memory: MemoryLevers { oom: oom?, ..MemoryLevers::default() },
+        ..Class::keeping(name?, tier?, notes.origin(field.at()))
     })
 }
 
@@ -138,7 +119,7 @@ fn duration_in(
     good.then_some(duration)
 }
 
-fn cpus(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<CpuList> {
+fn cpus(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<CpuChoice> {
     let text = field.string("\"all\" or a list such as \"0-3,6\"", notes)?;
     text.parse().map_err(|error| field.refuse(error, notes)).ok()
 }
@@ -154,8 +135,8 @@ fn sched(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
         return None;
     }
     let mut words = vec![("auto", Sched::Auto), ("keep", Sched::Keep)];
-    words.extend(POLICIES.map(|policy| {
-        (policy.name(), Sched::Set { policy, priority: None, nice: None, slice: None })
+    words.extend(SchedPolicy::ALL.map(|policy| {
+        (policy.name(), Sched::Set(SchedParameters { policy, ..SchedParameters::default() }))
     }));
     field.choice(&words, notes)
 }
@@ -164,7 +145,7 @@ fn sched_table(table: &Table<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
     table.refuse_unknown(&SCHED_KEYS, notes);
     let policy = table
         .require("policy", "policy = \"fifo\"", notes)
-        .and_then(|field| field.choice(&POLICIES.map(|p| (p.name(), p)), notes));
+        .and_then(|field| field.choice(&SchedPolicy::ALL.map(|p| (p.name(), p)), notes));
     let priority = optional(table, "priority", notes, |f, notes| f.integer_in(1..=99_u8, notes));
     let nice = optional(table, "nice", notes, |f, notes| f.integer_in(-20..=19_i8, notes));
     let slice = optional(table, "slice", notes, |field, notes| {
@@ -182,7 +163,13 @@ fn sched_table(table: &Table<'_>, notes: &mut Notes<'_>) -> Option<Sched> {
     if fits.contains(&false) {
         return None;
     }
-    Some(Sched::Set { policy, priority: priority?, nice: nice?, slice: slice? })
+    Some(Sched::Set(SchedParameters {
+        policy,
+        priority: priority?,
+        nice: nice?,
+        slice: slice?,
+        ..SchedParameters::default()
+    }))
 }
 
 fn has_nice(policy: SchedPolicy) -> bool {
@@ -202,7 +189,7 @@ fn refuse_parameter(
     let takes = match policy {
         SchedPolicy::Other | SchedPolicy::Batch => "takes nice and slice",
         SchedPolicy::Fifo | SchedPolicy::RoundRobin => "takes priority",
-        SchedPolicy::Idle => "takes nothing more",
+        SchedPolicy::Idle | SchedPolicy::Deadline => "takes nothing more",
     };
     field.refuse_name(format!("the policy `{}` has none; it {takes}", policy.name()), notes);
     true
@@ -213,7 +200,7 @@ fn io(field: &Field<'_>, notes: &mut Notes<'_>) -> Option<IoPriority> {
     table.refuse_unknown(&IO_KEYS, notes);
     let class = table
         .require("class", "class = \"best-effort\"", notes)
-        .and_then(|field| field.choice(&IO_CLASSES.map(|c| (c.name(), c)), notes));
+        .and_then(|field| field.choice(&IoClass::ALL.map(|c| (c.name(), c)), notes));
     let level = optional(&table, "level", notes, |f, notes| f.integer_in(0..=7_u8, notes));
     let class = class?;
     match (class, table.get("level")) {

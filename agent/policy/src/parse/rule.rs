@@ -5,17 +5,38 @@
 
 use super::notes::Notes;
 use super::table::{Field, Table, shown};
-use crate::{Matcher, Pattern, Rule};
+use crate::{Matcher, NamedPattern, Pattern, Rule, Use};
 
 const KEYS: [&str; 5] = ["name", "class", "priority", "match", "unless"];
-const MATCH_KEYS: [&str; 8] =
-    ["exe", "comm", "cmdline", "user", "cgroup", "parent", "thread", "any"];
+const MATCH_KEYS: [&str; 18] = [
+    "exe",
+    "comm",
+    "cmdline",
+    "user",
+    "group",
+    "cgroup",
+    "unit",
+    "container",
+    "image",
+    "pod",
+    "label",
+    "parent",
+    "ancestor",
+    "env",
+    "thread",
+    "uses",
+    "maps",
+    "any",
+];
 
 /// Keys that a reader of the design may well put beside `match`.
 const MISPLACED: [(&str, &str); 1] = [("any", "belongs inside `match`: match = { any = [ … ] }")];
 
 /// Characters of a rule's name.
 const LONGEST_NAME: usize = 80;
+
+/// Bytes of the name of an environment variable or a label: Kubernetes takes 317 for a label.
+const LONGEST_VARIABLE: usize = 320;
 
 /// Bytes that the kernel keeps of a thread's name (`TASK_COMM_LEN` less the NUL).
 const COMM_BYTES: usize = 15;
@@ -116,51 +137,139 @@ fn alternative(
     for twice in table.fields().filter(|f| f.name() != "any" && beside.get(f.name()).is_some()) {
         twice.refuse_name("also stands beside `any`; give it in one of the two places", notes);
     }
-    let Matcher { exe, comm, cmdline, user, cgroup, parent, thread } = matcher(&table, notes);
-    let or = |own: Vec<Pattern>, common: &Vec<Pattern>| {
-        if own.is_empty() { common.clone() } else { own }
-    };
+    let Matcher {
+        exe,
+        comm,
+        cmdline,
+        user,
+        group,
+        cgroup,
+        unit,
+        container,
+        image,
+        pod,
+        label,
+        parent,
+        ancestor,
+        env,
+        thread,
+        uses,
+        maps,
+    } = matcher(&table, notes);
     Some(Matcher {
         exe: or(exe, &common.exe),
         comm: or(comm, &common.comm),
         cmdline: or(cmdline, &common.cmdline),
         user: or(user, &common.user),
+        group: or(group, &common.group),
         cgroup: or(cgroup, &common.cgroup),
+        unit: or(unit, &common.unit),
+        container: or(container, &common.container),
+        image: or(image, &common.image),
+        pod: or(pod, &common.pod),
+        label: or(label, &common.label),
         parent: or(parent, &common.parent),
+        ancestor: or(ancestor, &common.ancestor),
+        env: or(env, &common.env),
         thread: or(thread, &common.thread),
+        uses: or(uses, &common.uses),
+        maps: or(maps, &common.maps),
     })
+}
+
+/// What a table says itself, else what stands beside `any`.
+fn or<T: Clone>(own: Vec<T>, common: &[T]) -> Vec<T> {
+    if own.is_empty() { common.to_vec() } else { own }
 }
 
 /// The patterns of one table, without `any`.
 fn matcher(table: &Table<'_>, notes: &mut Notes<'_>) -> Matcher {
+    const WANTED: &str = "a pattern in quotes or a list of them";
     let mut read = |key: &str, check: Check| {
-        table.get(key).map_or_else(Vec::new, |field| patterns(&field, check, notes))
+        each(table, key, notes, |field, notes| pattern(field, WANTED, check, notes))
     };
     Matcher {
         exe: read("exe", path_or_name),
         comm: read("comm", thread_name),
         cmdline: read("cmdline", anything),
         user: read("user", anything),
+        group: read("group", anything),
         cgroup: read("cgroup", path),
+        unit: read("unit", unit),
+        container: read("container", anything),
+        image: read("image", anything),
+        pod: read("pod", anything),
         parent: read("parent", path_or_name),
+        ancestor: read("ancestor", path_or_name),
         thread: read("thread", thread_name),
+        maps: read("maps", file_name),
+        label: named(table, "label", notes),
+        env: named(table, "env", notes),
+        uses: uses(table, notes),
     }
 }
 
-/// Why a pattern can never match, and what to write instead.
-type Check = fn(&Pattern) -> Option<String>;
+/// `uses`: a word or a list of words.
+fn uses(table: &Table<'_>, notes: &mut Notes<'_>) -> Vec<Use> {
+    let words = Use::ALL.map(|kind| (kind.name(), kind));
+    each(table, "uses", notes, |field, notes| field.choice(&words, notes))
+}
 
-/// A string or a list of strings.
-fn patterns(field: &Field<'_>, check: Check, notes: &mut Notes<'_>) -> Vec<Pattern> {
-    const WANTED: &str = "a pattern in quotes or a list of them";
+/// `NAME` or `NAME=PATTERN`, one or a list.
+fn named(table: &Table<'_>, key: &str, notes: &mut Notes<'_>) -> Vec<NamedPattern> {
+    each(table, key, notes, |field, notes| {
+        let text = field.string("\"NAME\" or \"NAME=PATTERN\" or a list of them", notes)?;
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        let plain = |c: char| !(c.is_control() || c.is_whitespace() || "*?[]\\".contains(c));
+        if name.is_empty() || name.len() > LONGEST_VARIABLE || !name.chars().all(plain) {
+            field.refuse(
+                format!(
+                    "`{}` has no plain name before its `=`; write \"NAME\" or \"NAME=PATTERN\": \
+                     only the value may be a pattern",
+                    shown(text)
+                ),
+                notes,
+            );
+            return None;
+        }
+        let value = match value {
+            None => None,
+            Some(value) => match Pattern::new(value) {
+                Ok(pattern) => Some(pattern),
+                Err(error) => {
+                    field.refuse(error, notes);
+                    return None;
+                }
+            },
+        };
+        Some(NamedPattern { name: name.to_owned(), value })
+    })
+}
+
+/// A value or a list of values, each read by `read`.
+fn each<'t, 's, T>(
+    table: &Table<'t>,
+    key: &str,
+    notes: &mut Notes<'s>,
+    mut read: impl FnMut(&Field<'t>, &mut Notes<'s>) -> Option<T>,
+) -> Vec<T> {
+    let Some(field) = table.get(key) else {
+        return Vec::new();
+    };
     let Some(list) = field.as_array() else {
-        return pattern(field, WANTED, check, notes).into_iter().collect();
+        return read(&field, notes).into_iter().collect();
     };
     if list.is_empty() {
         field.refuse("an empty list matches nothing; leave the key out", notes);
     }
-    field.elements(list).filter_map(|f| pattern(&f, WANTED, check, notes)).collect()
+    field.elements(list).filter_map(|element| read(&element, notes)).collect()
 }
+
+/// Why a pattern can never match, and what to write instead.
+type Check = fn(&Pattern) -> Option<String>;
 
 fn pattern(
     field: &Field<'_>,
@@ -204,6 +313,18 @@ fn thread_name(pattern: &Pattern) -> Option<String> {
 
 fn path_or_name(pattern: &Pattern) -> Option<String> {
     if pattern.has_slash() { path(pattern) } else { None }
+}
+
+fn unit(pattern: &Pattern) -> Option<String> {
+    pattern
+        .has_slash()
+        .then(|| "a unit is a name without a slash; write for example `whisper.service`".to_owned())
+}
+
+fn file_name(pattern: &Pattern) -> Option<String> {
+    pattern
+        .has_slash()
+        .then(|| "libraries are known by their file names; leave the folder out".to_owned())
 }
 
 fn path(pattern: &Pattern) -> Option<String> {
