@@ -314,6 +314,8 @@ pub fn host(facts: &mut HostFacts) {
         kernel,
         arch,
         cpus: _,
+        topology: _,
+        memory: _,
         realtime: _,
         eevdf_slice: _,
         uclamp: _,

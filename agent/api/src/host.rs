@@ -1,5 +1,7 @@
 //! Facts about the host that decisions rest on, probed once.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What this host can do for downbeat.
@@ -11,6 +13,12 @@ pub struct HostFacts {
     pub arch: String,
     /// CPUs the kernel brought online, by number.
     pub cpus: Vec<u32>,
+    /// What they share.
+    #[serde(default)]
+    pub topology: Topology,
+    /// Memory that the kernel has, bytes.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// SCHED_FIFO and SCHED_RR can be set for this process and so for others.
     pub realtime: bool,
     /// `sched_setattr` keeps a custom EEVDF slice (kernel 6.12).
@@ -23,6 +31,26 @@ pub struct HostFacts {
     pub cgroup2_controllers: Vec<String>,
     /// Everything looked at, in the order of its importance, each with a remedy where it lacks.
     pub findings: Vec<Finding>,
+}
+
+/// Groups of online CPUs, each by number and ascending. What the host does not tell is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Topology {
+    /// CPUs with at least three quarters of the largest capacity.
+    pub performance: Vec<u32>,
+    /// The other CPUs; empty where there are none.
+    pub efficiency: Vec<u32>,
+    /// Per memory node with CPUs.
+    pub nodes: BTreeMap<u32, Vec<u32>>,
+    /// Those that share a last-level cache, in the order of their first CPUs.
+    pub caches: Vec<Vec<u32>>,
+    /// The first hardware thread of each core.
+    pub smt_first: Vec<u32>,
+    /// Kept from the scheduler's balancing (`isolcpus=`).
+    pub isolated: Vec<u32>,
+    /// The CPUs nearest to each GPU, in the order of the GPUs' PCI addresses.
+    pub near_gpus: Vec<Vec<u32>>,
 }
 
 /// One thing that was looked at.

@@ -17,7 +17,7 @@ mod snapshot;
 mod wire;
 
 pub use client::{Client, ClientError, Watch};
-pub use host::{Finding, HostFacts, State};
+pub use host::{Finding, HostFacts, State, Topology};
 pub use jobs::{
     Cause, CauseKind, ClassBlame, Culprit, CulpritKind, JobSummary, Miss, Release, Rhythm, Stalls,
     ThreadJobs,

@@ -33,9 +33,9 @@ struct CpuSum {
 pub enum CpuGroup {
     /// `all`: every CPU that is online.
     All,
-    /// `performance`: those of the largest capacity; all, where they are equal.
+    /// `performance`: at least three quarters of the largest capacity; all, where they are equal.
     Performance,
-    /// `efficiency`: those of the smallest capacity; all, where they are equal.
+    /// `efficiency`: less than that; all, where they are equal.
     Efficiency,
     /// `isolated`: kept from the scheduler's balancing (`isolcpus=`).
     Isolated,
@@ -220,9 +220,11 @@ fn named(name: &str) -> Result<CpuGroup, CpuListError> {
     if let Some(group) = plain.into_iter().find(|group| group.to_string() == name) {
         return Ok(group);
     }
-    let counted: [(&str, fn(u32) -> CpuGroup); 3] =
-        [("node-", CpuGroup::Node), ("llc-", CpuGroup::Llc), ("near-gpu-", CpuGroup::NearGpu)];
-    for (prefix, group) in counted {
+    for (prefix, group) in [
+        ("node-", CpuGroup::Node as fn(u32) -> CpuGroup),
+        ("llc-", CpuGroup::Llc),
+        ("near-gpu-", CpuGroup::NearGpu),
+    ] {
         if let Some(digits) = name.strip_prefix(prefix) {
             return number(digits, name).map(group);
         }

@@ -38,8 +38,13 @@ pub struct Target {
 /// Turns a class of the policy into values for this host.
 #[must_use]
 pub fn target(class: &Class, host: &HostFacts) -> Target {
-    let (sched, fallback) = sched(class, host);
-    let affinity = class.cpus.as_ref().and_then(|cpus| affinity::cpus(cpus, host));
+    let (sched, no_sched) = sched(class, host);
+    let chosen = class.cpus.as_ref().map(|choice| (choice, affinity::cpus(choice, host)));
+    let no_cpus =
+        chosen.as_ref().and_then(|(choice, chosen)| affinity::lacking(&class.name, choice, chosen));
+    let affinity = chosen.map(|(_, chosen)| chosen.cpus).filter(|cpus| !cpus.is_empty());
+    let lacking: Vec<String> = [no_sched, no_cpus].into_iter().flatten().collect();
+    let fallback = (!lacking.is_empty()).then(|| lacking.join("; "));
     let words = sched.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
     let values = [
         sched.map(Value::Sched),
@@ -142,6 +147,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 mod tests {
     use std::path::PathBuf;
 
+    use downbeat_api::Topology;
     use downbeat_policy::{PolicySet, Source};
 
     use super::*;
@@ -157,6 +163,8 @@ mod tests {
             kernel: "6.18".into(),
             arch: "x86_64".into(),
             cpus: vec![0, 1],
+            topology: Topology::default(),
+            memory: Some(8 << 30),
             realtime: true,
             eevdf_slice: true,
             uclamp: false,

@@ -161,6 +161,8 @@ mod tests {
                 kernel: "6.18.5".into(),
                 arch: "x86_64".into(),
                 cpus: vec![0, 1],
+                topology: downbeat_api::Topology::default(),
+                memory: Some(8 << 30),
                 realtime: true,
                 eevdf_slice: true,
                 uclamp: false,

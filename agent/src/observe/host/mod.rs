@@ -5,6 +5,7 @@
 //! missing is an error: it becomes a finding that says what is lost, and what would bring it.
 
 mod cgroup;
+mod cpu_groups;
 mod finding;
 mod kernel;
 mod managers;
@@ -50,7 +51,9 @@ fn look(roots: &Roots, trials: &Trials) -> HostFacts {
     HostFacts {
         kernel: release.clone(),
         arch: trials.machine.clone(),
+        topology: cpu_groups::read(roots, &topology.online),
         cpus: topology.online,
+        memory: memory(roots),
         realtime: trials.realtime.is_ok(),
         eevdf_slice: trials.slice == trials::Slice::Kept,
         uclamp: trials.uclamp.is_ok(),
@@ -58,6 +61,14 @@ fn look(roots: &Roots, trials: &Trials) -> HostFacts {
         cgroup2_controllers: cgroups.v2_controllers,
         findings,
     }
+}
+
+/// `MemTotal` of `/proc/meminfo`, in bytes.
+fn memory(roots: &Roots) -> Option<u64> {
+    let meminfo = text(roots.proc.join("meminfo"))?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// A small file's text without the white space around it; nothing when it is not there.

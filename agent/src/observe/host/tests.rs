@@ -53,6 +53,8 @@ fn page(facts: &HostFacts) -> String {
         kernel,
         arch,
         cpus,
+        topology: _,
+        memory: _,
         realtime,
         eevdf_slice,
         uclamp,

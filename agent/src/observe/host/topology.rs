@@ -200,7 +200,7 @@ fn counted() -> Vec<u32> {
 }
 
 /// The kernel's list format, for files of the kernel itself: anything else gives nothing.
-fn parse_list(list: &str) -> Option<Vec<u32>> {
+pub(super) fn parse_list(list: &str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
     for part in list.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
