@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod cgroups;
+pub mod containers;
 pub mod frames;
 pub mod gpu;
 pub mod host;
@@ -13,3 +14,4 @@ pub mod policy_files;
 pub mod pressure;
 pub mod process;
 pub mod system;
+pub mod uses;
