@@ -2,20 +2,20 @@
 //!
 //! A process that cannot be read, or that ends while it is read, costs only itself.
 
+mod facts;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use downbeat_policy::{ParentFacts, ProcessFacts};
-use nix::unistd::{Uid, User};
+use downbeat_policy::{Needs, ProcessFacts};
 
+use super::containers::{Containers, Places};
+use super::uses::{Signs, Wanted};
 use crate::act::{ThreadId, start_time_of};
 use crate::roots::Roots;
-
-/// How much of a command line is read; what comes behind is of no use to rules or people, and a
-/// process may have megabytes of it.
-const MAX_CMDLINE: u64 = 4096;
 
 /// More than the longest `stat`: 52 numbers and a name.
 const MAX_STAT: usize = 2048;
@@ -79,19 +79,56 @@ pub struct ProcessStat {
     pub priority: u32,
 }
 
-/// Reads processes below a root. Keeps the names of users that it has met.
+/// Reads processes below a root. Keeps the names of users and groups that it has met, and what
+/// costs too much to be read each time.
 #[derive(Debug)]
 pub struct ProcessReader {
     proc: PathBuf,
     users: HashMap<u32, Option<String>>,
+    groups: HashMap<u32, Option<String>>,
     page_size: u64,
+    needs: Needs,
+    containers: Containers,
+    signs: Signs,
 }
 
 impl ProcessReader {
     /// A reader below `roots.proc`.
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
-        Self { proc: roots.proc.clone(), users: HashMap::new(), page_size: procfs::page_size() }
+        Self {
+            proc: roots.proc.clone(),
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            page_size: procfs::page_size(),
+            needs: Needs::default(),
+            containers: Containers::new(Places::default()),
+            signs: Signs::new(roots),
+        }
+    }
+
+    /// Which of the costly facts are read from now on; none until this says so.
+    pub fn want(&mut self, needs: Needs) {
+        self.signs.want(Wanted { uses: needs.uses, maps: needs.maps });
+        self.needs = needs;
+    }
+
+    /// Looks for what no event tells of, with at most `slice` of CPU time: devices that were
+    /// opened, libraries that were mapped, containers whose engine has answered. Returns the
+    /// processes whose facts are others now. Never waits.
+    pub fn news(&mut self, slice: Duration) -> Vec<u32> {
+        let now = Instant::now();
+        let mut changed = self.signs.news(now, slice);
+        changed.extend(self.containers.news(now));
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    /// Forgets what is kept of a process that is gone.
+    pub fn forget(&mut self, pid: u32) {
+        self.signs.forget(pid);
+        self.containers.forget(pid);
     }
 
     /// Every process that can be read, with its threads.
@@ -136,21 +173,6 @@ impl ProcessReader {
         stat.ok_or_else(|| io::Error::other("a stat file that is not as in proc(5)"))
     }
 
-    /// What the rules look at.
-    pub fn facts(&mut self, pid: u32, stat: &ProcessStat) -> ProcessFacts {
-        let uid = self.uid(pid);
-        ProcessFacts {
-            exe: self.exe(pid),
-            comm: stat.comm.clone(),
-            cmdline: self.cmdline(pid),
-            uid,
-            user: self.user(uid),
-            cgroup: self.cgroup(pid),
-            parent: self.parent(stat.ppid),
-            ..ProcessFacts::default()
-        }
-    }
-
     /// The threads of a process; none when it is gone.
     #[must_use]
     pub fn threads(&self, pid: u32) -> Vec<ThreadSample> {
@@ -183,77 +205,6 @@ impl ProcessReader {
     pub fn thread_ids(&self, pid: u32) -> Vec<ThreadId> {
         let id = |t: ThreadSample| ThreadId { pid, tid: t.tid, start_time: t.start_time };
         self.threads(pid).into_iter().map(id).collect()
-    }
-
-    fn exe(&self, pid: u32) -> Option<String> {
-        let target = fs::read_link(self.path(pid, "exe")).ok()?;
-        let target = target.to_string_lossy();
-        // The kernel's mark for a file that was replaced while it runs, as package upgrades do.
-        Some(target.strip_suffix(" (deleted)").unwrap_or(&target).to_owned())
-    }
-
-    fn cmdline(&self, pid: u32) -> String {
-        let mut bytes = Vec::new();
-        let read = File::open(self.path(pid, "cmdline"))
-            .and_then(|file| file.take(MAX_CMDLINE).read_to_end(&mut bytes));
-        if read.is_err() {
-            return String::new();
-        }
-        while bytes.last() == Some(&0) {
-            bytes.pop();
-        }
-        for byte in &mut bytes {
-            if *byte == 0 {
-                *byte = b' ';
-            }
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// The real uid from `status`: the owner of the folder is root's for a process that may not
-    /// be dumped.
-    fn uid(&self, pid: u32) -> u32 {
-        let Ok(status) = fs::read(self.path(pid, "status")) else {
-            return u32::MAX;
-        };
-        String::from_utf8_lossy(&status)
-            .lines()
-            .find_map(|line| line.strip_prefix("Uid:"))
-            .and_then(|ids| ids.split_ascii_whitespace().next())
-            .and_then(|uid| uid.parse().ok())
-            .unwrap_or(u32::MAX)
-    }
-
-    fn user(&mut self, uid: u32) -> Option<String> {
-        self.users
-            .entry(uid)
-            .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|u| u.name))
-            .clone()
-    }
-
-    fn cgroup(&self, pid: u32) -> Option<String> {
-        let text = fs::read_to_string(self.path(pid, "cgroup")).ok()?;
-        let path_of = |wanted: fn(&str, &str) -> bool| {
-            text.lines().find_map(|line| {
-                let mut fields = line.splitn(3, ':');
-                let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-                wanted(id, controllers).then(|| path.to_owned())
-            })
-        };
-        // On a hybrid host the v2 tree may hold everything in its root and say nothing.
-        path_of(|id, controllers| id == "0" && controllers.is_empty())
-            .filter(|path| path != "/")
-            .or_else(|| path_of(|_, controllers| controllers == "name=systemd"))
-            .or_else(|| path_of(|_, controllers| controllers.split(',').any(|c| c == "cpu")))
-            .or_else(|| path_of(|id, _| id == "0"))
-    }
-
-    fn parent(&self, ppid: u32) -> Option<ParentFacts> {
-        if ppid == 0 {
-            return None;
-        }
-        let comm = self.stat(ppid).ok()?.comm;
-        Some(ParentFacts { exe: self.exe(ppid), comm })
     }
 
     fn path(&self, pid: u32, name: &str) -> PathBuf {
@@ -379,6 +330,39 @@ mod tests {
         assert_eq!((stat.ppid, stat.group, stat.session, stat.state), (1, 42, 42, 'S'));
         assert_eq!((stat.policy, stat.priority), (1, 7));
         assert_eq!(stat.rss, 25 * procfs::page_size());
+    }
+
+    #[test]
+    fn what_rules_ask_for_is_read_and_nothing_else() {
+        let stat = |pid: u32, ppid: u32| {
+            format!("{pid} (p{pid}) S {ppid} {}", std::str::from_utf8(&STAT[15..]).unwrap())
+        };
+        let group = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/obs.service\n";
+        let (root, mut reader) = proc_with(
+            42,
+            &[
+                ("stat", stat(42, 41).as_bytes()),
+                ("status", b"Uid:\t1\t1\t1\nGid:\t4294967\t0\t0\n"),
+                ("cgroup", group.as_bytes()),
+                ("environ", b"HOME=/root\0VOICE=loud=er\0PATH=/bin\0"),
+            ],
+        );
+        for pid in 20..42 {
+            fs::create_dir_all(root.path().join(pid.to_string())).unwrap();
+            fs::write(root.path().join(format!("{pid}/stat")), stat(pid, pid - 1)).unwrap();
+        }
+        let facts = reader.read(42).unwrap().facts;
+        assert_eq!((facts.gid, facts.group), (Some(4_294_967), None));
+        assert_eq!(facts.unit.as_deref(), Some("obs.service"));
+        assert_eq!(facts.parent.unwrap().comm, "p41");
+        assert!(facts.ancestors.is_empty() && facts.env.is_empty());
+
+        let env = ["VOICE", "ABSENT"].map(ToOwned::to_owned).into();
+        reader.want(Needs { env, ancestors: true, ..Needs::default() });
+        let facts = reader.read(42).unwrap().facts;
+        assert_eq!(facts.env, [("VOICE".to_owned(), "loud=er".to_owned())]);
+        let names: Vec<&str> = facts.ancestors.iter().map(|a| a.comm.as_str()).collect();
+        assert_eq!((names.len(), names[0], names[15]), (16, "p40", "p25"));
     }
 
     #[test]
