@@ -11,18 +11,18 @@ use std::thread;
 
 use anyhow::Context;
 use clap::Parser;
-use downbeat_agent::act::{Actuator, JOURNAL_NAME, Journal, Kernel, RunLock, restore_locked};
+use downbeat_agent::act::{Actuator, Cap, JOURNAL_NAME, Journal, Kernel, RunLock, restore_locked};
 use downbeat_agent::cli::{Address, Cli};
-use downbeat_agent::engine::{Engine, Notices, Parts, load, notice};
+use downbeat_agent::engine::{Engine, Notices, Parts, PolicyFolders, Reading, notice};
 use downbeat_agent::observe::frames::{self, FrameSocket};
 use downbeat_agent::observe::host;
 use downbeat_agent::observe::kernel::{KernelProbes, ProbeOptions};
 use downbeat_agent::own_priority;
 use downbeat_agent::roots::Roots;
-use downbeat_agent::serve::{metrics, socket};
+use downbeat_agent::serve::{Rights, metrics, socket};
 use downbeat_agent::supervise::{PoolOptions, PoolSupervisor, poll_status};
 use downbeat_api::pool::PoolStatus;
-use downbeat_api::{SOCKET_NAME, Severity, Snapshot};
+use downbeat_api::{HostFacts, SOCKET_NAME, Severity, Snapshot};
 use downbeat_policy::PolicySet;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::net::{TcpListener, UnixListener};
@@ -61,20 +61,22 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         put_back_predecessors_changes(&cli.run_dir, &roots, &mut notices)?;
     }
     // After the above, so that a policy that is refused does not keep a predecessor's changes.
-    let policy = read_policy(cli)?;
+    let (policy, policy_folders) = read_policy(cli)?;
     let host = Arc::new(host::probe(&roots));
     // Before the own priority is raised: the levers learn the kernel's default slice from this
     // thread.
     let kernel = Kernel::new(&roots);
-    own_priority::raise(&host, &kernel);
+    let reading = Arc::new(Kernel::new(&roots));
+    own_priority::raise(&host);
     let probes = load_probes(cli, &roots);
-    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, kernel)?) };
+    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, &host, kernel)?) };
 
     // The engine's thread is this one: the pool is told to stop when the thread that started it
     // ends, so that thread must live as long as the agent.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _inside = runtime.enter();
-    let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME))?;
+    let rights = Arc::new(rights(cli));
+    let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME), &rights)?;
     let metrics = listen(cli.listen, &mut notices);
     let (status_sender, pool_status) = watch::channel(None);
     let pool = PoolSupervisor::new(pool_options(cli));
@@ -85,7 +87,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         host: Arc::clone(&host),
         host_name: host_name(),
         policy,
-        policy_dirs: cli.policy_dirs(),
+        policy_folders,
         probes,
         actuator,
         pool,
@@ -95,7 +97,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let (engine, snapshots) = Engine::start(parts);
     let (command_sender, commands) = mpsc::channel(16);
-    let sources = socket::Sources { snapshots: snapshots.clone(), host, commands: command_sender };
+    let sources = socket::Sources {
+        snapshots: snapshots.clone(),
+        host,
+        commands: command_sender,
+        kernel: reading,
+        rights,
+    };
     let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
     thread::Builder::new()
         .name("serve".into())
@@ -152,13 +160,16 @@ fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
     })
 }
 
-fn read_policy(cli: &Cli) -> anyhow::Result<PolicySet> {
-    let dirs = cli.policy_dirs();
-    let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
-    load(&dirs).map_err(|problems| {
+fn read_policy(cli: &Cli) -> anyhow::Result<(PolicySet, PolicyFolders)> {
+    let folders = cli.policy_dirs();
+    let reading = Reading::of(&folders);
+    let policy_folders = PolicyFolders::new(folders, &reading);
+    let policy = reading.outcome.map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let problems = problems.join("\n  ");
         anyhow::anyhow!("the policy is refused (try `downbeat check` on the file):\n  {problems}")
-    })
+    })?;
+    Ok((policy, policy_folders))
 }
 
 /// A killed agent left its journal: what it set goes back before anything new is set.
@@ -199,11 +210,24 @@ fn load_probes(cli: &Cli, roots: &Roots) -> Result<KernelProbes, String> {
     })
 }
 
-fn actuator(cli: &Cli, roots: &Roots, kernel: Kernel) -> anyhow::Result<Actuator<Kernel>> {
+fn actuator(
+    cli: &Cli,
+    roots: &Roots,
+    host: &HostFacts,
+    kernel: Kernel,
+) -> anyhow::Result<Actuator<Kernel>> {
     let journal = Journal::create(&cli.run_dir, roots).with_context(|| {
         format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
     })?;
-    Ok(Actuator::new(kernel, journal))
+    let cap = Cap::of(host.cpus.len(), host::realtime_share(roots));
+    Ok(Actuator::new(kernel, journal, cap))
+}
+
+/// Who may use the socket.
+fn rights(cli: &Cli) -> Rights {
+    let rights = Rights::of_groups(&cli.read_group, &cli.change_group);
+    tracing::info!("socket: {}", rights.words());
+    rights
 }
 
 fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListener> {

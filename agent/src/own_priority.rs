@@ -7,13 +7,13 @@
 use downbeat_api::HostFacts;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
-use crate::act::{Control, Kernel, RESET_ON_FORK, Sched, Value};
+use crate::act::{RESET_ON_FORK, Sched, sched_setattr};
 
 /// Nice value where no real-time policy is granted.
 const NICE: i32 = -10;
 
 /// Raises the calling thread's priority and locks the process's memory.
-pub fn raise(host: &HostFacts, kernel: &Kernel) {
+pub fn raise(host: &HostFacts) {
     let sched = if host.realtime {
         let policy = libc::SCHED_FIFO.cast_unsigned();
         Sched { policy, priority: 1, flags: RESET_ON_FORK, ..Sched::DEFAULT }
@@ -21,7 +21,7 @@ pub fn raise(host: &HostFacts, kernel: &Kernel) {
         Sched { nice: NICE, flags: RESET_ON_FORK, ..Sched::DEFAULT }
     };
     let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-    if let Err(error) = kernel.write(thread, &Value::Sched(sched)) {
+    if let Err(error) = sched_setattr(thread, &sched) {
         tracing::debug!("own priority: {error}");
     }
     // Only pages that are used: the stacks of threads are mostly empty.

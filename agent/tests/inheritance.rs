@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use downbeat_agent::act::{
-    Actuator, Control, Journal, Kernel, Lever, Request, Sched, ThreadId, Value, restore,
+    Actuator, Cap, Control, Journal, Kernel, Lever, Request, Sched, ThreadId, Value, restore,
 };
 use downbeat_agent::roots::Roots;
 
@@ -70,13 +70,15 @@ fn fifo() -> Value {
 }
 
 fn sched(kernel: &Kernel, tid: u32) -> Value {
-    kernel.read(Lever::Sched, tid).unwrap()
+    let start_time = kernel.start_time(tid).unwrap();
+    let thread = ThreadId { pid: tid, tid, start_time };
+    kernel.read(Lever::Sched, &thread.into()).unwrap()
 }
 
 fn set(actuator: &mut Actuator<Kernel>, kernel: &Kernel, pid: u32, wanted: Value) -> ThreadId {
     let start_time = kernel.start_time(pid).unwrap();
     let thread = ThreadId { pid, tid: pid, start_time };
-    let request = Request { thread, wanted: &[wanted] };
+    let request = Request { subject: thread.into(), wanted: &[wanted], otherwise: &[] };
     let done = actuator.apply(&[request], start_time);
     assert_eq!(done.len(), 1, "{done:?}");
     thread
@@ -93,7 +95,7 @@ fn an_orphan_is_restored_after_a_kill_by_its_group() {
     let pid = shell.child.id();
     let before = sched(&kernel, pid);
     let journal = Journal::create(run.path(), &roots).unwrap();
-    let mut actuator = Actuator::new(kernel.clone(), journal);
+    let mut actuator = Actuator::new(Kernel::new(&roots), journal, Cap::of(1, 1.0));
     set(&mut actuator, &kernel, pid, idle());
     // As a kill does it: nothing is put back, and nobody hears of the orphan.
     drop(actuator);
@@ -117,7 +119,7 @@ fn a_child_of_a_real_time_process_gets_its_timer_slack_back() {
     let pid = shell.child.id();
     let slack = kernel.timer_slack(pid).unwrap();
     let journal = Journal::create(run.path(), &roots).unwrap();
-    let mut actuator = Actuator::new(kernel.clone(), journal);
+    let mut actuator = Actuator::new(Kernel::new(&roots), journal, Cap::of(1, 1.0));
     set(&mut actuator, &kernel, pid, fifo());
     let orphan = shell.make_orphan();
     let start_time = kernel.start_time(orphan).unwrap();

@@ -1,16 +1,19 @@
-//! Applies wanted values to threads, remembers what was there, and puts it back.
+//! Applies wanted values to threads, groups and the host, remembers what was there, and puts it
+//! back.
 //!
-//! For each lever of each managed thread the actuator knows one of: set by us (with the old
+//! For each lever of each managed subject the actuator knows one of: set by us (with the old
 //! value, which is in the journal too), already so, left alone, handed off, refused. Everything
 //! that it sets passes the journal first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 
 use super::control::{Control, is_gone};
-use super::journal::{Change, Changes, Journal, ThreadId};
+use super::journal::{Change, Changes, Journal};
 use super::lineage::{Lineage, inherited};
 use super::outcome::{Done, Event, LeverEntry, Request, Standing};
+use super::reason::words;
+use super::subject::{Key, Subject, ThreadId};
 use super::value::{Lever, Value};
 
 type Levers = HashMap<Lever, LeverEntry>;
@@ -18,10 +21,14 @@ type Levers = HashMap<Lever, LeverEntry>;
 /// A value that is about to be set.
 #[derive(Debug)]
 struct Write {
-    thread: ThreadId,
+    subject: Subject,
     change: Change,
     /// What was ours there before, under another policy.
     before: Option<Change>,
+    /// What was asked for: the change is a later rung where that was refused.
+    wanted: Value,
+    /// What is tried next.
+    rungs: VecDeque<Value>,
 }
 
 /// The state of everything that was changed.
@@ -29,23 +36,25 @@ struct Write {
 pub struct Actuator<C> {
     control: C,
     journal: Journal,
-    threads: HashMap<u32, (ThreadId, Levers)>,
+    subjects: HashMap<Key, (Subject, Levers)>,
+    cap: Cap,
     lineage: Lineage,
     heirs: u64,
     /// How often `verify` has looked.
     looks: u32,
     /// Refused by the journal alone: tried again.
-    unwritten: Vec<(ThreadId, Value)>,
+    unwritten: Vec<(Subject, Value)>,
 }
 
 impl<C: Control> Actuator<C> {
-    /// An actuator that has changed nothing yet.
+    /// An actuator that has changed nothing yet, and gives real time as far as `cap`.
     #[must_use]
-    pub fn new(control: C, journal: Journal) -> Self {
+    pub fn new(control: C, journal: Journal, cap: Cap) -> Self {
         Self {
             control,
             journal,
-            threads: HashMap::new(),
+            subjects: HashMap::new(),
+            cap,
             lineage: Lineage::default(),
             heirs: 0,
             looks: 0,
@@ -61,16 +70,16 @@ impl<C: Control> Actuator<C> {
         // A journal that was full may have room again.
         self.tidy_journal();
         for request in requests {
-            self.unwritten.retain(|(thread, _)| *thread != request.thread);
+            self.unwritten.retain(|(subject, _)| *subject != request.subject);
             self.plan(request, now, &mut writes, &mut done);
         }
-        for Write { thread, change, .. } in &writes {
-            self.journal.set(*thread, change);
+        for Write { subject, change, .. } in &writes {
+            self.journal.set(subject, change);
         }
         if let Err(error) = self.journal.commit() {
             let reason = format!("the journal cannot be written, so nothing was set: {error}");
             for write in writes {
-                self.unwritten.push((write.thread, write.change.ours.clone()));
+                self.unwritten.push((write.subject.clone(), write.wanted.clone()));
                 self.fail(write, reason.clone(), &mut done);
             }
             return done;
@@ -86,7 +95,8 @@ impl<C: Control> Actuator<C> {
     /// creator had before; `creators` are the processes that may have passed it on. Returns whether
     /// there was anything. Levers of the child that are known stay as they are.
     pub fn inherit(&mut self, child: ThreadId, creators: &[u32]) -> bool {
-        let known = self.threads.get(&child.tid).filter(|(id, _)| *id == child);
+        let subject = Subject::Thread(child);
+        let known = self.subjects.get(&subject.key()).filter(|(known, _)| *known == subject);
         let mut left = self.lineage.left_by(creators, child.start_time);
         left.retain(|it| known.is_none_or(|(_, levers)| !levers.contains_key(&it.ours.lever())));
         let is_other = known.is_none();
@@ -96,12 +106,12 @@ impl<C: Control> Actuator<C> {
         }
         self.heirs += 1;
         if is_other {
-            self.bury(child.tid);
+            self.bury(&subject.key());
         }
         for change in found {
-            self.journal.set(child, &change);
-            let lever = change.ours.lever();
-            self.note(child, lever, LeverEntry { wanted: None, standing: Standing::Ours(change) });
+            self.journal.set(&subject, &change);
+            let entry = LeverEntry { wanted: None, standing: Standing::Ours(change.clone()) };
+            self.note(&subject, change.ours.lever(), entry);
         }
         // A journal that cannot be written is reported by the next `apply`; nothing is changed
         // here.
@@ -123,52 +133,54 @@ impl<C: Control> Actuator<C> {
 
     /// A thread that was not the main one called exec: the kernel ended all others and gave it the
     /// main thread's id and start time. What it had from us it has under its new id; the process's
-    /// own values (the OOM score) stay.
+    /// own values (the OOM score, the group) stay.
     pub fn succeed(&mut self, old_tid: u32, pid: u32) {
         let Ok(start_time) = self.control.start_time(pid) else {
             return;
         };
-        let thread = ThreadId { pid, tid: pid, start_time };
-        let (old_main, heir) = (self.threads.remove(&pid), self.threads.remove(&old_tid));
+        let subject = Subject::Thread(ThreadId { pid, tid: pid, start_time });
+        let mut remove = |tid| self.subjects.remove(&Key::Thread(tid));
+        let (old_main, heir) = (remove(pid), remove(old_tid));
         let mut levers = Levers::new();
         for (id, of_thread) in [old_main, heir].into_iter().flatten() {
             for (lever, entry) in of_thread {
                 let is_ours = matches!(entry.standing, Standing::Ours(_));
                 if is_ours {
-                    self.journal.forget(id, lever);
+                    self.journal.forget(&id, lever);
                 }
-                if id.tid == old_tid || lever == Lever::OomScoreAdj {
+                if id.key() == Key::Thread(old_tid) || lever.is_per_process() {
                     levers.insert(lever, entry);
                 }
             }
         }
         for entry in levers.values() {
             if let Standing::Ours(change) = &entry.standing {
-                self.journal.set(thread, change);
+                self.journal.set(&subject, change);
             }
         }
         if !levers.is_empty() {
-            self.threads.insert(pid, (thread, levers));
+            self.subjects.insert(subject.key(), (subject, levers));
         }
         self.tidy_journal();
     }
 
-    /// Puts back everything that is still ours on one thread, and forgets what it had. What
+    /// Puts back everything that is still ours on one subject, and forgets what it had. What
     /// someone else changed stays theirs, and what could not be put back stays ours.
-    pub fn undo(&mut self, tid: u32) -> Vec<Done> {
+    pub fn undo(&mut self, key: impl Into<Key>) -> Vec<Done> {
+        let key = key.into();
         let mut done = Vec::new();
-        let Some((thread, mut levers)) = self.threads.remove(&tid) else {
+        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
             return done;
         };
-        self.unwritten.retain(|(id, _)| *id != thread);
+        self.unwritten.retain(|(id, _)| *id != subject);
         for lever in Lever::ALL {
             let Some(entry) = levers.get(&lever) else { continue };
             let stays = match &entry.standing {
                 // What a child loses again was not set there, so it is not told.
                 Standing::Ours(change) if entry.wanted.is_none() => {
-                    self.put_back(thread, change, &mut Vec::new())
+                    self.put_back(&subject, change, &mut Vec::new())
                 }
-                Standing::Ours(change) => self.put_back(thread, change, &mut done),
+                Standing::Ours(change) => self.put_back(&subject, change, &mut done),
                 Standing::HandedOff(_) => true,
                 _ => false,
             };
@@ -177,54 +189,70 @@ impl<C: Control> Actuator<C> {
             }
         }
         if !levers.is_empty() {
-            self.threads.insert(tid, (thread, levers));
+            self.subjects.insert(key, (subject, levers));
         }
         // What is put back twice is put back: a lost "forget" does no harm.
         let _ = self.journal.commit();
         done
     }
 
-    /// Puts back everything.
+    /// Puts back everything: threads first, since a group of the agent's own can only go once
+    /// nobody is in it, and a group before the one that it is in.
     pub fn undo_all(&mut self) -> Vec<Done> {
-        let mut tids: Vec<u32> = self.threads.keys().copied().collect();
-        tids.sort_unstable();
-        tids.into_iter().flat_map(|tid| self.undo(tid)).collect()
+        let is_thread = |key: &&Key| matches!(key, Key::Thread(_));
+        let (mut keys, mut others): (Vec<Key>, Vec<Key>) =
+            self.subjects.keys().cloned().partition(|key| is_thread(&key));
+        keys.sort_unstable();
+        others.sort_unstable_by(|a, b| b.cmp(a));
+        keys.extend(others);
+        keys.into_iter().flat_map(|key| self.undo(key)).collect()
     }
 
     /// Forgets a thread that has ended. The main thread's end is not its process's: what belongs
     /// to the process as a whole stays ours until that is gone.
-    pub fn forget(&mut self, tid: u32) {
-        let Some((thread, mut levers)) = self.threads.remove(&tid) else {
+    pub fn forget(&mut self, key: impl Into<Key>) {
+        let key = key.into();
+        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
             return;
         };
-        let process_lives = thread.tid == thread.pid
-            && self.control.start_time(tid).ok() == Some(thread.start_time);
+        let is_main = subject.thread().is_some_and(|id| id.tid == id.pid);
+        let process_lives = is_main && self.control.is_same(&subject);
         levers.retain(|lever, entry| {
-            let stays = process_lives && *lever == Lever::OomScoreAdj;
+            let stays = process_lives && lever.is_per_process();
             if !stays && matches!(entry.standing, Standing::Ours(_)) {
-                self.journal.forget(thread, *lever);
+                self.journal.forget(&subject, *lever);
             }
             stays
         });
         if !levers.is_empty() {
-            self.threads.insert(tid, (thread, levers));
+            self.subjects.insert(key, (subject, levers));
         }
         self.tidy_journal();
     }
 
-    /// Each lever of a thread, for `explain`.
+    /// Each lever of a subject, for `explain`.
     #[must_use]
-    pub fn levers(&self, tid: u32) -> Vec<(Lever, &LeverEntry)> {
-        let Some((_, levers)) = self.threads.get(&tid) else {
+    pub fn levers(&self, key: impl Into<Key>) -> Vec<(Lever, &LeverEntry)> {
+        let Some((_, levers)) = self.subjects.get(&key.into()) else {
             return Vec::new();
         };
         Lever::ALL.into_iter().filter_map(|lever| Some((lever, levers.get(&lever)?))).collect()
     }
 
-    /// Whether a lever of the thread was refused or handed off.
+    /// Every subject but the threads, in the order of their names.
     #[must_use]
-    pub fn wants_attention(&self, tid: u32) -> bool {
-        self.threads.get(&tid).is_some_and(|(_, levers)| {
+    pub fn beside_threads(&self) -> Vec<&Subject> {
+        let mut subjects: Vec<&Subject> =
+            self.subjects.values().map(|(subject, _)| subject).collect();
+        subjects.retain(|subject| subject.thread().is_none());
+        subjects.sort_unstable();
+        subjects
+    }
+
+    /// Whether a lever of the subject was refused or handed off.
+    #[must_use]
+    pub fn wants_attention(&self, key: impl Into<Key>) -> bool {
+        self.subjects.get(&key.into()).is_some_and(|(_, levers)| {
             levers
                 .values()
                 .any(|e| matches!(e.standing, Standing::HandedOff(_) | Standing::Refused(_)))
@@ -252,18 +280,20 @@ impl<C: Control> Actuator<C> {
         writes: &mut Vec<Write>,
         done: &mut Vec<Done>,
     ) {
-        let thread = request.thread;
-        if self.threads.get(&thread.tid).is_some_and(|(known, _)| *known != thread) {
-            self.bury(thread.tid);
+        let subject = &request.subject;
+        let key = subject.key();
+        if self.subjects.get(&key).is_some_and(|(known, _)| known != subject) {
+            self.bury(&key);
         }
         self.put_back_unwanted(request, done);
         for wanted in request.wanted {
             let lever = wanted.lever();
             // The kernel keeps one value per process, which is set through its main thread.
-            if lever == Lever::OomScoreAdj && thread.tid != thread.pid {
+            let of_another = subject.thread().is_some_and(|id| id.tid != id.pid);
+            if lever.is_per_process() && of_another {
                 continue;
             }
-            let known = self.threads.get(&thread.tid).and_then(|(_, levers)| levers.get(&lever));
+            let known = self.subjects.get(&key).and_then(|(_, levers)| levers.get(&lever));
             if known.is_some_and(|entry| is_settled(entry, wanted)) {
                 continue;
             }
@@ -271,126 +301,151 @@ impl<C: Control> Actuator<C> {
                 Some(LeverEntry { standing: Standing::Ours(change), .. }) => Some(change.clone()),
                 _ => None,
             };
-            let current = match self.control.read(lever, thread.tid) {
+            let current = match self.control.read(lever, subject) {
                 Ok(current) => current,
-                Err(error) if is_gone(&error) => return self.forget(thread.tid),
+                Err(error) if is_gone(&error) => return self.forget(key),
                 Err(error) => {
-                    self.refuse(thread, wanted.clone(), format!("reading it: {error}"), done);
+                    self.refuse(subject, wanted.clone(), format!("reading it: {error}"), done);
                     continue;
                 }
             };
             let standing = match before {
                 Some(change) if !current.agrees_with(&change.ours) => {
-                    self.journal.forget(thread, lever);
+                    self.journal.forget(subject, lever);
                     let event = Event::HandedOff { ours: change.ours, theirs: current.clone() };
-                    done.push(Done { thread, lever, event });
+                    done.push(Done { subject: subject.clone(), lever, event });
                     Standing::HandedOff(current)
                 }
                 Some(change) if current.agrees_with(wanted) => Standing::Ours(change),
                 None if current.agrees_with(wanted) => Standing::AlreadySo,
-                None if is_realtime(&current) => Standing::RealtimeByOwnWish(current),
+                None if current.is_realtime() => Standing::RealtimeByOwnWish(current),
                 before => {
-                    let mut old = before.as_ref().map_or(current, |change| change.old.clone());
-                    if let (true, Value::Sched(old)) = (is_realtime(wanted), &mut old)
+                    let mut rungs: VecDeque<Value> = request
+                        .otherwise
+                        .iter()
+                        .filter(|other| other.lever() == lever)
+                        .cloned()
+                        .collect();
+                    let Some(first) = self.first_admitted(subject, wanted, &mut rungs, done) else {
+                        continue;
+                    };
+                    let mut old = match &before {
+                        Some(change) => change.old.clone(),
+                        None => current.as_far_as(&first),
+                    };
+                    if let (true, Value::Sched(old), Some(id)) =
+                        (first.is_realtime(), &mut old, subject.thread())
                         && old.timer_slack.is_none()
                     {
-                        old.timer_slack = self.control.timer_slack(thread.tid).ok();
+                        old.timer_slack = self.control.timer_slack(id.tid).ok();
                     }
-                    let change = Change { old, ours: wanted.clone(), since: now };
-                    writes.push(Write { thread, change: change.clone(), before });
+                    let change = Change { old, ours: first, since: now };
+                    let (subject, wanted) = (subject.clone(), wanted.clone());
+                    writes.push(Write { subject, change: change.clone(), before, wanted, rungs });
                     Standing::Ours(change)
                 }
             };
-            self.note(thread, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
+            self.note(subject, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
         }
     }
 
     /// A lever that the new request does not name any more goes back.
     fn put_back_unwanted(&mut self, request: &Request<'_>, done: &mut Vec<Done>) {
-        let Some((thread, mut levers)) = self.threads.remove(&request.thread.tid) else {
+        let key = request.subject.key();
+        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
             return;
         };
         levers.retain(|lever, entry| {
             let is_wanted = request.wanted.iter().any(|value| value.lever() == *lever);
             is_wanted
                 || match &entry.standing {
-                    Standing::Ours(change) => self.put_back(thread, change, done),
+                    Standing::Ours(change) => self.put_back(&subject, change, done),
                     Standing::HandedOff(_) => true,
                     _ => false,
                 }
         });
-        self.threads.insert(thread.tid, (thread, levers));
+        self.subjects.insert(key, (subject, levers));
     }
 
-    fn write(&mut self, write: Write, done: &mut Vec<Done>) {
-        let Write { thread, change, .. } = &write;
-        let (thread, lever) = (*thread, change.ours.lever());
-        match self.control.write(thread.tid, &change.ours) {
-            Ok(()) => {
-                let event = Event::Applied { old: change.old.clone(), new: change.ours.clone() };
-                done.push(Done { thread, lever, event });
+    fn write(&mut self, mut write: Write, done: &mut Vec<Done>) {
+        loop {
+            let Write { subject, change, .. } = &write;
+            let lever = change.ours.lever();
+            match self.control.write(subject, &change.ours) {
+                Ok(()) => {
+                    let (old, new) = (change.old.clone(), change.ours.clone());
+                    let event = Event::Applied { old, new };
+                    return done.push(Done { subject: subject.clone(), lever, event });
+                }
+                Err(error) if is_gone(&error) => return self.forget(subject.key()),
+                Err(error) => {
+                    let reason = words(&error, &change.ours);
+                    if !self.steps_down(&mut write, &reason, done) {
+                        return self.fail(write, reason, done);
+                    }
+                }
             }
-            Err(error) if is_gone(&error) => self.forget(thread.tid),
-            Err(error) => self.fail(write, words(&error, lever), done),
         }
     }
 
     /// A value that could not be set. What was set there before is still there, and ours.
     fn fail(&mut self, write: Write, reason: String, done: &mut Vec<Done>) {
-        let Write { thread, change, before } = write;
+        let Write { subject, change, before, wanted, .. } = write;
         let lever = change.ours.lever();
-        self.refuse(thread, change.ours, reason, done);
-        self.journal.forget(thread, lever);
+        self.refuse(&subject, wanted, reason, done);
+        self.journal.forget(&subject, lever);
         if let Some(before) = before {
-            self.journal.set(thread, &before);
+            self.journal.set(&subject, &before);
             let wanted = Some(before.ours.clone());
-            self.note(thread, lever, LeverEntry { wanted, standing: Standing::Ours(before) });
+            self.note(&subject, lever, LeverEntry { wanted, standing: Standing::Ours(before) });
         }
     }
 
     /// Puts one value back; returns whether it is still ours, since the kernel refused.
-    fn put_back(&mut self, thread: ThreadId, change: &Change, done: &mut Vec<Done>) -> bool {
+    fn put_back(&mut self, subject: &Subject, change: &Change, done: &mut Vec<Done>) -> bool {
         let lever = change.ours.lever();
-        let event = put_back(&self.control, thread, change);
+        let event = put_back(&self.control, subject, change);
         let failed = matches!(event, Some(Event::Failed { .. }));
         if !failed {
-            self.journal.forget(thread, lever);
+            self.journal.forget(subject, lever);
         }
-        done.extend(event.map(|event| Done { thread, lever, event }));
+        done.extend(event.map(|event| Done { subject: subject.clone(), lever, event }));
         failed
     }
 
-    /// Forgets a thread whose id is free or another's.
-    fn bury(&mut self, tid: u32) {
-        let Some((thread, levers)) = self.threads.remove(&tid) else {
+    /// Forgets a subject whose name is free or another's.
+    fn bury(&mut self, key: &Key) {
+        let Some((subject, levers)) = self.subjects.remove(key) else {
             return;
         };
         for (lever, entry) in levers {
             if matches!(entry.standing, Standing::Ours(_)) {
-                self.journal.forget(thread, lever);
+                self.journal.forget(&subject, lever);
             }
         }
     }
 
-    fn refuse(&mut self, thread: ThreadId, wanted: Value, reason: String, done: &mut Vec<Done>) {
+    fn refuse(&mut self, subject: &Subject, wanted: Value, reason: String, done: &mut Vec<Done>) {
         let lever = wanted.lever();
         let standing = Standing::Refused(reason.clone());
-        self.note(thread, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
-        done.push(Done { thread, lever, event: Event::Failed { wanted, reason } });
+        self.note(subject, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
+        let event = Event::Failed { wanted, reason };
+        done.push(Done { subject: subject.clone(), lever, event });
     }
 
-    fn note(&mut self, thread: ThreadId, lever: Lever, entry: LeverEntry) {
-        if let Standing::Ours(change) = &entry.standing {
-            self.lineage.note(thread.pid, change, change.since.max(thread.start_time));
+    fn note(&mut self, subject: &Subject, lever: Lever, entry: LeverEntry) {
+        if let (Standing::Ours(change), Some(id)) = (&entry.standing, subject.thread()) {
+            self.lineage.note(id.pid, change, change.since.max(id.start_time));
         }
-        let (_, levers) = self.threads.entry(thread.tid).or_insert_with(|| (thread, Levers::new()));
+        let fresh = || (subject.clone(), Levers::new());
+        let (_, levers) = self.subjects.entry(subject.key()).or_insert_with(fresh);
         levers.insert(lever, entry);
     }
 
-    fn ours(&self) -> impl Iterator<Item = (ThreadId, Lever, &Change)> {
-        self.threads.values().flat_map(|(thread, levers)| {
-            levers.iter().filter_map(|(lever, entry)| match &entry.standing {
-                Standing::Ours(change) => Some((*thread, *lever, change)),
+    fn ours(&self) -> impl Iterator<Item = (&Subject, Lever, &Change)> {
+        self.subjects.values().flat_map(|(subject, levers)| {
+            levers.iter().filter_map(move |(lever, entry)| match &entry.standing {
+                Standing::Ours(change) => Some((subject, *lever, change)),
                 _ => None,
             })
         })
@@ -401,32 +456,33 @@ impl<C: Control> Actuator<C> {
         let _ = self.journal.commit();
         if self.journal.wants_compaction() {
             let changes: Changes =
-                self.ours().map(|(t, lever, change)| ((t, lever), change.clone())).collect();
+                self.ours().map(|(s, lever, c)| ((s.clone(), lever), c.clone())).collect();
             let _ = self.journal.compact(&changes);
         }
     }
 }
 
-/// Puts one value back if it is still ours and its thread is still the same. Nothing when the
-/// thread is gone.
+/// Puts one value back if it is still ours and its subject is still the same. Nothing when that is
+/// gone.
 pub(super) fn put_back<C: Control>(
     control: &C,
-    thread: ThreadId,
+    subject: &Subject,
     change: &Change,
 ) -> Option<Event> {
-    if control.start_time(thread.tid).ok()? != thread.start_time {
+    if !control.is_same(subject) {
         return None;
     }
     let lever = change.ours.lever();
-    let current = control.read(lever, thread.tid).ok()?;
+    let current = control.read(lever, subject).ok()?;
     if !current.agrees_with(&change.ours) {
         return Some(Event::HandedOff { ours: change.ours.clone(), theirs: current });
     }
-    match control.write(thread.tid, &change.old) {
+    match control.write(subject, &change.old) {
         Ok(()) => Some(Event::Restored { old: change.old.clone() }),
         Err(error) if is_gone(&error) => None,
         Err(error) => {
-            Some(Event::Failed { wanted: change.old.clone(), reason: words(&error, lever) })
+            let reason = words(&error, &change.old);
+            Some(Event::Failed { wanted: change.old.clone(), reason })
         }
     }
 }
@@ -443,35 +499,10 @@ fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
     }
 }
 
-fn is_realtime(value: &Value) -> bool {
-    matches!(value, Value::Sched(sched) if sched.is_realtime())
-}
-
-/// A system call's error with what it means for this lever.
-fn words(error: &io::Error, lever: Lever) -> String {
-    let remedy = match (lever, error.raw_os_error()) {
-        (Lever::Sched, Some(libc::EPERM)) => {
-            "; it needs CAP_SYS_NICE, and under RT_GROUP_SCHED a real-time budget for the \
-             thread's cgroup (cpu.rt_runtime_us)"
-        }
-        (Lever::Affinity, Some(libc::EINVAL)) => {
-            "; none of these CPUs is online and allowed by the thread's cpuset"
-        }
-        (_, Some(libc::EPERM | libc::EACCES)) => {
-            "; run downbeatd as root or with CAP_SYS_NICE and CAP_SYS_RESOURCE"
-        }
-        _ => "",
-    };
-    let call = match lever {
-        Lever::Sched => "sched_setattr",
-        Lever::Affinity => "sched_setaffinity",
-        Lever::Ioprio => "ioprio_set",
-        Lever::OomScoreAdj => "writing oom_score_adj",
-    };
-    format!("{call}: {error}{remedy}")
-}
-
+mod ladder;
 mod verify;
+
+pub use ladder::Cap;
 
 #[cfg(test)]
 mod tests;

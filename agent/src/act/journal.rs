@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::subject::Subject;
 use super::value::{Lever, Value};
 use crate::roots::Roots;
 
@@ -19,18 +20,7 @@ use crate::roots::Roots;
 pub const FILE_NAME: &str = "journal.jsonl";
 
 /// Version of the records.
-const SCHEMA: u32 = 1;
-
-/// A thread beyond doubt: ids are reused, start times are not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ThreadId {
-    /// Its process (thread-group id).
-    pub pid: u32,
-    /// Thread id.
-    pub tid: u32,
-    /// Start time in clock ticks since boot (`stat` field 22).
-    pub start_time: u64,
-}
+const SCHEMA: u32 = 2;
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,12 +30,12 @@ enum Record {
     Boot { schema: u32, boot_id: String },
     /// A value is about to be set, or was inherited from a thread that had it set.
     Set {
-        thread: ThreadId,
+        subject: Subject,
         #[serde(flatten)]
         change: Change,
     },
     /// The value is not ours any more: put back, handed off, or its thread is gone.
-    Forget { thread: ThreadId, lever: Lever },
+    Forget { subject: Subject, lever: Lever },
 }
 
 /// What is to be put back: the value before downbeat, and the one that it set.
@@ -61,7 +51,7 @@ pub struct Change {
 }
 
 /// Everything to be put back.
-pub type Changes = HashMap<(ThreadId, Lever), Change>;
+pub type Changes = HashMap<(Subject, Lever), Change>;
 
 /// The journal of a running agent.
 #[derive(Debug)]
@@ -94,14 +84,14 @@ impl Journal {
     }
 
     /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
-    pub fn set(&mut self, thread: ThreadId, change: &Change) {
-        self.push(&Record::Set { thread, change: change.clone() });
+    pub fn set(&mut self, subject: &Subject, change: &Change) {
+        self.push(&Record::Set { subject: subject.clone(), change: change.clone() });
         self.live += 1;
     }
 
     /// Notes that a value is not ours any more.
-    pub fn forget(&mut self, thread: ThreadId, lever: Lever) {
-        self.push(&Record::Forget { thread, lever });
+    pub fn forget(&mut self, subject: &Subject, lever: Lever) {
+        self.push(&Record::Forget { subject: subject.clone(), lever });
         self.live = self.live.saturating_sub(1);
         self.dead += 2;
     }
@@ -199,11 +189,11 @@ pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
             Record::Boot { .. } => return Ok(Found::Stale),
             // Without its first line the file may be of any boot.
             _ if number == 0 => return Ok(Found::Stale),
-            Record::Set { thread, change } => {
-                changes.insert((thread, change.ours.lever()), change);
+            Record::Set { subject, change } => {
+                changes.insert((subject, change.ours.lever()), change);
             }
-            Record::Forget { thread, lever } => {
-                changes.remove(&(thread, lever));
+            Record::Forget { subject, lever } => {
+                changes.remove(&(subject, lever));
             }
         }
     }
@@ -215,8 +205,8 @@ pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
 fn write_anew(path: &Path, boot_id: &str, changes: &Changes) -> io::Result<File> {
     let mut text = serde_json::to_vec(&Record::Boot { schema: SCHEMA, boot_id: boot_id.into() })?;
     text.push(b'\n');
-    for ((thread, _), change) in changes {
-        let record = Record::Set { thread: *thread, change: change.clone() };
+    for ((subject, _), change) in changes {
+        let record = Record::Set { subject: subject.clone(), change: change.clone() };
         serde_json::to_writer(&mut text, &record)?;
         text.push(b'\n');
     }
@@ -241,9 +231,10 @@ fn boot_id(roots: &Roots) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::act::subject::ThreadId;
 
-    fn thread(tid: u32) -> ThreadId {
-        ThreadId { pid: 10, tid, start_time: 99 }
+    fn thread(tid: u32) -> Subject {
+        Subject::Thread(ThreadId { pid: 10, tid, start_time: 99 })
     }
 
     fn change(ours: i16) -> Change {
@@ -264,11 +255,11 @@ mod tests {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(run.path(), &roots).unwrap();
-        journal.set(thread(1), &change(-500));
-        journal.set(thread(2), &change(-500));
-        journal.forget(thread(1), Lever::OomScoreAdj);
+        journal.set(&thread(1), &change(-500));
+        journal.set(&thread(2), &change(-500));
+        journal.forget(&thread(1), Lever::OomScoreAdj);
         journal.commit().unwrap();
-        journal.set(thread(3), &change(-500));
+        journal.set(&thread(3), &change(-500));
         drop(journal);
 
         let expected = HashMap::from([((thread(2), Lever::OomScoreAdj), change(-500))]);
@@ -280,8 +271,8 @@ mod tests {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(run.path(), &roots).unwrap();
-        journal.set(thread(1), &change(1));
-        journal.set(thread(2), &change(1));
+        journal.set(&thread(1), &change(1));
+        journal.set(&thread(2), &change(1));
         journal.commit().unwrap();
         let path = run.path().join(FILE_NAME);
         let text = fs::read(&path).unwrap();
@@ -308,8 +299,7 @@ mod tests {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
         assert_eq!(read(run.path(), &roots).unwrap(), Found::Nothing);
-        let set =
-            r#"{"record":"forget","thread":{"pid":1,"tid":1,"start_time":1},"lever":"sched"}"#;
+        let set = r#"{"record":"forget","subject":"host","lever":"sched"}"#;
         fs::write(run.path().join(FILE_NAME), set).unwrap();
         assert_eq!(read(run.path(), &roots).unwrap(), Found::Stale);
     }
@@ -320,8 +310,8 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(run.path(), &roots).unwrap();
         for tid in 0..3000 {
-            journal.set(thread(tid), &change(7));
-            journal.forget(thread(tid), Lever::OomScoreAdj);
+            journal.set(&thread(tid), &change(7));
+            journal.forget(&thread(tid), Lever::OomScoreAdj);
         }
         journal.commit().unwrap();
         assert!(journal.wants_compaction());
@@ -339,16 +329,16 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(run.path(), &roots).unwrap();
         journal.fill_up();
-        journal.set(thread(1), &change(1));
+        journal.set(&thread(1), &change(1));
         assert_eq!(journal.commit().unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(journal.buffer.is_empty(), "it must not grow while there is no room");
-        journal.set(thread(2), &change(2));
+        journal.set(&thread(2), &change(2));
         assert!(journal.commit().is_err());
 
         assert!(journal.wants_compaction());
         let kept = HashMap::from([((thread(3), Lever::OomScoreAdj), change(3))]);
         journal.compact(&kept).unwrap();
-        journal.set(thread(4), &change(4));
+        journal.set(&thread(4), &change(4));
         journal.commit().unwrap();
         let Found::Changes(found) = read(run.path(), &roots).unwrap() else {
             panic!("it is of this boot");

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 
 use super::control::Control;
-use super::journal::{Change, ThreadId};
-use super::value::{Lever, Sched, Value};
+use super::journal::Change;
+use super::subject::{Subject, ThreadId};
+use super::value::{Sched, Value};
 
 /// How long after a value was last seen as ours a child may have started with it, and how long it
 /// is remembered; in clock ticks, of which a second has 100 on every architecture that runs this.
@@ -81,11 +82,11 @@ pub fn inherited<'a, C: Control>(
     let mut found: Vec<Change> = Vec::new();
     for change in changes {
         let lever = change.ours.lever();
-        let per_process = lever == Lever::OomScoreAdj && child.pid != child.tid;
-        if per_process || found.iter().any(|known| known.ours.lever() == lever) {
+        let of_process = lever.is_per_process() && child.pid != child.tid;
+        if of_process || found.iter().any(|known| known.ours.lever() == lever) {
             continue;
         }
-        let Ok(current) = control.read(lever, child.tid) else {
+        let Ok(current) = control.read(lever, &Subject::Thread(child)) else {
             continue;
         };
         let differs = !current.agrees_with(&change.old) || lost_slack(control, child, &change.old);

@@ -1,6 +1,6 @@
 //! Changing the host: the only place that does.
 //!
-//! [`Control`] is one lever of one thread, [`Journal`] the old values on disk, [`Actuator`] the
+//! [`Control`] is one lever of one subject (a thread, a control group, a unit, a part of the host), [`Journal`] the old values on disk, [`Actuator`] the
 //! order between the two, [`restore`] the way back after a kill, `lineage` what children inherit.
 
 mod actuator;
@@ -9,13 +9,18 @@ mod journal;
 mod lineage;
 mod lock;
 mod outcome;
+mod reason;
 mod restore;
+mod subject;
 mod value;
 
-pub use actuator::Actuator;
-pub use control::{Control, Kernel, is_gone, sched_getaffinity, start_time_of};
-pub use journal::{FILE_NAME as JOURNAL_NAME, Journal, ThreadId};
+pub use actuator::{Actuator, Cap};
+pub use control::{Control, Kernel, is_gone, sched_getaffinity, sched_setattr, start_time_of};
+pub use journal::{FILE_NAME as JOURNAL_NAME, Journal};
 pub use lock::{LockError, RunLock};
 pub use outcome::{Done, Event, LeverEntry, Request, Standing};
 pub use restore::{RestoreError, RestoreReport, UNDER_WAY, restore, restore_locked};
-pub use value::{Lever, RESET_ON_FORK, Sched, Value, cpu_ranges};
+pub use subject::{GroupId, Key, Subject, ThreadId};
+pub use value::{
+    CpuLimit, CpuShare, Cpuset, Lever, PerDevice, RESET_ON_FORK, Sched, Value, cpu_ranges,
+};

@@ -1,9 +1,10 @@
 //! What is asked of the levers, and what came of it.
 
-use super::journal::{Change, ThreadId};
+use super::journal::Change;
+use super::subject::Subject;
 use super::value::{Lever, Value};
 
-/// Where one lever of one thread stands.
+/// Where one lever of one subject stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
     /// Set by us; the change says what goes back.
@@ -18,7 +19,7 @@ pub enum Standing {
     Refused(String),
 }
 
-/// One lever of one thread: what was asked for and what came of it.
+/// One lever of one subject: what was asked for and what came of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeverEntry {
     /// Asked for; absent for a value that was only inherited.
@@ -28,19 +29,22 @@ pub struct LeverEntry {
 }
 
 /// What one request asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The thread.
-    pub thread: ThreadId,
+    /// Whom it is for.
+    pub subject: Subject,
     /// At most one value per lever; a lever that is not named is put back if it was ours.
     pub wanted: &'a [Value],
+    /// For a wanted value that is refused, what is tried in its place, in this order: any number
+    /// of values per lever.
+    pub otherwise: &'a [Value],
 }
 
 /// Something that [`Actuator`] did, for counting and for showing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done {
     /// Where.
-    pub thread: ThreadId,
+    pub subject: Subject,
     /// What.
     pub lever: Lever,
     /// How it went.

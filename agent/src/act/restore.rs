@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use super::actuator::put_back;
 use super::control::{Control, Kernel};
-use super::journal::{self, Change, Changes, Found, ThreadId};
+use super::journal::{self, Change, Changes, Found};
 use super::lineage::inherited;
 use super::lock::{LockError, RunLock};
 use super::outcome::Event;
+use super::subject::{Subject, ThreadId};
 use super::value::Lever;
 use crate::observe::process::{ProcessReader, ProcessStat};
 use crate::roots::Roots;
@@ -26,7 +27,7 @@ pub struct RestoreReport {
     pub restored: u64,
     /// Left alone, since someone else changed the value after us.
     pub handed_off: u64,
-    /// Values whose threads are gone.
+    /// Values whose threads or groups are gone.
     pub gone: u64,
     /// What could not be put back, each with its reason.
     pub failed: Vec<String>,
@@ -102,30 +103,56 @@ const ROUNDS: usize = 8;
 
 fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> RestoreReport {
     let mut report = RestoreReport::default();
-    for ((thread, lever), change) in changes {
-        report.count(*thread, *lever, put_back(control, *thread, change));
+    // Threads first: a group of the agent's own can only be removed once nobody is in it.
+    let is_thread = |change: &&Change| change.ours.lever().is_of_thread();
+    for ((subject, lever), change) in in_order(changes).filter(|(_, change)| is_thread(change)) {
+        report.count(subject, *lever, put_back(control, subject, change));
     }
-    let mut seen: HashSet<(ThreadId, Lever)> = changes.keys().copied().collect();
+    put_back_strays(changes, control, roots, &mut report);
+    for ((subject, lever), change) in in_order(changes).filter(|(_, change)| !is_thread(change)) {
+        report.count(subject, *lever, put_back(control, subject, change));
+    }
+    report
+}
+
+/// By lever, and a group before the one that it is in.
+fn in_order(changes: &Changes) -> impl Iterator<Item = (&(Subject, Lever), &Change)> {
+    let mut all: Vec<_> = changes.iter().collect();
+    all.sort_by(|((a, lever_a), _), ((b, lever_b), _)| b.cmp(a).then(lever_a.cmp(lever_b)));
+    all.into_iter()
+}
+
+fn put_back_strays<C: Control>(
+    changes: &Changes,
+    control: &C,
+    roots: &Roots,
+    report: &mut RestoreReport,
+) {
+    let mut seen: HashSet<(Subject, Lever)> = changes.keys().cloned().collect();
     for round in 0..ROUNDS {
         let mut strays = strays(changes, control, roots);
-        strays.retain(|(thread, change)| seen.insert((*thread, change.ours.lever())));
+        strays.retain(|(thread, change)| {
+            seen.insert((Subject::Thread(*thread), change.ours.lever()))
+        });
         if strays.is_empty() && round > 0 {
             break;
         }
         for (thread, change) in strays {
-            report.count(thread, change.ours.lever(), put_back(control, thread, &change));
+            let subject = Subject::Thread(thread);
+            report.count(&subject, change.ours.lever(), put_back(control, &subject, &change));
         }
         thread::sleep(UNDER_WAY);
     }
-    report
 }
 
 /// Threads and child processes that started after a change and that the agent did not live to
 /// note: what they have from their creator is ours, too.
 fn strays<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(ThreadId, Change)> {
     let mut by_process: HashMap<u32, Vec<&Change>> = HashMap::new();
-    for ((thread, _), change) in changes {
-        by_process.entry(thread.pid).or_default().push(change);
+    for ((subject, _), change) in changes {
+        if let Some(pid) = subject.pid() {
+            by_process.entry(pid).or_default().push(change);
+        }
     }
     let reader = ProcessReader::new(roots);
     let stats: HashMap<u32, ProcessStat> =
@@ -160,13 +187,13 @@ fn of_ancestors<'a>(
 }
 
 impl RestoreReport {
-    fn count(&mut self, thread: ThreadId, lever: Lever, event: Option<Event>) {
+    fn count(&mut self, subject: &Subject, lever: Lever, event: Option<Event>) {
         match event {
             None => self.gone += 1,
             Some(Event::Restored { .. } | Event::Applied { .. }) => self.restored += 1,
             Some(Event::HandedOff { .. }) => self.handed_off += 1,
             Some(Event::Failed { reason, .. }) => {
-                self.failed.push(format!("thread {} {}: {reason}", thread.tid, lever.name()));
+                self.failed.push(format!("{subject} {}: {reason}", lever.name()));
             }
         }
     }
@@ -176,7 +203,7 @@ impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { restored, handed_off, gone, failed } = self;
         write!(f, "{restored} put back, {handed_off} left to whoever changed them since, ")?;
-        write!(f, "{gone} whose thread is gone, {} failed", failed.len())?;
+        write!(f, "{gone} whose thread or group is gone, {} failed", failed.len())?;
         failed.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }

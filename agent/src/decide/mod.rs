@@ -1,12 +1,16 @@
 //! What each thread should have, and why. Pure: policy and host facts in, values out.
 
 mod affinity;
+mod reservation;
 
 use std::time::Duration;
 
 use downbeat_api::HostFacts;
-use downbeat_policy::{Class, Deadline, Sched as Wish, SchedParameters, SchedPolicy, Tier};
+use downbeat_policy::{
+    Class, Deadline, Sched as Wish, SchedParameters, SchedPolicy, Share, Tier, Uclamp,
+};
 
+pub use self::reservation::{Measured, Reservation, still_fits};
 use crate::act::{RESET_ON_FORK, Sched, Value};
 
 /// Nice value of an interactive class.
@@ -22,13 +26,20 @@ const REALTIME_SLICE: Duration = Duration::from_millis(1);
 /// Default priority of `fifo` and `rr` where a policy names none.
 const DEFAULT_PRIORITY: u32 = 10;
 
+/// The whole of the largest CPU, the kernel's scale of utilisation.
+const CAPACITY: u64 = 1024;
+
 /// What every thread of a class should have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The class's name.
     pub class: String,
-    /// One value per lever that the class touches.
+    /// One value per lever of a thread that the class touches.
     pub values: Vec<Value>,
+    /// What a thread gets where one of these is refused, in this order.
+    pub otherwise: Vec<Value>,
+    /// A reservation that is made once its numbers are known.
+    pub reservation: Option<Reservation>,
     /// Its scheduling in words, for a person.
     pub words: String,
     /// What the host could not grant, and what it gets in its place.
@@ -38,34 +49,99 @@ pub struct Target {
 /// Turns a class of the policy into values for this host.
 #[must_use]
 pub fn target(class: &Class, host: &HostFacts) -> Target {
+    let mut lacking = Vec::new();
     let (sched, no_sched) = sched(class, host);
+    lacking.extend(no_sched);
     let chosen = class.cpus.as_ref().map(|choice| (choice, affinity::cpus(choice, host)));
-    let no_cpus =
-        chosen.as_ref().and_then(|(choice, chosen)| affinity::lacking(&class.name, choice, chosen));
+    lacking.extend(
+        chosen.as_ref().and_then(|(choice, chosen)| affinity::lacking(&class.name, choice, chosen)),
+    );
     let affinity = chosen.map(|(_, chosen)| chosen.cpus).filter(|cpus| !cpus.is_empty());
-    let lacking: Vec<String> = [no_sched, no_cpus].into_iter().flatten().collect();
-    let fallback = (!lacking.is_empty()).then(|| lacking.join("; "));
-    let words = sched.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
+    let reservation = Reservation::of(class);
+    let reservation = match reservation {
+        Some(_) if !host.deadline => {
+            lacking.push(format!(
+                "class {} asks for a reservation, which this host does not grant (see `downbeat \
+                 doctor`)",
+                class.name
+            ));
+            None
+        }
+        Some(_) if affinity.as_ref().is_some_and(|cpus| *cpus != host.cpus) => {
+            lacking.push(format!(
+                "class {} asks for a reservation and for some of the CPUs alone, and the kernel \
+                 gives both together to nobody: leave `cpus` away",
+                class.name
+            ));
+            None
+        }
+        other => other,
+    };
+    let first = reservation.and_then(|reservation| reservation.sched(None)).or(sched);
+    let words = first.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
+    let (min, max) = clamps(class, host, &mut lacking);
+    let realtime = sched.is_some_and(|sched| sched.is_realtime());
+    if realtime && class.timer_slack.is_some() {
+        lacking.push(format!(
+            "class {} names a timer slack: real-time threads have none anyway",
+            class.name
+        ));
+    }
+    let slack = class.timer_slack.filter(|_| !realtime).map(nanoseconds);
     let values = [
-        sched.map(Value::Sched),
+        first.map(Value::Sched),
+        min,
+        max,
         affinity.map(Value::Affinity),
         class.io.priority.map(Value::ioprio),
+        slack.map(Value::TimerSlack),
         class.memory.oom.map(Value::OomScoreAdj),
     ];
     Target {
         class: class.name.clone(),
         values: values.into_iter().flatten().collect(),
+        otherwise: rungs(sched, host),
+        reservation,
         words,
-        fallback,
+        fallback: (!lacking.is_empty()).then(|| lacking.join("; ")),
     }
+}
+
+/// What a thread gets where its scheduling is refused: a reservation becomes real time, real time
+/// a nice value.
+fn rungs(sched: Option<Sched>, host: &HostFacts) -> Vec<Value> {
+    let realtime = sched.filter(Sched::is_realtime);
+    let nice = realtime.map(|_| nice_in_place_of_realtime(host));
+    [realtime, nice].into_iter().flatten().map(Value::Sched).collect()
+}
+
+/// The clamps, where the host has them.
+fn clamps(
+    class: &Class,
+    host: &HostFacts,
+    lacking: &mut Vec<String>,
+) -> (Option<Value>, Option<Value>) {
+    let Uclamp { min, max } = class.cpu.uclamp;
+    if (min.is_some() || max.is_some()) && !host.uclamp {
+        lacking.push(format!(
+            "class {} clamps utilisation, which this kernel cannot (see `downbeat doctor`)",
+            class.name
+        ));
+        return (None, None);
+    }
+    let part = |share: Share| u32::try_from(share.of(CAPACITY)).unwrap_or(u32::MAX);
+    let min = min.map(|share| Value::UclampMin(part(share)));
+    (min, max.map(|share| Value::UclampMax(part(share))))
 }
 
 fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
     match &class.sched {
         Wish::Keep => (None, None),
         Wish::Auto => auto(class, host),
-        // Until its budget and period are measured, a reservation is as urgent as real time.
-        Wish::Set(SchedParameters { policy: SchedPolicy::Deadline, .. }) => auto(class, host),
+        // A reservation's next rung, and what it has until its numbers are known.
+        Wish::Set(SchedParameters { policy: SchedPolicy::Deadline, .. }) => {
+            realtime(class, host, rate_monotonic(class.deadline))
+        }
         Wish::Set(SchedParameters { policy, priority, nice, slice, .. }) => {
             let realtime = matches!(policy, SchedPolicy::Fifo | SchedPolicy::RoundRobin);
             let given = priority.map_or(DEFAULT_PRIORITY, u32::from);
@@ -91,15 +167,7 @@ fn sched(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
 /// `sched = "auto"`: from tier and deadline.
 fn auto(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
     match class.tier {
-        Tier::Realtime if !host.realtime => {
-            (Some(nice_in_place_of_realtime(host)), Some(no_realtime(class)))
-        }
-        Tier::Realtime => {
-            let policy = Sched::policy_number(SchedPolicy::Fifo);
-            let priority = rate_monotonic(class.deadline);
-            let sched = Sched { policy, priority, flags: RESET_ON_FORK, ..Sched::DEFAULT };
-            (Some(sched), None)
-        }
+        Tier::Realtime => realtime(class, host, rate_monotonic(class.deadline)),
         Tier::Interactive => (Some(Sched { nice: INTERACTIVE_NICE, ..Sched::DEFAULT }), None),
         Tier::Background => {
             // Idle and not merely nice: a waking frame preempts it at once, and the load
@@ -108,6 +176,14 @@ fn auto(class: &Class, host: &HostFacts) -> (Option<Sched>, Option<String>) {
             (Some(Sched { policy, ..Sched::DEFAULT }), None)
         }
     }
+}
+
+fn realtime(class: &Class, host: &HostFacts, priority: u32) -> (Option<Sched>, Option<String>) {
+    if !host.realtime {
+        return (Some(nice_in_place_of_realtime(host)), Some(no_realtime(class)));
+    }
+    let policy = Sched::policy_number(SchedPolicy::Fifo);
+    (Some(Sched { policy, priority, flags: RESET_ON_FORK, ..Sched::DEFAULT }), None)
 }
 
 /// The shorter the deadline, the higher the priority (Liu and Layland 1973). All stay below 50,

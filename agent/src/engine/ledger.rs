@@ -27,7 +27,7 @@ struct Counts {
 /// Whom a batch of actions was about, for people.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// Process.
+    /// Process; 0 for what is none.
     pub pid: u32,
     /// Its name.
     pub name: &'a str,
@@ -36,7 +36,7 @@ pub struct Subject<'a> {
 }
 
 impl Ledger {
-    /// Takes in what was done to threads of one process. Equal actions on several threads become
+    /// Takes in what was done to threads of one process, or to one other subject. Equal actions on several threads become
     /// one line.
     pub fn enter(&mut self, subject: Subject<'_>, done: &[Done], unix_time: f64) {
         let mut lines: Vec<(String, bool, u32)> = Vec::new();
@@ -119,7 +119,7 @@ mod tests {
     fn applied(tid: u32) -> Done {
         let event = Event::Applied { old: Value::OomScoreAdj(0), new: Value::OomScoreAdj(300) };
         let thread = ThreadId { pid: 1, tid, start_time: 0 };
-        Done { thread, lever: Lever::OomScoreAdj, event }
+        Done { subject: thread.into(), lever: Lever::OomScoreAdj, event }
     }
 
     const SUBJECT: Subject<'static> = Subject { pid: 1, name: "it", class: "voice" };

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use downbeat_abi::NO_CLASS;
 use downbeat_api::Mode;
-use downbeat_policy::Classified;
 use nix::time::{ClockId, clock_gettime};
 
 use super::Engine;
 use super::ledger::Subject;
 use crate::act::{Actuator, Done, Event, Kernel, Request, ThreadId};
-use crate::model::{Process, Thread};
+use crate::decide::Target;
+use crate::model::{Assigned, Process, Thread};
 use crate::observe::kernel::KernelEvent;
 use crate::observe::process::{ProcessSample, ThreadSample};
 
@@ -95,16 +95,18 @@ impl Engine {
         };
         let heirs = self.inherit_new(&sample);
         let policy = &self.policy;
+        let by_hand = self.overrides.class_of(pid, sample.start_time);
         let watched =
             policy.set.looks_at_threads_of(&sample.facts) || self.following.is_requested(pid);
-        let gone = self.world.insert(&sample, watched, |facts, name| policy.classify(facts, name));
+        let assign = |facts: &_, name: &str| policy.assign(by_hand, facts, name);
+        let gone = self.world.insert(&sample, watched, assign);
         for tid in gone {
             self.forget_thread(tid);
         }
         let Some(process) = self.world.get(pid) else {
             return 0;
         };
-        let threads: Vec<(ThreadId, Option<Classified>)> = process
+        let threads: Vec<(ThreadId, Option<Assigned>)> = process
             .threads
             .iter()
             .filter_map(|(tid, thread)| Some((process.thread_id(*tid)?, thread.classified)))
@@ -159,7 +161,8 @@ impl Engine {
             self.consider(pid);
             return;
         };
-        let classified = self.policy.classify(&process.facts, &sample.name);
+        let by_hand = self.overrides.class_of(pid, process.start_time);
+        let classified = self.policy.assign(by_hand, &process.facts, &sample.name);
         let ThreadSample { tid, ref name, start_time } = *sample;
         let thread = Thread { name: name.clone(), start_time, classified };
         self.world.insert_thread(pid, tid, thread);
@@ -170,7 +173,7 @@ impl Engine {
 
     /// Has the kernel programs follow a thread that has a class or may get one. A thread without a
     /// class loses what it has from us.
-    fn follow(&mut self, tid: u32, classified: Option<Classified>, watched: bool) {
+    fn follow(&mut self, tid: u32, classified: Option<Assigned>, watched: bool) {
         let slot = match classified {
             Some(classified) => self.policy.slots.get(classified.class).copied().flatten(),
             None => {
@@ -274,7 +277,7 @@ impl Engine {
         !new.is_empty()
     }
 
-    fn apply(&mut self, threads: &[(ThreadId, Option<Classified>)]) {
+    fn apply(&mut self, threads: &[(ThreadId, Option<Assigned>)]) {
         if self.mode != Mode::Engaged {
             // They may have something from before the pause, through whoever made them.
             for (thread, _) in threads {
@@ -288,8 +291,9 @@ impl Engine {
         let requests: Vec<Request<'_>> = threads
             .iter()
             .filter_map(|(thread, classified)| {
-                let target = self.policy.targets.get((*classified)?.class)?;
-                Some(Request { thread: *thread, wanted: &target.values })
+                let Target { values, otherwise, .. } =
+                    self.policy.targets.get((*classified)?.class)?;
+                Some(Request { subject: (*thread).into(), wanted: values, otherwise })
             })
             .collect();
         if requests.is_empty() {
@@ -302,22 +306,32 @@ impl Engine {
     /// Counts and shows what was done.
     pub(super) fn enter(&mut self, done: &[Done]) {
         let unix_time = unix_time();
-        for of_process in done.chunk_by(|a, b| a.thread.pid == b.thread.pid) {
+        for of_process in done.chunk_by(|a, b| a.subject.pid() == b.subject.pid()) {
             let Some(first) = of_process.first() else {
                 continue;
             };
-            let process = self.world.get(first.thread.pid);
+            // What is no thread says itself what it is.
+            let Some(pid) = first.subject.pid() else {
+                of_process.iter().for_each(|done| self.enter_beside_threads(done, unix_time));
+                continue;
+            };
+            let process = self.world.get(pid);
             let class = process
                 .and_then(Process::classified)
                 .and_then(|classified| self.policy.targets.get(classified.class))
                 .map_or("", |target| &target.class);
             let name = process.map_or("", |process| &process.facts.comm);
-            let subject = Subject { pid: first.thread.pid, name, class };
-            self.ledger.enter(subject, of_process, unix_time);
+            self.ledger.enter(Subject { pid, name, class }, of_process, unix_time);
         }
     }
 
-    fn applied(&self) -> u64 {
+    fn enter_beside_threads(&mut self, done: &Done, unix_time: f64) {
+        let name = done.subject.to_string();
+        let subject = Subject { pid: 0, name: &name, class: "" };
+        self.ledger.enter(subject, std::slice::from_ref(done), unix_time);
+    }
+
+    pub(super) fn applied(&self) -> u64 {
         self.ledger.levers().iter().map(|counts| counts.applied).sum()
     }
 }

@@ -21,6 +21,7 @@ struct FakeState {
     refused: HashMap<(u32, Lever), i32>,
     slacks: HashMap<u32, u64>,
     writes: usize,
+    refuses_reservations: bool,
 }
 
 impl FakeKernel {
@@ -52,15 +53,21 @@ impl FakeKernel {
 }
 
 impl Control for FakeKernel {
-    fn read(&self, lever: Lever, tid: u32) -> io::Result<Value> {
+    fn read(&self, lever: Lever, subject: &Subject) -> io::Result<Value> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let tid = tid(subject);
         self.0.borrow().values.get(&(tid, lever)).cloned().ok_or_else(gone)
     }
 
-    fn write(&self, tid: u32, value: &Value) -> io::Result<()> {
+    fn write(&self, subject: &Subject, value: &Value) -> io::Result<()> {
+        let tid = tid(subject);
         let mut state = self.0.borrow_mut();
         if let Some(errno) = state.refused.get(&(tid, value.lever())) {
             return Err(io::Error::from_raw_os_error(*errno));
+        }
+        let reserves = matches!(value, Value::Sched(sched) if sched.is_reservation());
+        if reserves && state.refuses_reservations {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         if !state.start_times.contains_key(&tid) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -83,6 +90,15 @@ impl Control for FakeKernel {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         self.0.borrow().start_times.get(&tid).copied().ok_or_else(gone)
     }
+
+    fn is_same(&self, subject: &Subject) -> bool {
+        let id = subject.thread().expect("these tests have threads alone");
+        self.start_time(id.tid).ok() == Some(id.start_time)
+    }
+}
+
+fn tid(subject: &Subject) -> u32 {
+    subject.thread().expect("these tests have threads alone").tid
 }
 
 struct Bench {
@@ -103,12 +119,13 @@ impl Bench {
         let run = tempfile::tempdir().unwrap();
         let kernel = FakeKernel::default();
         let journal = Journal::create(run.path(), &roots).unwrap();
-        let actuator = Actuator::new(kernel.clone(), journal);
+        let actuator = Actuator::new(kernel.clone(), journal, CAP);
         Self { kernel, actuator, run, roots, _proc: proc }
     }
 
     fn apply(&mut self, thread: ThreadId, wanted: &[Value]) -> Vec<Done> {
-        self.actuator.apply(&[Request { thread, wanted }], NOW)
+        let request = Request { subject: thread.into(), wanted, otherwise: &[] };
+        self.actuator.apply(&[request], NOW)
     }
 
     fn journalled(&self) -> usize {
@@ -121,6 +138,9 @@ impl Bench {
 
 /// The kernel's default timer slack, nanoseconds.
 const SLACK: u64 = 50_000;
+
+/// Room for every real-time thread of these tests.
+const CAP: Cap = Cap { bandwidth: 1.0, threads: 8 };
 
 /// When the tests set things, and a start time before it.
 const NOW: u64 = 1000;
@@ -232,6 +252,67 @@ fn what_the_kernel_refuses_is_told_once_and_is_not_in_the_journal() {
     assert_eq!(bench.journalled(), 0);
 }
 
+fn reservation(runtime_ms: u64) -> Value {
+    let (runtime, period) = (runtime_ms * 1_000_000, 10_000_000);
+    let policy = libc::SCHED_DEADLINE.cast_unsigned();
+    let flags = super::super::RESET_ON_FORK;
+    Value::Sched(Sched { policy, flags, runtime, deadline: period, period, ..Sched::DEFAULT })
+}
+
+impl Bench {
+    fn apply_or(&mut self, thread: ThreadId, wanted: Value, otherwise: &[Value]) -> Vec<Done> {
+        let wanted = &[wanted];
+        let request = Request { subject: thread.into(), wanted, otherwise };
+        self.actuator.apply(&[request], NOW)
+    }
+}
+
+#[test]
+fn a_reservation_that_is_refused_becomes_the_next_rung() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.kernel.0.borrow_mut().refuses_reservations = true;
+    let done = bench.apply_or(thread, reservation(2), &[fifo(30)]);
+    let [Event::Failed { reason, .. }, Event::Applied { .. }] = events(&done)[..] else {
+        panic!("{done:?}");
+    };
+    assert!(reason.contains("no room") && reason.ends_with("fifo 30 in its place"), "{reason}");
+    assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(30));
+    assert!(bench.apply_or(thread, reservation(2), &[fifo(30)]).is_empty(), "it is told once");
+    assert_eq!(bench.journalled(), 1);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
+fn reservations_stay_under_the_cap() {
+    let mut bench = Bench::new();
+    let threads = [7, 8].map(|tid| bench.kernel.thread(tid, BEFORE, nice(0)));
+    bench.apply_or(threads[0], reservation(6), &[]);
+    let done = bench.apply_or(threads[1], reservation(5), &[fifo(30)]);
+    assert!(matches!(events(&done)[..], [Event::Failed { .. }, Event::Applied { .. }]), "{done:?}");
+    assert_eq!(bench.kernel.value(8, Lever::Sched), fifo(30));
+    // Its own one does not count against what it is to have next.
+    bench.apply_or(threads[0], reservation(7), &[]);
+    assert_eq!(bench.kernel.value(7, Lever::Sched), reservation(7));
+}
+
+#[test]
+fn real_time_threads_stay_under_the_cap() {
+    let mut bench = Bench::new();
+    for tid in 1..=9 {
+        let thread = bench.kernel.thread(tid, BEFORE, nice(0));
+        let done = bench.apply(thread, &[fifo(20)]);
+        assert_eq!(matches!(events(&done)[..], [Event::Failed { .. }]), tid == 9, "{done:?}");
+    }
+    assert_eq!(bench.kernel.value(9, Lever::Sched), Value::Sched(nice(0)));
+    bench.actuator.undo(1);
+    bench.actuator.undo(9);
+    let thread = bench.kernel.thread(9, BEFORE, nice(0));
+    bench.apply(thread, &[fifo(20)]);
+    assert_eq!(bench.kernel.value(9, Lever::Sched), fifo(20));
+}
+
 #[test]
 fn a_child_of_an_idle_thread_gets_its_creators_old_value_back() {
     let mut bench = Bench::new();
@@ -309,7 +390,11 @@ fn a_process_has_one_oom_score() {
     let main = bench.kernel.thread(100, BEFORE, nice(0));
     let other = bench.kernel.thread(101, BEFORE, nice(0));
     let wanted = [Value::OomScoreAdj(-500)];
-    let requests = [main, other].map(|thread| Request { thread, wanted: &wanted });
+    let requests = [main, other].map(|thread| Request {
+        subject: thread.into(),
+        wanted: &wanted,
+        otherwise: &[],
+    });
     bench.actuator.apply(&requests, NOW);
     assert_eq!(bench.kernel.value(100, Lever::OomScoreAdj), Value::OomScoreAdj(-500));
     assert_eq!(bench.kernel.writes(), 1);
@@ -466,8 +551,10 @@ fn many_threads_take_turns_and_a_change_is_seen_within_four_looks() {
     let threads: Vec<ThreadId> =
         (1000..1600).map(|tid| bench.kernel.thread(tid, BEFORE, nice(0))).collect();
     let wanted = [idle()];
-    let requests: Vec<Request<'_>> =
-        threads.iter().map(|thread| Request { thread: *thread, wanted: &wanted }).collect();
+    let requests: Vec<Request<'_>> = threads
+        .iter()
+        .map(|thread| Request { subject: (*thread).into(), wanted: &wanted, otherwise: &[] })
+        .collect();
     bench.actuator.apply(&requests, NOW);
     for tid in [1000, 1001, 1002, 1003] {
         bench.kernel.change_behind_its_back(tid, Value::Sched(nice(9)));
@@ -492,7 +579,7 @@ fn real_time_threads_are_looked_at_each_time_among_however_many() {
     // Its id is another thread's by now: nobody changed anything.
     bench.kernel.thread(10, NOW + 5, nice(0));
     let done = bench.actuator.verify(NOW);
-    let mut tids: Vec<u32> = done.iter().map(|done| done.thread.tid).collect();
+    let mut tids: Vec<u32> = done.iter().map(|done| tid(&done.subject)).collect();
     tids.sort_unstable();
     assert_eq!(tids, [7, 8, 9]);
     assert_eq!(bench.actuator.journalled(), 600);

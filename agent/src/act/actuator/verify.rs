@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::{Actuator, Levers, is_realtime};
+use super::{Actuator, Levers};
 use crate::act::control::{Control, is_gone};
-use crate::act::journal::ThreadId;
 use crate::act::outcome::{Done, Event, Request, Standing};
-use crate::act::value::{Lever, Value};
+use crate::act::subject::{Key, Subject};
+use crate::act::value::Value;
 
 /// From twice as many threads on they take turns.
 const AT_A_TIME: usize = 64;
@@ -28,11 +28,12 @@ impl<C: Control> Actuator<C> {
         let mut done = Vec::new();
         let mut gone = Vec::new();
         self.looks = self.looks.wrapping_add(1);
-        let turns = (self.threads.len() / AT_A_TIME).clamp(1, MOST_TURNS) as u32;
-        for (tid, (thread, levers)) in &mut self.threads {
-            let has_turn = tid % turns == self.looks % turns;
-            if has_turn && self.control.start_time(*tid).ok() != Some(thread.start_time) {
-                gone.push(*tid);
+        let turns = (self.subjects.len() / AT_A_TIME).clamp(1, MOST_TURNS) as u32;
+        for (key, (subject, levers)) in &mut self.subjects {
+            let number = subject.thread().map_or(self.looks, |id| id.tid);
+            let has_turn = number % turns == self.looks % turns;
+            if has_turn && !self.control.is_same(subject) {
+                gone.push(key.clone());
                 continue;
             }
             let looked_at = has_turn || has_realtime(levers);
@@ -41,11 +42,11 @@ impl<C: Control> Actuator<C> {
                     continue;
                 };
                 // Until its turn comes it counts as ours: a child that started meanwhile has it.
-                let theirs = if looked_at && (has_turn || *lever != Lever::OomScoreAdj) {
-                    match self.control.read(*lever, *tid) {
+                let theirs = if looked_at && (has_turn || !lever.is_per_process()) {
+                    match self.control.read(*lever, subject) {
                         Ok(theirs) => Some(theirs),
                         Err(error) if is_gone(&error) => {
-                            gone.push(*tid);
+                            gone.push(key.clone());
                             break;
                         }
                         Err(_) => continue,
@@ -54,22 +55,24 @@ impl<C: Control> Actuator<C> {
                     None
                 };
                 let Some(theirs) = theirs.filter(|theirs| !theirs.agrees_with(&change.ours)) else {
-                    self.lineage.note(thread.pid, change, now);
+                    if let Some(pid) = subject.pid() {
+                        self.lineage.note(pid, change, now);
+                    }
                     continue;
                 };
                 // It may be another thread's by now.
-                if !has_turn && self.control.start_time(*tid).ok() != Some(thread.start_time) {
-                    gone.push(*tid);
+                if !has_turn && !self.control.is_same(subject) {
+                    gone.push(key.clone());
                     break;
                 }
-                self.journal.forget(*thread, *lever);
+                self.journal.forget(subject, *lever);
                 let event = Event::HandedOff { ours: change.ours.clone(), theirs: theirs.clone() };
-                done.push(Done { thread: *thread, lever: *lever, event });
+                done.push(Done { subject: subject.clone(), lever: *lever, event });
                 entry.standing = Standing::HandedOff(theirs);
             }
         }
-        for tid in gone {
-            self.bury(tid);
+        for key in gone {
+            self.bury(&key);
         }
         self.lineage.expire(now);
         if self.looks.is_multiple_of(LOOKS_PER_ATTEMPT) {
@@ -82,14 +85,15 @@ impl<C: Control> Actuator<C> {
     /// Sets what only the journal was in the way of. It is told when it comes to another end.
     fn try_again(&mut self, now: u64) -> Vec<Done> {
         let mut done = Vec::new();
-        let mut wanted: HashMap<u32, (ThreadId, Vec<Value>)> = HashMap::new();
-        for (thread, value) in std::mem::take(&mut self.unwritten) {
-            let known = self.threads.get_mut(&thread.tid).filter(|(id, _)| *id == thread);
+        let mut wanted: HashMap<Key, (Subject, Vec<Value>)> = HashMap::new();
+        for (subject, value) in std::mem::take(&mut self.unwritten) {
+            let key = subject.key();
+            let known = self.subjects.get_mut(&key).filter(|(id, _)| *id == subject);
             let Some((_, levers)) = known else { continue };
             let lever = value.lever();
-            let (_, all) = wanted.entry(thread.tid).or_insert_with(|| {
-                // All that the thread should have: what a request does not name goes back.
-                (thread, levers.values().filter_map(|entry| entry.wanted.clone()).collect())
+            let (_, all) = wanted.entry(key).or_insert_with(|| {
+                // All that the subject should have: what a request does not name goes back.
+                (subject, levers.values().filter_map(|entry| entry.wanted.clone()).collect())
             });
             all.retain(|other| other.lever() != lever);
             all.push(value);
@@ -98,14 +102,16 @@ impl<C: Control> Actuator<C> {
                 levers.remove(&lever);
             }
         }
-        let requests: Vec<Request<'_>> =
-            wanted.values().map(|(thread, wanted)| Request { thread: *thread, wanted }).collect();
+        let requests: Vec<Request<'_>> = wanted
+            .values()
+            .map(|(subject, wanted)| Request { subject: subject.clone(), wanted, otherwise: &[] })
+            .collect();
         if !requests.is_empty() {
             done = self.apply(&requests, now);
         }
         done.retain(|it| match &it.event {
             Event::Failed { wanted, .. } => {
-                !self.unwritten.iter().any(|(id, value)| *id == it.thread && value == wanted)
+                !self.unwritten.iter().any(|(id, value)| *id == it.subject && value == wanted)
             }
             _ => true,
         });
@@ -115,7 +121,7 @@ impl<C: Control> Actuator<C> {
 
 fn has_realtime(levers: &Levers) -> bool {
     levers.values().any(|entry| match &entry.standing {
-        Standing::Ours(change) => is_realtime(&change.ours),
+        Standing::Ours(change) => change.ours.is_realtime(),
         _ => false,
     })
 }

@@ -22,6 +22,7 @@ use std::path::Path;
 use downbeat_api::HostFacts;
 
 use crate::roots::Roots;
+pub use scheduling::realtime_share;
 use privilege::Privileges;
 use topology::Topology;
 use trials::Trials;

@@ -73,14 +73,28 @@ fn realtime(trial: Result<(), Errno>, privileges: &Privileges, cgroups: &Cgroups
     }
 }
 
-fn throttling(roots: &Roots) -> Finding {
-    let id = "rt_throttling";
+/// The part of each CPU that the kernel grants to real time, 0 to 1; all of it where throttling is
+/// off or cannot be read.
+pub fn realtime_share(roots: &Roots) -> f64 {
+    match throttle(roots) {
+        Some((runtime, period)) if runtime >= 0 && runtime < period => {
+            runtime as f64 / period as f64
+        }
+        _ => 1.0,
+    }
+}
+
+/// Microseconds of real time, and of each period.
+fn throttle(roots: &Roots) -> Option<(i64, i64)> {
     let number = |name: &str| {
         text(roots.proc.join("sys/kernel").join(name)).and_then(|text| text.parse::<i64>().ok())
     };
-    let (Some(runtime), Some(period)) =
-        (number("sched_rt_runtime_us"), number("sched_rt_period_us"))
-    else {
+    number("sched_rt_runtime_us").zip(number("sched_rt_period_us"))
+}
+
+fn throttling(roots: &Roots) -> Finding {
+    let id = "rt_throttling";
+    let Some((runtime, period)) = throttle(roots) else {
         return limited(
             id,
             "/proc/sys/kernel/sched_rt_runtime_us cannot be read: whether a runaway real-time \

@@ -1,54 +1,9 @@
-//! What a lever holds: values as they are read, set, compared and journalled.
+//! What the scheduler knows of a thread.
 
 use std::fmt;
 
-use downbeat_policy::{IoClass, IoPriority, SchedPolicy};
+use downbeat_policy::SchedPolicy;
 use serde::{Deserialize, Serialize};
-
-/// One thing that can be set on a thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Lever {
-    /// Scheduling policy with its priority, nice value and slice: sched_setattr(2).
-    Sched,
-    /// CPUs to run on: sched_setaffinity(2).
-    Affinity,
-    /// I/O priority: ioprio_set(2).
-    Ioprio,
-    /// The OOM killer's preference: `/proc/PID/oom_score_adj`. The kernel keeps one per process.
-    OomScoreAdj,
-}
-
-impl Lever {
-    /// Every lever, in the order in which they are applied and shown.
-    pub const ALL: [Self; 4] = [Self::Sched, Self::Affinity, Self::Ioprio, Self::OomScoreAdj];
-
-    /// As shown and as labelled in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sched => "sched",
-            Self::Affinity => "affinity",
-            Self::Ioprio => "ioprio",
-            Self::OomScoreAdj => "oom_score_adj",
-        }
-    }
-}
-
-/// A lever's value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Value {
-    /// For [`Lever::Sched`].
-    Sched(Sched),
-    /// For [`Lever::Affinity`]: CPU numbers, ascending.
-    Affinity(Vec<u32>),
-    /// For [`Lever::Ioprio`]: class in bits 13 to 15, level in bits 0 to 2, as ioprio_get(2)
-    /// returns it.
-    Ioprio(u16),
-    /// For [`Lever::OomScoreAdj`]: −1000 to 1000.
-    OomScoreAdj(i16),
-}
 
 /// What sched_getattr(2) says of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +54,19 @@ impl Sched {
         period: 0,
         timer_slack: None,
     };
+
+    /// DEADLINE: the kernel holds it to its budget.
+    #[must_use]
+    pub fn is_reservation(&self) -> bool {
+        self.policy == DEADLINE
+    }
+
+    /// The part of a CPU that a reservation takes, 0 for what is none.
+    #[must_use]
+    pub fn bandwidth(&self) -> f64 {
+        let period = if self.period == 0 { self.deadline } else { self.period };
+        if self.is_reservation() && period > 0 { self.runtime as f64 / period as f64 } else { 0.0 }
+    }
 
     /// FIFO, RR or DEADLINE.
     #[must_use]
@@ -168,69 +136,6 @@ impl fmt::Display for Sched {
     }
 }
 
-impl Value {
-    /// Which lever it is for.
-    #[must_use]
-    pub fn lever(&self) -> Lever {
-        match self {
-            Self::Sched(_) => Lever::Sched,
-            Self::Affinity(_) => Lever::Affinity,
-            Self::Ioprio(_) => Lever::Ioprio,
-            Self::OomScoreAdj(_) => Lever::OomScoreAdj,
-        }
-    }
-
-    /// Whether both mean the same to the kernel.
-    #[must_use]
-    pub fn agrees_with(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Sched(a), Self::Sched(b)) => a.agrees_with(b),
-            _ => self == other,
-        }
-    }
-
-    /// The I/O priority's value for ioprio_set(2).
-    #[must_use]
-    pub fn ioprio(priority: IoPriority) -> Self {
-        let class = match priority.class {
-            IoClass::Realtime => 1,
-            IoClass::BestEffort => 2,
-            IoClass::Idle => 3,
-        };
-        Self::Ioprio(class << 13 | u16::from(priority.level))
-    }
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sched(sched) => sched.fmt(f),
-            Self::Affinity(cpus) => f.write_str(&cpu_ranges(cpus)),
-            Self::Ioprio(value) => match (value >> 13, value & 7) {
-                (0, _) => write!(f, "none"),
-                (1, level) => write!(f, "realtime {level}"),
-                (2, level) => write!(f, "best-effort {level}"),
-                (3, _) => write!(f, "idle"),
-                (class, level) => write!(f, "class {class} level {level}"),
-            },
-            Self::OomScoreAdj(value) => write!(f, "{value}"),
-        }
-    }
-}
-
-/// CPU numbers, ascending, as sysfs writes them: `0-3,6`.
-#[must_use]
-pub fn cpu_ranges(cpus: &[u32]) -> String {
-    cpus.chunk_by(|a, b| a + 1 == *b)
-        .map(|run| match run {
-            [one] => one.to_string(),
-            [first, .., last] => format!("{first}-{last}"),
-            [] => String::new(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,23 +155,5 @@ mod tests {
         assert!(!nice.agrees_with(&Sched::DEFAULT));
         assert!(!nice.agrees_with(&Sched { runtime: 1_000_000, ..nice }));
         assert!(nice.agrees_with(&Sched { priority: 3, period: 9, ..nice }));
-    }
-
-    #[test]
-    fn values_read_as_people_write_them() {
-        let words = |value: Value| value.to_string();
-        assert_eq!(words(Value::Sched(Sched { nice: 5, ..Sched::DEFAULT })), "other nice 5");
-        assert_eq!(
-            words(Value::Sched(Sched { policy: FIFO, priority: 20, ..Sched::DEFAULT })),
-            "fifo 20"
-        );
-        assert_eq!(
-            words(Value::Sched(Sched { runtime: 500_000, ..Sched::DEFAULT })),
-            "other slice 500 us"
-        );
-        assert_eq!(words(Value::Affinity(vec![0, 1, 2, 6])), "0-2,6");
-        assert_eq!(words(Value::Ioprio(1 << 13 | 2)), "realtime 2");
-        assert_eq!(words(Value::Ioprio(0)), "none");
-        assert_eq!(words(Value::OomScoreAdj(-500)), "-500");
     }
 }
