@@ -2,6 +2,7 @@
 
 pub mod blame;
 pub mod cause;
+pub mod discovery;
 pub mod frames;
 pub mod histogram;
 pub mod host_history;
