@@ -2,41 +2,40 @@
 
 use std::time::Duration;
 
-/// Units and their nanoseconds.
-const UNITS: [(&str, u64); 4] =
-    [("us", 1_000), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)];
+use crate::quantity::scaled;
 
-/// Reads a number, a unit (`us`, `ms` or `s`) and at most some spaces between them. Nothing where
-/// it is not so, where it is finer than a nanosecond, or beyond some hundred years.
+/// Units and their nanoseconds.
+const UNITS: [(&str, u64); 7] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("min", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// For messages.
+pub(crate) const UNIT_NAMES: &str = "ns, us, ms, s, min and h";
+
+/// Reads a number, a unit and at most some spaces between them. Nothing where it is not so, where
+/// it is finer than a nanosecond, or beyond some hundred years.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start_matches(' ');
     let (_, unit_ns) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    let (whole, fraction) = match number.split_once('.') {
-        Some((_, "")) => return None,
-        Some(parts) => parts,
-        None => (number, ""),
-    };
-    let mut ns = whole.parse::<u64>().ok()?.checked_mul(*unit_ns)?;
-    let mut digit_ns = *unit_ns;
-    for digit in fraction.chars() {
-        // Past the last nanosecond only zeros lose nothing.
-        if digit_ns < 10 && digit != '0' {
-            return None;
-        }
-        digit_ns /= 10;
-        ns = ns.checked_add(u64::from(digit.to_digit(10)?) * digit_ns)?;
-    }
-    Some(Duration::from_nanos(ns))
+    let (ns, exact) = scaled(number, *unit_ns)?;
+    exact.then(|| Duration::from_nanos(ns))
 }
 
-/// In the largest unit that leaves a number of one or more: `500 us`, `1.5 ms`, `2 s`.
+/// In the largest unit that leaves a number of one or more: `50 ns`, `500 us`, `1.5 ms`, `2 s`.
 pub(crate) fn words(duration: Duration) -> String {
     let ns = duration.as_nanos();
     let (unit, name) = match ns {
         1_000_000_000.. => (1_000_000_000, "s"),
         1_000_000.. => (1_000_000, "ms"),
+        1..1_000 => (1, "ns"),
         _ => (1_000, "us"),
     };
     let fraction = format!("{:09}", ns % unit * (1_000_000_000 / unit));
@@ -64,6 +63,9 @@ mod tests {
             assert_eq!(parse(text), Some(Duration::from_micros(us)), "{text}");
         }
         assert_eq!(parse("0.033s"), Some(Duration::from_millis(33)));
+        assert_eq!(parse("1.5min"), Some(Duration::from_secs(90)));
+        assert_eq!(parse("2 h"), Some(Duration::from_secs(7_200)));
+        assert_eq!(parse("50ns"), Some(Duration::from_nanos(50)));
         assert_eq!(parse("250 µs"), Some(Duration::from_micros(250)));
     }
 
@@ -88,6 +90,9 @@ mod tests {
             "18446744073709551615s",
             "1.0001us",
             "1.00005us",
+            "0.5ns",
+            "1m",
+            "99999999h",
         ] {
             assert_eq!(parse(text), None, "{text:?}");
         }
@@ -102,6 +107,7 @@ mod tests {
         }
         assert_eq!(words(Duration::ZERO), "0 us");
         assert_eq!(words(Duration::from_nanos(33_333_333)), "33.333333 ms");
+        assert_eq!(words(Duration::from_nanos(50)), "50 ns");
     }
 
     proptest! {
@@ -112,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "[0-9.]{0,30} ?[umsµ]{0,3}|\\PC{0,20}") {
+        fn no_text_panics(text in "[0-9.]{0,30} ?[nmushiµ]{0,3}|\\PC{0,20}") {
             let _ = parse(&text);
         }
     }

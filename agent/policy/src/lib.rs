@@ -28,6 +28,7 @@ mod class;
 mod cpus;
 mod duration;
 mod facts;
+pub mod language;
 mod levers;
 mod needs;
 mod parse;

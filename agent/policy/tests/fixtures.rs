@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use downbeat_policy::language::{self, Key, Shape};
 use downbeat_policy::{PolicySet, Source};
 
 fn fixtures(folder: &str) -> PathBuf {
@@ -34,8 +35,12 @@ fn messages(sources: &[Source]) -> String {
     }
 }
 
-/// Where messages and expectation differ.
+/// Where messages and expectation differ. With `UPDATE_FIXTURES` in the environment the expectation
+/// becomes what was found: read the difference before you commit it.
 fn difference(of: &Path, found: &str, expected: &Path) -> Option<String> {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        fs::write(expected, found).expect("a folder that can be written");
+    }
     let wanted = fs::read_to_string(expected).unwrap_or_default();
     (found != wanted).then(|| {
         format!("{}\n--- found\n{found}--- {}\n{wanted}", of.display(), expected.display())
@@ -45,11 +50,13 @@ fn difference(of: &Path, found: &str, expected: &Path) -> Option<String> {
 #[test]
 fn invalid_files_are_refused_with_their_messages() {
     let files = files(&fixtures("invalid"), "toml");
-    assert!(files.len() >= 25, "{} fixtures", files.len());
-    let differences: Vec<String> = files
-        .iter()
-        .filter_map(|f| difference(f, &messages(&[source(f)]), &f.with_extension("txt")))
-        .collect();
+    assert!(files.len() >= 60, "{} fixtures", files.len());
+    let mut differences = Vec::new();
+    for file in &files {
+        let found = messages(&[source(file)]);
+        assert!(!found.starts_with("good"), "{}: {found}", file.display());
+        differences.extend(difference(file, &found, &file.with_extension("txt")));
+    }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
@@ -84,11 +91,27 @@ fn valid_files_are_read_as_they_were() {
 #[test]
 fn every_key_stands_in_a_valid_fixture() {
     let texts: String = files(&fixtures("valid"), "toml").iter().map(|f| source(f).text).collect();
-    for key in [
-        "schema", "modality", "tier", "deadline", "cpus", "sched", "policy", "priority", "nice",
-        "slice", "io", "class", "level", "memory", "oom", "name", "match", "unless", "any", "exe",
-        "comm", "cmdline", "user", "cgroup", "parent", "thread",
-    ] {
-        assert!(texts.contains(&format!("{key} = ")), "{key}");
+    let mut keys = Vec::new();
+    names(language::FILE, &mut keys);
+    for key in keys {
+        let written = [format!("{key} = "), format!("[{key}"), format!(".{key}]")];
+        assert!(written.iter().any(|way| texts.contains(way)), "{key}");
+    }
+}
+
+/// All keys of a table and of the tables in it.
+fn names(keys: &[Key], found: &mut Vec<&'static str>) {
+    for key in keys {
+        found.push(key.name);
+        inside(key.shape, found);
+    }
+}
+
+fn inside(shape: Shape, found: &mut Vec<&'static str>) {
+    match shape {
+        Shape::Table(keys) | Shape::Named(keys) | Shape::Tables(keys) => names(keys, found),
+        Shape::Either(shapes) => shapes.iter().for_each(|shape| inside(*shape, found)),
+        Shape::OrList(shape) => inside(*shape, found),
+        _ => {}
     }
 }

@@ -3,27 +3,29 @@
 //! One file is read by [`class`] and [`rule`] through [`table`], which knows the place and the full
 //! name of every key. Classes may come from any file of the set, so rules are tied to them last.
 
+mod auto;
 mod class;
+mod inherit;
 mod notes;
 mod rule;
 mod suggest;
 mod table;
+mod value;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use toml::de::DeTable;
 
+use self::auto::AutoDraft;
+use self::class::ClassDraft;
 use self::notes::Notes;
 use self::rule::RuleDraft;
 use self::table::{Field, Table};
-use crate::{Class, Origin, PolicySet, Problem, Source};
+use crate::{Origin, PolicySet, Problem, Source, language};
 
 /// The version of the policy language that this crate reads: `schema = 1`.
 pub const SCHEMA: i64 = 1;
-
-/// Keys at the top of a file.
-const KEYS: [&str; 3] = ["schema", "class", "rule"];
 
 impl PolicySet {
     /// Reads all files, in the order given. A file needs `schema = 1` and nothing else: one
@@ -37,14 +39,16 @@ impl PolicySet {
         let names = tell_classes_apart(&mut files);
         // A class may well stand in a file that could not be read: saying that it is unknown
         // would send the reader to the wrong place.
+        let mut set = Self::default();
         if files.iter().all(|file| file.complete) {
             tie_rules_to_classes(&mut files, &names);
+            set.auto = auto::joined_up(&mut files, &names);
         }
-        let mut set = Self::default();
+        // In the order of files and of the classes in them.
+        set.classes.extend(inherit::classes(&mut files).into_values());
         let mut problems = Vec::new();
         for file in files {
             problems.extend(file.notes.into_problems());
-            set.classes.extend(file.classes.into_iter().filter_map(|draft| draft.class));
             set.rules.extend(file.rules.into_iter().map(|draft| draft.rule));
         }
         if problems.is_empty() {
@@ -63,23 +67,21 @@ struct File<'s> {
     classes: Vec<ClassDraft>,
     /// In the order of their definition.
     rules: Vec<RuleDraft>,
+    auto: AutoDraft,
     /// Whether all of it could be looked at.
     complete: bool,
-}
-
-/// A class, which is known by its name even where the rest of it is wrong.
-struct ClassDraft {
-    name: String,
-    /// Byte offset of the name.
-    at: usize,
-    origin: Origin,
-    class: Option<Class>,
 }
 
 impl<'s> File<'s> {
     fn read(source: &'s Source) -> Self {
         let notes = Notes::new(source);
-        let mut file = Self { notes, classes: Vec::new(), rules: Vec::new(), complete: false };
+        let mut file = Self {
+            notes,
+            classes: Vec::new(),
+            rules: Vec::new(),
+            auto: AutoDraft::default(),
+            complete: false,
+        };
         match DeTable::parse(&source.text) {
             Ok(document) => file.read_document(&Table::root(document.get_ref())),
             Err(error) => {
@@ -100,9 +102,12 @@ impl<'s> File<'s> {
             return;
         }
         self.complete = true;
-        root.refuse_unknown(&KEYS, &mut self.notes);
+        root.refuse_unknown(language::FILE, &mut self.notes);
         if let Some(classes) = root.get("class") {
             self.read_classes(&classes);
+        }
+        if let Some(auto) = root.get("auto") {
+            self.auto = auto::read(&auto, &mut self.notes);
         }
         if let Some(rules) = root.get("rule") {
             self.rules = rule::read_all(&rules, &mut self.notes);
@@ -136,12 +141,7 @@ impl<'s> File<'s> {
             return;
         };
         for field in table.fields() {
-            self.classes.push(ClassDraft {
-                name: field.name().to_owned(),
-                at: field.at(),
-                origin: self.notes.origin(field.at()),
-                class: class::read(&field, &mut self.notes),
-            });
+            self.classes.push(ClassDraft::read(&field, &mut self.notes));
         }
     }
 }

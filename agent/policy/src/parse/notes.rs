@@ -31,6 +31,11 @@ impl<'s> Notes<'s> {
         self.found.push((at, message));
     }
 
+    /// Problems so far.
+    pub(super) fn count(&self) -> usize {
+        self.found.len()
+    }
+
     /// The place of byte offset `at`.
     pub(super) fn origin(&self, at: usize) -> Origin {
         Origin { path: Arc::clone(&self.path), line: self.line(at) }

@@ -5,29 +5,7 @@
 
 use super::notes::Notes;
 use super::table::{Field, Table, shown};
-use crate::{Matcher, NamedPattern, Pattern, Rule, Use};
-
-const KEYS: [&str; 5] = ["name", "class", "priority", "match", "unless"];
-const MATCH_KEYS: [&str; 18] = [
-    "exe",
-    "comm",
-    "cmdline",
-    "user",
-    "group",
-    "cgroup",
-    "unit",
-    "container",
-    "image",
-    "pod",
-    "label",
-    "parent",
-    "ancestor",
-    "env",
-    "thread",
-    "uses",
-    "maps",
-    "any",
-];
+use crate::{Matcher, NamedPattern, Pattern, Rule, Use, language};
 
 /// Keys that a reader of the design may well put beside `match`.
 const MISPLACED: [(&str, &str); 1] = [("any", "belongs inside `match`: match = { any = [ … ] }")];
@@ -62,7 +40,7 @@ pub(super) fn read_all(field: &Field<'_>, notes: &mut Notes<'_>) -> Vec<RuleDraf
 /// Reads the rule that is the file's `number`th.
 fn read(field: &Field<'_>, number: usize, notes: &mut Notes<'_>) -> Option<RuleDraft> {
     let table = field.table("tables; write `[[rule]]`", notes)?;
-    table.refuse_unknown_or_misplaced(&KEYS, &MISPLACED, notes);
+    table.refuse_unknown_or_misplaced(language::RULE, &MISPLACED, notes);
     let name = table.get("name").and_then(|field| name(&field, notes));
     let class = table.require("class", "class = \"voice\"", notes).and_then(|field| {
         let name = field.string("the name of a class", notes)?;
@@ -106,7 +84,7 @@ fn matchers(field: &Field<'_>, notes: &mut Notes<'_>) -> Vec<Matcher> {
     if table.refuse_empty("an empty table would match every process", notes) {
         return Vec::new();
     }
-    table.refuse_unknown(&MATCH_KEYS, notes);
+    table.refuse_unknown(language::MATCH, notes);
     let common = matcher(&table, notes);
     let Some(any) = table.get("any") else {
         return vec![common];
@@ -132,8 +110,7 @@ fn alternative(
     if table.refuse_empty("an empty table would match every process", notes) {
         return None;
     }
-    let known = &MATCH_KEYS[..MATCH_KEYS.len() - 1];
-    table.refuse_unknown(known, notes);
+    table.refuse_unknown(language::MATCHERS, notes);
     for twice in table.fields().filter(|f| f.name() != "any" && beside.get(f.name()).is_some()) {
         twice.refuse_name("also stands beside `any`; give it in one of the two places", notes);
     }

@@ -25,7 +25,7 @@ pub(super) fn hint<'k>(
 }
 
 /// Names in one message.
-const MOST_LISTED: usize = 12;
+const MOST_LISTED: usize = 20;
 
 /// Longer names are no slip of the finger, and comparing them would take time.
 const LONGEST: usize = 64;
@@ -43,10 +43,12 @@ fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k s
         let abbreviated = name.len().min(k.len()) >= SHORTEST_ABBREVIATION
             && (name.starts_with(k) || k.starts_with(&name));
         let far = distance * 3 > letters;
-        (!far || abbreviated).then_some((far, distance, k))
+        // `prio` is `priority` cut short, and only by chance `period` with two letters missing.
+        let unlike = distance > 1 && !abbreviated;
+        (!far || abbreviated).then_some(((unlike, far, distance, !abbreviated), k))
     });
     // The first of several that are equally near.
-    near.min_by_key(|(far, distance, _)| (*far, *distance)).map(|(_, _, k)| k)
+    near.min_by_key(|(rank, _)| *rank).map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -64,6 +66,8 @@ mod tests {
         assert_eq!(nearest("mod", KEYS.into_iter()), Some("modality"));
         assert_eq!(nearest("mo", KEYS.into_iter()), None);
         assert_eq!(nearest("cpu", KEYS.into_iter()), Some("cpus"));
+        assert_eq!(nearest("prio", ["period", "priority"].into_iter()), Some("priority"));
+        assert_eq!(nearest("gpus", ["cpus", "gpu"].into_iter()), Some("gpu"));
         assert_eq!(nearest("tiering", KEYS.into_iter()), Some("tier"));
         assert_eq!(nearest(&"x".repeat(100_000), KEYS.into_iter()), None);
     }
@@ -72,8 +76,8 @@ mod tests {
     fn without_a_near_name_the_known_ones_are_listed() {
         assert_eq!(hint("gpu", KEYS.into_iter(), "known"), "known: modality, tier, deadline, cpus");
         assert_eq!(hint("gpu", std::iter::empty(), "defined"), "none is defined");
-        let many: Vec<String> = (10..30).map(|n| format!("class-{n}")).collect();
+        let many: Vec<String> = (10..50).map(|n| format!("class-{n}")).collect();
         let text = hint("gpu", many.iter().map(String::as_str), "defined");
-        assert!(text.ends_with("class-21 and 8 more"), "{text}");
+        assert!(text.ends_with("class-29 and 20 more"), "{text}");
     }
 }

@@ -7,6 +7,7 @@ use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::notes::Notes;
 use super::suggest;
+use crate::language::Key;
 
 /// A table of the document.
 pub(super) struct Table<'t> {
@@ -70,7 +71,7 @@ impl<'t> Table<'t> {
     }
 
     /// Reports each key that is none of `known`.
-    pub(super) fn refuse_unknown(&self, known: &[&str], notes: &mut Notes<'_>) {
+    pub(super) fn refuse_unknown(&self, known: &[Key], notes: &mut Notes<'_>) {
         self.refuse_unknown_or_misplaced(known, &[], notes);
     }
 
@@ -78,15 +79,16 @@ impl<'t> Table<'t> {
     /// elsewhere.
     pub(super) fn refuse_unknown_or_misplaced(
         &self,
-        known: &[&str],
+        known: &[Key],
         misplaced: &[(&str, &str)],
         notes: &mut Notes<'_>,
     ) {
-        for field in self.fields().filter(|field| !known.contains(&field.name)) {
+        let names = known.iter().map(|key| key.name);
+        for field in self.fields().filter(|field| names.clone().all(|name| name != field.name)) {
             match misplaced.iter().find(|(name, _)| *name == field.name) {
                 Some((_, remedy)) => field.refuse_name(remedy, notes),
                 None => {
-                    let hint = suggest::hint(field.name, known.iter().copied(), "known");
+                    let hint = suggest::hint(field.name, names.clone(), "known");
                     field.refuse_name(format!("this version knows no such key; {hint}"), notes);
                 }
             }
@@ -168,6 +170,20 @@ impl<'t> Field<'t> {
             self.wrong_type(wanted, notes);
         }
         text
+    }
+
+    /// Whether the value is a whole number.
+    pub(super) fn is_integer(&self) -> bool {
+        self.value.get_ref().is_integer()
+    }
+
+    /// `true` or `false`; anything else is reported.
+    pub(super) fn flag(&self, notes: &mut Notes<'_>) -> Option<bool> {
+        let flag = self.value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_type("true or false", notes);
+        }
+        flag
     }
 
     /// The value, if it is a whole number of 64 bits.
