@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use clap::Parser;
 
+/// Where the policy is where nobody says otherwise: what is shipped, and what overrides it.
+pub const POLICY_DIRS: [&str; 2] = ["/usr/lib/downbeat/policy.d", "/etc/downbeat/policy.d"];
+
 /// downbeat's agent: watches the kernel, the processes and the GPUs, and gives each thread the
 /// place and the priority that the policy says.
 ///
@@ -26,6 +29,15 @@ pub struct Cli {
     /// Folder for the socket, the journal and the lock; one agent per folder
     #[arg(long, value_name = "DIR", default_value = downbeat_api::DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+
+    /// Group whose members may look at what the agent shows on its socket
+    #[arg(long, value_name = "GROUP", default_value = "downbeat")]
+    pub read_group: String,
+
+    /// Group whose members may also change what it does; to reach the socket, they are members of
+    /// the other group as well
+    #[arg(long, value_name = "GROUP", default_value = "downbeat-admin")]
+    pub change_group: String,
 
     /// Address of the metrics server, or `off`
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9810")]
@@ -93,7 +105,7 @@ impl Cli {
     #[must_use]
     pub fn policy_dirs(&self) -> Vec<PathBuf> {
         if self.policy_dir.is_empty() {
-            vec!["/usr/lib/downbeat/policy.d".into(), "/etc/downbeat/policy.d".into()]
+            POLICY_DIRS.map(PathBuf::from).to_vec()
         } else {
             self.policy_dir.clone()
         }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod model;
 pub mod observe;
 pub mod own_priority;
+pub mod plan;
 pub mod roots;
 pub mod serve;
 pub mod supervise;

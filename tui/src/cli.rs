@@ -1,9 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use downbeat_api::{DEFAULT_RUN_DIR, SOCKET_NAME};
+use downbeat_api::{DEFAULT_RUN_DIR, LONGEST_SET, SOCKET_NAME};
 
 const EXIT_CODES: &str = "\
 Without a command: the live screen (F1 there shows its keys).
@@ -43,6 +44,22 @@ const FOLLOW_EXAMPLES: &str = "\
 Examples:
   downbeat follow 2001             the period of a program, within 10 seconds
   downbeat follow mpv --seconds 60 the same by name, for a minute";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  downbeat plan                    what the policy in force would change now, and why
+  downbeat plan my.toml            what would change if these files were the policy
+  downbeat plan --json             for a program
+
+With a running agent it knows what is set already and what would go back; without one it looks at
+/proc, and at the files in /usr/lib/downbeat/policy.d and /etc/downbeat/policy.d.";
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  downbeat set 812 --class voice --for 10m
+  downbeat set ffmpeg --class batch      until it ends, or until `downbeat release ffmpeg`
+
+It goes before every rule, holds for this one process, and outlives a reload, but not the agent.";
 
 /// Watch and steer downbeat, which keeps inference on the beat
 #[derive(Debug, Parser)]
@@ -172,8 +189,69 @@ pub enum Command {
         )]
         seconds: u32,
     },
+    /// What would change, and why, without changing it
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan {
+        /// Another policy: files, folders of *.toml, or - for standard input
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give one process a class, whatever the rules say
+    #[command(after_help = SET_EXAMPLES)]
+    Set {
+        /// Process id, or the name of one process
+        #[arg(value_name = "PID|NAME")]
+        process: String,
+        /// A class of the policy in force
+        #[arg(long)]
+        class: String,
+        /// How long, such as 90s, 10m or 2h [default: until the process ends]
+        #[arg(long = "for", value_name = "TIME", value_parser = time)]
+        time: Option<Duration>,
+    },
+    /// Take back what `set` gave a process
+    Release {
+        /// Process id, or the name of one process
+        #[arg(value_name = "PID|NAME")]
+        process: String,
+    },
+    /// Read the policy files anew; a bad set changes nothing and is told
+    Reload,
     /// Put everything back and only watch
     Pause,
     /// Apply decisions again
     Resume,
+}
+
+/// A time for `set`: whole seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m"))?;
+    if (1..=LONGEST_SET).contains(&time.as_secs()) && time.subsec_nanos() == 0 {
+        Ok(time)
+    } else {
+        Err(format!("whole seconds, from 1s to {}d", LONGEST_SET / 86_400))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(time("1h 30m"), Ok(Duration::from_secs(5400)));
+        for wrong in ["", "10", "0s", "500ms", "31d", "-1m", "1e9s", "99999999999999999999s"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

@@ -109,6 +109,8 @@ pub fn answer(socket: &Path, request: &Request) -> Result<Response, ClientError>
         Response::Snapshot(snapshot) => sanitise::snapshot(snapshot),
         Response::Host(facts) => sanitise::host(facts),
         Response::Explain(explanation) => sanitise::explanation(explanation),
+        Response::Plan(plan) => sanitise::plan(plan),
+        Response::Refused { problems } => problems.iter_mut().for_each(sanitise::problem),
         Response::Misses { misses } => misses.iter_mut().for_each(sanitise::miss),
         Response::Done { message } | Response::Error { message } => sanitise::text(message),
     }

@@ -6,7 +6,8 @@
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
     Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Explanation,
-    Finding, Gpu, GpuView, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice, Process,
+    Finding, Gpu, GpuView, HeldValue, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice,
+    Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyState, Process,
     Snapshot, Source, ThreadExplanation, ThreadJobs,
 };
 
@@ -63,6 +64,8 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         memory: _,
         pressure: _,
         host_load,
+        policy: PolicyState { read_at: _, rules: _, files: _, accepted: _, refused: _, standing },
+        overrides,
         classes,
         jobs,
         blame,
@@ -86,6 +89,8 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         optional(remedy);
     }
     load(host_load);
+    standing.iter_mut().flat_map(|refusal| &mut refusal.problems).for_each(problem);
+    overrides.iter_mut().for_each(by_hand);
     classes.iter_mut().for_each(class);
     jobs.iter_mut().for_each(job);
     for ClassBlame { class, recent, total } in blame {
@@ -105,13 +110,54 @@ pub fn snapshot(snapshot: &mut Snapshot) {
     for LeverCount { lever, applied: _, failed: _, restored: _, handed_off: _ } in levers {
         text(lever);
     }
-    for Action { unix_time: _, pid: _, name, class, text: what, failed: _ } in recent {
-        text(name);
-        text(class);
-        text(what);
-    }
+    recent.iter_mut().for_each(action);
     for program in cost.bpf.iter_mut().flat_map(|bpf| &mut bpf.programs) {
         text(&mut program.name);
+    }
+}
+
+/// Makes one problem of a policy safe to show.
+pub fn problem(problem: &mut PolicyProblem) {
+    let PolicyProblem { file, line: _, column: _, message } = problem;
+    text(file);
+    text(message);
+}
+
+fn action(action: &mut Action) {
+    let Action { unix_time: _, pid: _, name, class, text: what, failed: _ } = action;
+    [name, class, what].into_iter().for_each(text);
+}
+
+fn by_hand(by_hand: &mut Override) {
+    let Override { pid: _, start_time: _, name, class, in_force: _, by_uid: _, since: _, left: _ } =
+        by_hand;
+    text(name);
+    text(class);
+}
+
+/// Makes a plan safe to show.
+pub fn plan(plan: &mut Plan) {
+    let Plan { changes, settled: _, fallbacks, held } = plan;
+    for PlannedChange { subject, lever, now, wanted, step, class, because } in changes {
+        match subject {
+            PlanSubject::Host => {}
+            PlanSubject::Group { path } => text(path),
+            PlanSubject::Thread { pid: _, process, tid: _, name } => {
+                text(process);
+                text(name);
+            }
+        }
+        match step {
+            PlanStep::Set | PlanStep::PutBack => {}
+            PlanStep::LeaveAlone { reason } => text(reason),
+        }
+        text(lever);
+        text(wanted);
+        [now, class, because].into_iter().for_each(optional);
+    }
+    fallbacks.iter_mut().for_each(text);
+    for HeldValue { pid: _, tid: _, start_time: _, lever, old, ours } in held {
+        [lever, old, ours].into_iter().for_each(text);
     }
 }
 
@@ -292,9 +338,24 @@ fn pool_status(pool: &mut PoolStatus) {
 
 /// Makes an explanation safe to show.
 pub fn explanation(explanation: &mut Explanation) {
-    let Explanation { pid: _, name, exe, threads } = explanation;
+    let Explanation {
+        pid: _,
+        name,
+        exe,
+        by_hand: override_of_it,
+        evidence,
+        actions,
+        jobs,
+        latest_miss,
+        threads,
+    } = explanation;
     text(name);
     optional(exe);
+    override_of_it.iter_mut().for_each(by_hand);
+    evidence.iter_mut().for_each(text);
+    actions.iter_mut().for_each(action);
+    jobs.iter_mut().for_each(job);
+    latest_miss.iter_mut().for_each(miss);
     for ThreadExplanation { tid: _, name, class, rule, levers } in threads {
         text(name);
         optional(class);

@@ -11,6 +11,8 @@
 mod client;
 mod host;
 mod jobs;
+mod plan;
+mod policy;
 pub mod pool;
 mod pressure;
 mod snapshot;
@@ -22,9 +24,14 @@ pub use jobs::{
     Cause, CauseKind, ClassBlame, Culprit, CulpritKind, JobSummary, Miss, Release, Rhythm, Stalls,
     ThreadJobs,
 };
+pub use plan::{HeldValue, Plan, PlanStep, PlanSubject, PlannedChange};
+pub use policy::{Override, PolicyProblem, PolicyRefusal, PolicyState};
 pub use pressure::*;
 pub use snapshot::*;
-pub use wire::{Explanation, LeverState, Request, Response, ThreadExplanation};
+pub use wire::{
+    Explanation, LONGEST_REQUEST, LONGEST_SET, LeverState, Request, RequestError, Response,
+    ThreadExplanation,
+};
 
 /// Version of everything in this crate that travels; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;

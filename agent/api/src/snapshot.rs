@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolStatus;
 use crate::pressure::{ClassCgroups, ClassCpu, HostLoad};
-use crate::{CauseKind, ClassBlame, JobSummary, Miss, ThreadJobs};
+use crate::{CauseKind, ClassBlame, JobSummary, Miss, Override, PolicyState, ThreadJobs};
 
 /// Everything the agent knew at the end of one tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,12 @@ pub struct Snapshot {
     /// What else the host does to everyone's time.
     #[serde(default)]
     pub host_load: HostLoad,
+    /// The policy in force, and what was refused since.
+    #[serde(default)]
+    pub policy: PolicyState,
+    /// Classes that people gave to single processes by hand, by process id.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
     /// Every class of the policy in force, in policy order.
     pub classes: Vec<Class>,
     /// Threads whose jobs the kernel programs follow, by class and then by process.

@@ -2,7 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostFacts, Miss, Snapshot};
+use crate::{Action, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs};
+
+/// The longest request that the agent reads, bytes, with the line's end; the real ones have a few
+/// dozen.
+pub const LONGEST_REQUEST: u64 = 4096;
+
+/// The longest time of [`Request::Set`], seconds: 30 days.
+pub const LONGEST_SET: u64 = 30 * 24 * 3600;
 
 /// A request on the agent's socket, one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,60 @@ pub enum Request {
         /// How long, seconds: 1 to 3600.
         seconds: u32,
     },
+    /// What would change now, and why.
+    Plan,
+    /// Read the policy files anew.
+    Reload,
+    /// Give one process a class, whatever the rules say.
+    Set {
+        /// Process id.
+        pid: u32,
+        /// A class of the policy in force.
+        class: String,
+        /// How long, seconds: 1 to [`LONGEST_SET`]; absent: as long as the process lives.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
+    /// Take back what [`Request::Set`] gave a process.
+    Release {
+        /// Process id.
+        pid: u32,
+    },
+}
+
+/// Why a line is no request.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a request that this agent does not understand: {0}. A request is one line of JSON such as \
+     {{\"op\":\"snapshot\"}}"
+)]
+pub struct RequestError(serde_json::Error);
+
+impl Request {
+    /// Reads a request from a line without its end.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn decode(line: &[u8]) -> Result<Self, RequestError> {
+        serde_json::from_slice(line).map_err(RequestError)
+    }
+
+    /// Whether it changes something: that is a right of its own.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Snapshot
+            | Self::Watch
+            | Self::Host
+            | Self::Explain { .. }
+            | Self::Misses
+            | Self::Follow { .. }
+            | Self::Plan => false,
+            Self::Pause | Self::Resume | Self::Reload | Self::Set { .. } | Self::Release { .. } => {
+                true
+            }
+        }
+    }
 }
 
 /// An answer on the agent's socket, one line of JSON.
@@ -49,7 +110,14 @@ pub enum Response {
         /// Newest last.
         misses: Vec<Miss>,
     },
-    /// To [`Request::Follow`], [`Request::Pause`] and [`Request::Resume`]: what was done.
+    /// To [`Request::Plan`].
+    Plan(Box<Plan>),
+    /// To [`Request::Reload`] when the files are refused: the policy that was in force stays.
+    Refused {
+        /// Everything that is wrong with them.
+        problems: Vec<PolicyProblem>,
+    },
+    /// To everything else that changes something, and to [`Request::Follow`]: what was done.
     Done {
         /// One line for a person.
         message: String,
@@ -62,7 +130,7 @@ pub enum Response {
 }
 
 /// Why a process is as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Process.
     pub pid: u32,
@@ -70,6 +138,21 @@ pub struct Explanation {
     pub name: String,
     /// Its executable, where readable.
     pub exe: Option<String>,
+    /// The class that a person gave it by hand.
+    #[serde(default)]
+    pub by_hand: Option<Override>,
+    /// Why it has a class without a rule: what was seen of it.
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    /// The latest things done to it, or refused, newest last.
+    #[serde(default)]
+    pub actions: Vec<Action>,
+    /// Its threads whose jobs are followed.
+    #[serde(default)]
+    pub jobs: Vec<ThreadJobs>,
+    /// Its latest missed deadline, with the cause.
+    #[serde(default)]
+    pub latest_miss: Option<Miss>,
     /// Every thread.
     pub threads: Vec<ThreadExplanation>,
 }
@@ -83,7 +166,8 @@ pub struct ThreadExplanation {
     pub name: String,
     /// Its class; absent when no rule matches.
     pub class: Option<String>,
-    /// The rule, with file and line (`speech to text, /etc/downbeat/policy.d/50-voice.toml:12`).
+    /// The rule, with file and line (`speech to text, /etc/downbeat/policy.d/50-voice.toml:12`);
+    /// absent where no rule gave the class.
     pub rule: Option<String>,
     /// Each lever that the class asks for.
     pub levers: Vec<LeverState>,

@@ -7,17 +7,17 @@ use downbeat_abi::{self as abi, CulpritKind as Kind, NO_CLASS};
 use downbeat_api::{
     ClassCpu, Culprit, CulpritKind, Miss, Release, Response, Rhythm, Severity, Stalls, ThreadJobs,
 };
-use downbeat_policy::{Classified, Deadline};
+use downbeat_policy::Deadline;
 
 use super::notices::notice;
 use super::threads::{monotonic_ns, unix_time};
 use super::{Engine, Policy};
-use crate::model::Process;
 use crate::model::blame::Blame;
 use crate::model::cause::{MissFacts, cause};
 use crate::model::host_history::PressureSpan;
 use crate::model::jobs::{JobCounts, JobSample, Jobs, releases};
 use crate::model::misses::Misses;
+use crate::model::{Assigned, Process};
 use crate::observe::kernel::ThreadJob;
 
 /// How long after a miss its cause is told: the kernel counts a throttled group only when it is
@@ -88,7 +88,7 @@ impl Following {
 impl Engine {
     /// The deadline of a class's jobs, nanoseconds: the policy's, or for `auto` the thread's own
     /// period, once that is known.
-    fn deadline_ns(&self, tid: u32, classified: Option<Classified>) -> Option<u64> {
+    fn deadline_ns(&self, tid: u32, classified: Option<Assigned>) -> Option<u64> {
         let class = self.policy.set.classes.get(classified?.class)?;
         match class.deadline? {
             Deadline::After(_) => Policy::named_deadline_ns(class),
@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// Tells the kernel programs what a late job of a thread is.
-    pub(super) fn set_deadline(&mut self, tid: u32, classified: Option<Classified>) {
+    pub(super) fn set_deadline(&mut self, tid: u32, classified: Option<Assigned>) {
         let deadline_ns = self.deadline_ns(tid, classified).unwrap_or(0);
         if let Some(probes) = &self.probes {
             probes.set_deadline(tid, deadline_ns);
@@ -247,7 +247,7 @@ impl Engine {
 
     /// A deadline of `auto` follows the period that was found.
     fn set_learned_deadlines(&mut self) {
-        let learned: Vec<(u32, Option<Classified>)> = self
+        let learned: Vec<(u32, Option<Assigned>)> = self
             .following
             .threads
             .iter()

@@ -9,14 +9,16 @@ mod jobs;
 mod ledger;
 mod marks;
 mod notices;
+mod overrides;
+mod plan;
 mod policy;
+mod reload;
 mod sample;
 mod snapshot;
 mod surroundings;
 mod threads;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ use tokio::time::MissedTickBehavior;
 use crate::act::{Actuator, Kernel, UNDER_WAY};
 use crate::model::World;
 use crate::model::histogram::Histogram;
+use crate::model::overrides::Overrides;
 use crate::observe::frames::FrameSocket;
 use crate::observe::gpu::GpuReader;
 use crate::observe::kernel::{KernelEvent, KernelProbes};
@@ -43,10 +46,10 @@ use crate::roots::Roots;
 use crate::serve::socket::Command;
 use crate::supervise::PoolSupervisor;
 
-pub use commands::load;
 pub use ledger::Ledger;
 pub use notices::{Notices, notice};
 pub use policy::{Policy, Slots};
+pub use reload::{PolicyFolders, Reading};
 
 /// How often managed processes are looked at for what no event told.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -65,8 +68,8 @@ pub struct Parts {
     pub host_name: String,
     /// Classes and rules.
     pub policy: PolicySet,
-    /// Where they were read, for a reload.
-    pub policy_dirs: Vec<PathBuf>,
+    /// The policy's folders, and what they held.
+    pub policy_folders: PolicyFolders,
     /// The kernel programs, or why they are not there.
     pub probes: Result<KernelProbes, String>,
     /// The levers; absent when the agent only observes.
@@ -88,7 +91,7 @@ pub struct Engine {
     host_name: String,
     policy: Policy,
     slots: Slots,
-    policy_dirs: Vec<PathBuf>,
+    policy_folders: PolicyFolders,
     probes: Option<KernelProbes>,
     source: Source,
     actuator: Option<Actuator<Kernel>>,
@@ -105,6 +108,7 @@ pub struct Engine {
     gpu: GpuReader,
     own: OwnReader,
     world: World,
+    overrides: Overrides,
     ledger: Ledger,
     exec_to_set: Histogram,
     /// Waits per slot at the last sample, from which the next one's interval is told.
@@ -123,7 +127,7 @@ impl Engine {
     /// Looks at the whole host, acts on what it finds, and publishes the first snapshot.
     #[must_use]
     pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let Parts { roots, host, host_name, policy, policy_dirs, probes, .. } = parts;
+        let Parts { roots, host, host_name, policy, policy_folders, probes, .. } = parts;
         let mut slots = Slots::new(CLASS_SLOTS);
         let policy = Policy::new(policy, &host, &mut slots);
         let source = match &probes {
@@ -146,7 +150,7 @@ impl Engine {
             host_name,
             policy,
             slots,
-            policy_dirs,
+            policy_folders,
             probes: probes.ok(),
             source,
             actuator: parts.actuator,
@@ -155,6 +159,7 @@ impl Engine {
             pool_status: parts.pool_status,
             notices: parts.notices,
             world: World::default(),
+            overrides: Overrides::default(),
             ledger: Ledger::default(),
             exec_to_set: Histogram::default(),
             waits_before: Vec::new(),
@@ -168,6 +173,7 @@ impl Engine {
         };
         engine.note_limits();
         engine.note_policy();
+        engine.note_blindness();
         engine.consider_all();
         engine.sample();
         (engine, receiver)
@@ -197,7 +203,7 @@ impl Engine {
                 _ = tick.tick() => self.on_tick(),
                 Some(command) = commands.recv() => self.on_command(command),
                 () = step(&mut self.pool) => {}
-                _ = hang_up.recv() => self.reload(),
+                _ = hang_up.recv() => drop(self.reload()),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
@@ -212,6 +218,8 @@ impl Engine {
         // An exit alone does not make the ring readable: its news can wait until now.
         self.on_kernel_events();
         self.on_marks();
+        self.notice_changed_policy();
+        self.expire_overrides();
         self.tell_settled_misses();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use downbeat_api::HostFacts;
-use downbeat_policy::{Class, Classified, Deadline, PolicySet, ProcessFacts};
+use downbeat_policy::{Class, Deadline, PolicySet, ProcessFacts};
 
 use crate::decide::{self, Target};
+use crate::model::{Assigned, By};
 
 /// Slots in the kernel programs' histograms, one per class name met since the agent started.
 #[derive(Debug)]
@@ -57,10 +58,24 @@ impl Policy {
         Self { set, targets, slots }
     }
 
-    /// The class of a thread.
+    /// The class of a thread: what a person gave its process by hand, else by the first rule.
     #[must_use]
-    pub fn classify(&self, facts: &ProcessFacts, thread: &str) -> Option<Classified> {
-        self.set.classify(facts, thread)
+    pub fn assign(
+        &self,
+        by_hand: Option<usize>,
+        facts: &ProcessFacts,
+        thread: &str,
+    ) -> Option<Assigned> {
+        match by_hand {
+            Some(class) => Some(Assigned { class, by: By::Hand }),
+            None => self.set.classify(facts, thread).map(Assigned::from),
+        }
+    }
+
+    /// The place of a class by its name.
+    #[must_use]
+    pub fn class_named(&self, name: &str) -> Option<usize> {
+        self.set.classes.iter().position(|class| class.name == name)
     }
 
     /// The deadline of a class that names one, nanoseconds; `auto` and none are absent.

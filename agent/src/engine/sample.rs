@@ -22,6 +22,7 @@ impl Engine {
         self.latest_system = self.system.read();
         self.recover_from_lost_events();
         self.fold_processes(elapsed * procfs::ticks_per_second() as f64);
+        self.forget_ended_overrides();
         self.catch_up_with_threads();
         let handed_off = self.verify();
         self.enter(&handed_off);

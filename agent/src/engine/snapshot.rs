@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
-    Actions, Class, Cost, GpuView, HostFacts, HostLoad, Memory, Misses, Mode, Process, SCHEMA,
-    Snapshot, Source, Wait,
+    Actions, Class, Cost, GpuView, HostFacts, HostLoad, Memory, Misses, Mode, PolicyState, Process,
+    SCHEMA, Snapshot, Source, Wait,
 };
 
 use super::threads::unix_time;
@@ -36,6 +36,8 @@ pub fn empty(host: &HostFacts, source: &Source, mode: Mode) -> Snapshot {
         memory: Memory::default(),
         pressure: None,
         host_load: HostLoad::default(),
+        policy: PolicyState::default(),
+        overrides: Vec::new(),
         classes: Vec::new(),
         jobs: Vec::new(),
         blame: Vec::new(),
@@ -64,6 +66,8 @@ impl Engine {
         let mut next = Snapshot { classes, processes, ..(*latest).clone() };
         next.mode = self.mode;
         next.notices = self.notices.all();
+        next.policy = self.policy_folders.state.clone();
+        next.overrides = self.list_overrides();
         next.actions = self.actions();
         next.unix_time = unix_time();
         self.show_jobs(&mut next);
@@ -92,6 +96,8 @@ impl Engine {
             memory: system.memory,
             pressure: self.surroundings.averages(),
             host_load: self.surroundings.load().clone(),
+            policy: self.policy_folders.state.clone(),
+            overrides: self.list_overrides(),
             classes: self.classes(waits),
             processes: self.processes(&gpu),
             gpu,
@@ -181,7 +187,7 @@ impl Engine {
     fn process(&self, process: &model::Process, gpu_memory: Option<u64>) -> Process {
         let classified = process.classified();
         let class = classified.and_then(|c| self.policy.set.classes.get(c.class));
-        let rule = classified.and_then(|c| self.policy.set.rules.get(c.rule));
+        let rule = classified.and_then(|c| self.policy.set.rules.get(c.rule()?));
         let facts = &process.facts;
         let stat = process.stat.as_ref();
         let attention = self.actuator.as_ref().is_some_and(|actuator| {

@@ -8,7 +8,8 @@ pub mod histogram;
 pub mod host_history;
 pub mod jobs;
 pub mod misses;
+pub mod overrides;
 pub mod rhythm;
 mod world;
 
-pub use world::{ClassTotals, Process, Thread, World};
+pub use world::{Assigned, By, ClassTotals, Process, Thread, World};

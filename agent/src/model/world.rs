@@ -49,8 +49,43 @@ pub struct Thread {
     pub name: String,
     /// Start time, clock ticks since boot.
     pub start_time: u64,
-    /// Its class and the rule that gave it.
-    pub classified: Option<Classified>,
+    /// Its class and what gave it.
+    pub classified: Option<Assigned>,
+}
+
+/// A thread's class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// Place in the classes of the policy in force.
+    pub class: usize,
+    /// What gave it.
+    pub by: By,
+}
+
+/// What gave a thread its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The rule at this place in the policy in force.
+    Rule(usize),
+    /// A person, for this one process (`downbeat set`).
+    Hand,
+}
+
+impl Assigned {
+    /// The place of the rule, where one gave the class.
+    #[must_use]
+    pub fn rule(self) -> Option<usize> {
+        match self.by {
+            By::Rule(rule) => Some(rule),
+            By::Hand => None,
+        }
+    }
+}
+
+impl From<Classified> for Assigned {
+    fn from(Classified { class, rule }: Classified) -> Self {
+        Self { class, by: By::Rule(rule) }
+    }
 }
 
 /// Sums over a class.
@@ -71,7 +106,7 @@ impl World {
         &mut self,
         sample: &ProcessSample,
         watched: bool,
-        classify: impl Fn(&ProcessFacts, &str) -> Option<Classified>,
+        classify: impl Fn(&ProcessFacts, &str) -> Option<Assigned>,
     ) -> Vec<u32> {
         let threads: BTreeMap<u32, Thread> = sample
             .threads
@@ -230,7 +265,7 @@ impl World {
 impl Process {
     /// The class of its main thread, or of the first thread that has one.
     #[must_use]
-    pub fn classified(&self) -> Option<Classified> {
+    pub fn classified(&self) -> Option<Assigned> {
         let main = self.threads.get(&self.pid).and_then(|thread| thread.classified);
         main.or_else(|| self.threads.values().find_map(|thread| thread.classified))
     }
@@ -254,7 +289,7 @@ mod tests {
     use super::*;
     use crate::observe::process::ThreadSample;
 
-    const VOICE: Classified = Classified { class: 0, rule: 0 };
+    const VOICE: Assigned = Assigned { class: 0, by: By::Rule(0) };
 
     fn sample(pid: u32, threads: &[(u32, &str)]) -> ProcessSample {
         let threads = threads
@@ -265,7 +300,7 @@ mod tests {
         ProcessSample { pid, ppid: 1, group: 1, session: 1, start_time: 5, facts, threads }
     }
 
-    fn by_name(_: &ProcessFacts, thread: &str) -> Option<Classified> {
+    fn by_name(_: &ProcessFacts, thread: &str) -> Option<Assigned> {
         (thread == "audio").then_some(VOICE)
     }
 

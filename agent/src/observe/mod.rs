@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod own;
 pub mod pacer;
 pub mod policy_files;
+pub mod policy_watch;
 pub mod pressure;
 pub mod process;
 pub mod system;

@@ -4,37 +4,47 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use downbeat_api::{HostFacts, Request, Response, Snapshot};
-use nix::unistd::Group;
+use downbeat_api::{HostFacts, LONGEST_REQUEST, Request, Response, Snapshot};
+use nix::unistd::Gid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// The longest request; the real ones have a few dozen bytes.
-const MAX_REQUEST: u64 = 4096;
-
-/// Clients at a time; one more is told so.
-const MAX_CLIENTS: usize = 64;
+use super::peer::{Peer, Right, Rights};
+use super::places::{Place, Places};
+use crate::act::{Control, Kernel};
+use crate::plan::{Wishes, plan};
 
 /// How long a client may take to read an answer before it is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client may take to say the next request as a whole: half a line keeps no place.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long the engine may take for a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Whose members may connect, where the host has this group; else the agent's own group.
-const GROUP: &str = "downbeat";
 
 /// A request that only the engine can answer.
 #[derive(Debug)]
 pub struct Command {
     /// What is asked.
     pub request: Request,
+    /// Who asks.
+    pub by_uid: u32,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Response>,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What the engine answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// This.
+    Response(Response),
+    /// To [`Request::Plan`]: what is wanted. What there is now is read here.
+    Plan(Box<Wishes>),
 }
 
 /// What the socket serves from.
@@ -46,6 +56,10 @@ pub struct Sources {
     pub host: Arc<HostFacts>,
     /// The engine.
     pub commands: mpsc::Sender<Command>,
+    /// Reads what levers are, for plans.
+    pub kernel: Arc<Kernel>,
+    /// Who may do what.
+    pub rights: Arc<Rights>,
 }
 
 /// Why the socket cannot be opened.
@@ -67,12 +81,12 @@ pub enum BindError {
     },
 }
 
-/// Opens the socket, for its owner and group alone. A socket that a killed predecessor left is
-/// replaced: the caller holds the run directory's lock.
+/// Opens the socket, for its owner and the group that may read. A socket that a killed predecessor
+/// left is replaced: the caller holds the run directory's lock.
 ///
 /// # Errors
 /// [`BindError`] naming the path.
-pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, BindError> {
+pub fn bind(path: &Path, rights: &Rights) -> Result<std::os::unix::net::UnixListener, BindError> {
     if path.as_os_str().len() > 107 {
         return Err(BindError::TooLong { path: path.into() });
     }
@@ -80,19 +94,28 @@ pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, BindError> 
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
         std::fs::remove_file(path).map_err(unusable)?;
     }
+    // Whoever connects before the mode is set is asked for rights like everyone else.
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(unusable)?;
     listener.set_nonblocking(true).map_err(unusable)?;
-    if let Ok(Some(group)) = Group::from_name(GROUP) {
+    let mut mode = 0o600;
+    if let Some(group) = rights.readers() {
         // An agent that is not root can give the socket only to its own groups.
-        let _ = nix::unistd::chown(path, None, Some(group.gid));
+        match nix::unistd::chown(path, None, Some(Gid::from_raw(group))) {
+            Ok(()) => mode = 0o660,
+            Err(errno) => tracing::warn!(
+                "{}: giving it to the group with id {group}: {errno}; only this user and root can \
+                 connect",
+                path.display()
+            ),
+        }
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(unusable)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(unusable)?;
     Ok(listener)
 }
 
 /// Serves clients until the task is dropped.
 pub async fn serve(listener: UnixListener, sources: Sources) {
-    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let places = Arc::new(Places::default());
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -104,11 +127,11 @@ pub async fn serve(listener: UnixListener, sources: Sources) {
             }
         };
         let sources = sources.clone();
-        let place = Arc::clone(&places).try_acquire_owned();
+        let admitted = admit(&stream, &sources.rights, &places);
         tokio::spawn(async move {
-            let result = match place {
-                Ok(_place) => serve_client(stream, sources).await,
-                Err(_) => refuse(stream).await,
+            let result = match admitted {
+                Ok(client) => serve_client(stream, client, sources).await,
+                Err(message) => refuse(stream, message).await,
             };
             if let Err(error) = result {
                 tracing::debug!("a client left: {error}");
@@ -117,25 +140,46 @@ pub async fn serve(listener: UnixListener, sources: Sources) {
     }
 }
 
-async fn refuse(stream: UnixStream) -> io::Result<()> {
+/// One that may connect.
+#[derive(Debug)]
+struct Client {
+    uid: u32,
+    right: Right,
+    place: Place,
+}
+
+fn admit(stream: &UnixStream, rights: &Rights, places: &Arc<Places>) -> Result<Client, String> {
+    let peer = Peer::of(stream).map_err(|error| format!("asking who you are: {error}"))?;
+    let right = rights.of(&peer);
+    if right < Right::Read {
+        return Err(format!("uid {} may not use this socket: {}", peer.uid, rights.words()));
+    }
+    let place = places.take(peer.uid, rights.is_own(&peer), Instant::now())?;
+    Ok(Client { uid: peer.uid, right, place })
+}
+
+async fn refuse(stream: UnixStream, message: String) -> io::Result<()> {
     let (_, mut writer) = stream.into_split();
-    let message = format!("{MAX_CLIENTS} clients are connected already; close one");
     answer(&mut writer, &Response::Error { message }).await
 }
 
-async fn serve_client(stream: UnixStream, sources: Sources) -> io::Result<()> {
-    let may_change = may_change(&stream)?;
+async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    while let Some(line) = read_line(&mut reader).await? {
-        match serde_json::from_slice(&line) {
+    while let Some(line) = tokio::time::timeout(READ_TIMEOUT, read_line(&mut reader)).await?? {
+        let Some(wait) = client.place.turn(Instant::now()) else {
+            let message = format!("uid {} asks too much at a time; ask again later", client.uid);
+            return answer(&mut writer, &Response::Error { message }).await;
+        };
+        tokio::time::sleep(wait).await;
+        match Request::decode(&line) {
             Ok(Request::Watch) => return watch_snapshots(reader, writer, sources.snapshots).await,
             Ok(request) => {
-                let response = respond(request, may_change, &sources).await;
+                let response = respond(request, &client, &sources).await;
                 answer(&mut writer, &response).await?;
             }
             Err(error) => {
-                let message = format!("a request that this agent does not understand: {error}");
+                let message = error.to_string();
                 answer(&mut writer, &Response::Error { message }).await?;
             }
         }
@@ -143,29 +187,43 @@ async fn serve_client(stream: UnixStream, sources: Sources) -> io::Result<()> {
     Ok(())
 }
 
-async fn respond(request: Request, may_change: bool, sources: &Sources) -> Response {
+async fn respond(request: Request, client: &Client, sources: &Sources) -> Response {
     match request {
         Request::Snapshot => Response::Snapshot(Box::new((**sources.snapshots.borrow()).clone())),
         Request::Host => Response::Host(Box::new((*sources.host).clone())),
-        Request::Pause | Request::Resume if !may_change => Response::Error {
-            message: "only root and the agent's own user may pause and resume".into(),
+        request if request.changes() && client.right < Right::Change => Response::Error {
+            message: format!(
+                "uid {} may look and not change: {}",
+                client.uid,
+                sources.rights.words()
+            ),
         },
-        request => ask_engine(request, &sources.commands).await,
+        request => ask_engine(request, client.uid, sources).await,
     }
 }
 
-async fn ask_engine(request: Request, commands: &mpsc::Sender<Command>) -> Response {
+async fn ask_engine(request: Request, by_uid: u32, sources: &Sources) -> Response {
     let (sender, receiver) = oneshot::channel();
     let exchange = async {
-        commands.send(Command { request, answer: sender }).await.ok()?;
+        sources.commands.send(Command { request, by_uid, answer: sender }).await.ok()?;
         receiver.await.ok()
     };
     match tokio::time::timeout(COMMAND_TIMEOUT, exchange).await {
-        Ok(Some(response)) => response,
+        Ok(Some(Answer::Response(response))) => response,
+        Ok(Some(Answer::Plan(wishes))) => make_plan(*wishes, Arc::clone(&sources.kernel)).await,
         Ok(None) => Response::Error { message: "the agent is stopping".into() },
         Err(_) => Response::Error {
             message: format!("the agent did not answer within {} s", COMMAND_TIMEOUT.as_secs()),
         },
+    }
+}
+
+/// Reads what thousands of values are now beside the other clients.
+async fn make_plan(wishes: Wishes, kernel: Arc<Kernel>) -> Response {
+    let read = move || plan(&wishes, |lever, subject| kernel.read(lever, subject));
+    match tokio::task::spawn_blocking(read).await {
+        Ok(plan) => Response::Plan(Box::new(plan)),
+        Err(error) => Response::Error { message: format!("making the plan: {error}") },
     }
 }
 
@@ -196,7 +254,7 @@ async fn closed(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
 /// error: what follows it cannot be told apart.
 async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    reader.take(MAX_REQUEST).read_until(b'\n', &mut line).await?;
+    reader.take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
     match line.pop() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
@@ -208,12 +266,6 @@ async fn answer(writer: &mut OwnedWriteHalf, response: &Response) -> io::Result<
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
     tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&line)).await?
-}
-
-/// Reading is for everyone who may connect; changing is for root and for the agent's own user.
-fn may_change(stream: &UnixStream) -> io::Result<bool> {
-    let uid = stream.peer_cred()?.uid();
-    Ok(uid == 0 || uid == nix::unistd::geteuid().as_raw())
 }
 
 #[cfg(test)]

@@ -20,27 +20,42 @@ use crate::units;
 const NAMED: usize = 6;
 
 pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found, Failure> {
-    let (sources, mut problems) = read(files, &mut io::stdin().lock());
-    let policy = match PolicySet::parse(&sources) {
-        Ok(policy) => policy,
-        Err(found) => {
-            problems.extend(found.iter().map(ToString::to_string));
-            PolicySet::default()
+    let (policy, files) = match policy(files, &mut io::stdin().lock()) {
+        Ok(read) => read,
+        Err(problems) => {
+            tell(&problems, printer)?;
+            return Ok(Found::Problems);
         }
     };
-    if !problems.is_empty() {
-        for problem in &problems {
-            // Never wrapped: editors and people search for file:line:column.
-            let line = clean(problem).into_owned();
-            printer.lines(&[Line::from(printer.paper.span(Ink::Bad, line))])?;
-        }
-        let verdict = units::count(problems.len() as u64, "problem");
-        printer.lines(&[Line::from(verdict)])?;
-        return Ok(Found::Problems);
-    }
     let processes = ProcessReader::new(&Roots::default()).scan();
-    printer.lines(&lines(&policy, sources.len(), &processes, printer.paper))?;
+    printer.lines(&lines(&policy, files, &processes, printer.paper))?;
     Ok(Found::Nothing)
+}
+
+/// The policy in these files and folders, with the number of files; or everything that is wrong.
+pub(super) fn policy(
+    files: &[PathBuf],
+    stdin: &mut dyn io::Read,
+) -> Result<(PolicySet, usize), Vec<String>> {
+    let (sources, mut problems) = read(files, stdin);
+    match PolicySet::parse(&sources) {
+        Ok(policy) if problems.is_empty() => Ok((policy, sources.len())),
+        Ok(_) => Err(problems),
+        Err(found) => {
+            problems.extend(found.iter().map(ToString::to_string));
+            Err(problems)
+        }
+    }
+}
+
+/// Prints what is wrong with a policy.
+pub(super) fn tell(problems: &[String], printer: &mut Printer<'_>) -> io::Result<()> {
+    for problem in problems {
+        // Never wrapped: editors and people search for file:line:column.
+        let line = clean(problem).into_owned();
+        printer.lines(&[Line::from(printer.paper.span(Ink::Bad, line))])?;
+    }
+    printer.lines(&[Line::from(units::count(problems.len() as u64, "problem"))])
 }
 
 /// The folders among `files` as the agent reads them, then each file; and what could not be read.

@@ -1,11 +1,11 @@
-//! `downbeat pause` and `downbeat resume`.
+//! Commands that change what the agent does: `pause`, `resume`, `reload`, `set`, `release`.
 
 use std::path::Path;
 
 use downbeat_api::{Request, Response};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, unexpected};
+use super::{Failure, Found, Printer, ask, check, follow, picture, unexpected};
 
 pub(super) fn run(
     socket: &Path,
@@ -17,6 +17,20 @@ pub(super) fn run(
             printer.lines(&[Line::from(message)])?;
             Ok(Found::Nothing)
         }
+        Response::Refused { problems } => {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            check::tell(&problems, printer)?;
+            printer.lines(&[Line::from("the policy that was in force stays")])?;
+            Ok(Found::Problems)
+        }
         other => Err(unexpected(socket, &other)),
+    }
+}
+
+/// The one process that a person names by its id or name.
+pub(super) fn one_process(socket: &Path, process: &str) -> Result<u32, Failure> {
+    match process.parse() {
+        Ok(pid) => Ok(pid),
+        Err(_) => follow::one(&picture(socket)?, process),
     }
 }

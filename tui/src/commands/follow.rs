@@ -53,7 +53,7 @@ pub(super) fn run(
 }
 
 /// The one process of that name.
-fn one(snapshot: &Snapshot, name: &str) -> Result<u32, Failure> {
+pub(super) fn one(snapshot: &Snapshot, name: &str) -> Result<u32, Failure> {
     match explain::named(snapshot, name)?.as_slice() {
         [pid] => Ok(*pid),
         pids => {

@@ -8,6 +8,7 @@ mod explain;
 mod follow;
 mod jobs;
 mod misses;
+mod plan;
 mod restore;
 mod status;
 
@@ -159,6 +160,20 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
         Some(Command::Misses { json }) => misses::run(&socket, *json, &mut printer),
         Some(Command::Follow { process, seconds }) => {
             follow::run(&socket, process, *seconds, &mut printer)
+        }
+        Some(Command::Plan { files, json }) => plan::run(&socket, files, *json, &mut printer),
+        Some(Command::Reload) => control::run(&socket, &Request::Reload, &mut printer),
+        Some(Command::Set { process, class, time }) => {
+            let request = Request::Set {
+                pid: control::one_process(&socket, process)?,
+                class: class.clone(),
+                seconds: time.map(|time| time.as_secs()),
+            };
+            control::run(&socket, &request, &mut printer)
+        }
+        Some(Command::Release { process }) => {
+            let request = Request::Release { pid: control::one_process(&socket, process)? };
+            control::run(&socket, &request, &mut printer)
         }
         Some(Command::Pause) => control::run(&socket, &Request::Pause, &mut printer),
         Some(Command::Resume) => control::run(&socket, &Request::Resume, &mut printer),

@@ -1,19 +1,39 @@
 //! Why a process is as it is.
 
-use downbeat_api::{Explanation, LeverState, ThreadExplanation};
+use downbeat_api::{Explanation, LeverState, ThreadExplanation, ThreadJobs};
 use ratatui::text::Line;
 
-use super::Paper;
+use super::{Paper, jobs, overrides, words};
 use crate::text::{self, Align};
 use crate::theme::Ink;
 use crate::units;
 
+/// Actions that are told, the latest ones.
+const ACTIONS: usize = 8;
+
 /// The whole chain; threads that fare alike are told together.
 #[must_use]
 pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
-    let Explanation { pid, name, exe, threads } = explanation;
+    let Explanation {
+        pid,
+        name,
+        exe,
+        by_hand,
+        evidence,
+        actions,
+        jobs: of_jobs,
+        latest_miss,
+        threads,
+    } = explanation;
     let exe = exe.as_ref().map(|exe| format!("  {exe}")).unwrap_or_default();
     let mut lines = vec![paper.title(&format!("{name} (pid {pid}){exe}"))];
+    if let Some(by_hand) = by_hand {
+        let what = format!("by hand it is {}", overrides::what(by_hand));
+        lines.extend(paper.paragraph(Ink::Warning, &what, 2));
+    }
+    for seen in evidence {
+        lines.extend(paper.paragraph(Ink::Plain, &format!("seen: {seen}"), 2));
+    }
     if threads.is_empty() {
         lines.push(Line::from(paper.span(Ink::Faint, "no threads: it has ended")));
     }
@@ -40,7 +60,45 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
             lines.extend(lever_lines(lever, paper));
         }
     }
+    if !(of_jobs.is_empty() && latest_miss.is_none()) {
+        lines.push(Line::default());
+        for of_thread in of_jobs {
+            lines.extend(paper.paragraph(Ink::Plain, &job_words(of_thread), 2));
+        }
+    }
+    if let Some(miss) = latest_miss {
+        let latest = format!(
+            "latest miss: {} took {} of {}: {} (`downbeat explain --miss {}`)",
+            words::thread(&miss.process, &miss.thread),
+            units::nanos(miss.response_ns),
+            units::nanos(miss.deadline_ns),
+            miss.cause.text,
+            miss.id
+        );
+        lines.extend(paper.paragraph(Ink::Warning, &latest, 2));
+    }
+    if !actions.is_empty() {
+        lines.push(Line::default());
+        lines.push(paper.title("What was done to it, the latest last"));
+        for action in actions.iter().skip(actions.len().saturating_sub(ACTIONS)) {
+            let ink = if action.failed { Ink::Bad } else { Ink::Plain };
+            lines.extend(paper.paragraph(ink, &format!("  {}", action.text), 4));
+        }
+    }
     lines
+}
+
+/// `decode (813): period 10 ms; 9000 jobs, 3 missed`.
+fn job_words(of_thread: &ThreadJobs) -> String {
+    let ThreadJobs { tid, process, thread, rhythm, deadline_ns, total, .. } = of_thread;
+    let (period, _) = jobs::rhythm(*rhythm);
+    format!(
+        "{} ({tid}): period {period}, deadline {}; {}, {} missed",
+        words::thread(process, thread),
+        units::nanos_or_unknown(*deadline_ns),
+        units::count(total.jobs, "job"),
+        total.missed,
+    )
 }
 
 /// Threads in groups of the same class, rule and levers, in the order of their first.

@@ -17,6 +17,8 @@ pub mod jobs;
 pub mod meters;
 pub mod misses;
 pub mod notices;
+pub mod overrides;
+pub mod plan;
 pub mod pool;
 pub mod processes;
 pub mod status;

@@ -3,7 +3,7 @@
 use downbeat_api::{Cpu, Mode, Snapshot, Source};
 use ratatui::text::Line;
 
-use super::{Paper, classes, gpu, meters, misses, notices, pool, processes};
+use super::{Paper, classes, gpu, meters, misses, notices, overrides, pool, processes};
 use crate::state::table::Table;
 use crate::theme::Ink;
 use crate::units;
@@ -15,6 +15,7 @@ const PROCESSES: usize = 15;
 #[must_use]
 pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     let mut lines = head(snapshot, paper);
+    lines.extend(overrides::summary(snapshot, paper));
     let notices = notices::full(&notices::all(snapshot), paper);
     if !notices.is_empty() {
         lines.push(Line::default());

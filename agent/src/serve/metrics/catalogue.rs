@@ -73,6 +73,17 @@ families! {
     NOTICES = Gauge "notices" ["severity"]
         "Notices that stand at the moment, by severity (info, warning, error).";
 
+    POLICY_RULES = Gauge "policy_rules" []
+        "Rules of the policy in force.";
+    POLICY_READ = Gauge "policy_read_timestamp" "seconds" []
+        "When the policy in force was read, in seconds since 1970.";
+    POLICY_RELOADS = Counter "policy_reloads" ["result"]
+        "Readings of the policy's files: taken over (accepted, the first one included) or refused.";
+    POLICY_PROBLEMS = Gauge "policy_problems" []
+        "Problems for which the policy on disk is not the one in force; 0 when it is.";
+    OVERRIDES = Gauge "overrides" []
+        "Processes that a person gave a class by hand.";
+
     CLASS = Info "class" ["class" "modality" "tier" "sched"]
         "What the policy says of a class.";
     CLASS_DEADLINE = Gauge "class_deadline" "seconds" ["class"]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use downbeat_api::pool::{PoolStatus, WorkerState};
 use downbeat_api::{
-    Actions, Class, Cost, Cpu, Gpu, LeverCount, Mode, Process, Severity, Snapshot, Source, Wait,
-    WaitSummary,
+    Actions, Class, Cost, Cpu, Gpu, LeverCount, Mode, PolicyState, Process, Severity, Snapshot,
+    Source, Wait, WaitSummary,
 };
 
 use super::catalogue::{self, Definition, WAIT_BOUNDS_NS};
@@ -113,6 +113,8 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         memory: _,
         pressure,
         host_load,
+        policy,
+        overrides,
         classes,
         // Series per class, not per thread.
         jobs: _,
@@ -148,6 +150,8 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
             },
         );
     families.add(&catalogue::NOTICES, standing);
+    add_policy(&mut families, policy);
+    families.gauge(&catalogue::OVERRIDES, overrides.len() as f64);
 
     add_classes(&mut families, classes, processes);
     jobs::add_jobs(&mut families, classes);
@@ -170,6 +174,21 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         add_pool(&mut families, pool);
     }
     families.0
+}
+
+fn add_policy(families: &mut Families, policy: &PolicyState) {
+    let PolicyState { read_at, rules, files: _, accepted, refused, standing } = policy;
+    // An agent that is just starting, or one that does not tell.
+    if *accepted == 0 {
+        return;
+    }
+    families.gauge(&catalogue::POLICY_RULES, *rules as f64);
+    families.gauge(&catalogue::POLICY_READ, *read_at);
+    let reloads = [("accepted", accepted), ("refused", refused)]
+        .map(|(result, count)| (vec![result.to_owned()], Value::Count(*count)));
+    families.add(&catalogue::POLICY_RELOADS, reloads);
+    let problems = standing.as_ref().map_or(0, |refusal| refusal.problems.len());
+    families.gauge(&catalogue::POLICY_PROBLEMS, problems as f64);
 }
 
 fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]) {

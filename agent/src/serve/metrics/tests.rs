@@ -81,6 +81,18 @@ fn full() -> Snapshot {
         memory: Memory::default(),
         pressure: Some(Pressure { cpu: 0.25, memory: 0.0, io: 0.5 }),
         host_load: host_load(),
+        policy: PolicyState {
+            read_at: 1_790_000_000.0,
+            rules: 12,
+            files: 2,
+            accepted: 3,
+            refused: 1,
+            standing: Some(PolicyRefusal {
+                at: 1_790_000_100.0,
+                problems: vec![PolicyProblem::default(), PolicyProblem::default()],
+            }),
+        },
+        overrides: vec![Override::default()],
         classes: vec![
             Class {
                 cpus: Some(vec![ClassCpu { cpu: 3, share: 0.25 }]),
@@ -237,6 +249,8 @@ fn bare() -> Snapshot {
         cpus: Vec::new(),
         pressure: None,
         host_load: HostLoad::default(),
+        policy: PolicyState::default(),
+        overrides: Vec::new(),
         blame: Vec::new(),
         causes: Vec::new(),
         classes: Vec::new(),
