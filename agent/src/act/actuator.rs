@@ -208,6 +208,20 @@ impl<C: Control> Actuator<C> {
         keys.into_iter().flat_map(|key| self.undo(key)).collect()
     }
 
+    /// A thread lost its scheduling, since it ran for too long on end: what it had before is back,
+    /// and it is not asked for again under this policy.
+    pub fn demoted(&mut self, thread: ThreadId, reason: &str) -> Vec<Done> {
+        let (mut done, subject) = (Vec::new(), Subject::Thread(thread));
+        let known = self.subjects.get(&subject.key()).filter(|(known, _)| *known == subject);
+        let entry = known.and_then(|(_, levers)| levers.get(&Lever::Sched)).cloned();
+        if let Some(LeverEntry { wanted: Some(wanted), standing: Standing::Ours(_) }) = entry {
+            self.journal.forget(&subject, Lever::Sched);
+            self.refuse(&subject, wanted, reason.to_owned(), &mut done);
+            self.tidy_journal();
+        }
+        done
+    }
+
     /// Forgets a thread that has ended. The main thread's end is not its process's: what belongs
     /// to the process as a whole stays ours until that is gone.
     pub fn forget(&mut self, key: impl Into<Key>) {
@@ -237,6 +251,26 @@ impl<C: Control> Actuator<C> {
             return Vec::new();
         };
         Lever::ALL.into_iter().filter_map(|lever| Some((lever, levers.get(&lever)?))).collect()
+    }
+
+    /// What a lever was before us, or is where it is not ours.
+    ///
+    /// # Errors
+    /// As for [`Control::read`].
+    pub fn before(&self, subject: &Subject, lever: Lever) -> io::Result<Value> {
+        let known = self.subjects.get(&subject.key()).and_then(|(_, levers)| levers.get(&lever));
+        match known {
+            Some(LeverEntry { standing: Standing::Ours(change), .. }) => Ok(change.old.clone()),
+            _ => self.control.read(lever, subject),
+        }
+    }
+
+    /// What a lever is now.
+    ///
+    /// # Errors
+    /// As for [`Control::read`].
+    pub fn now(&self, subject: &Subject, lever: Lever) -> io::Result<Value> {
+        self.control.read(lever, subject)
     }
 
     /// Every subject but the threads, in the order of their names.

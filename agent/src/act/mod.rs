@@ -11,6 +11,7 @@ mod lock;
 mod outcome;
 mod reason;
 mod restore;
+mod runaway;
 mod subject;
 mod value;
 
@@ -20,6 +21,7 @@ pub use journal::{FILE_NAME as JOURNAL_NAME, Journal};
 pub use lock::{LockError, RunLock};
 pub use outcome::{Done, Event, LeverEntry, Request, Standing};
 pub use restore::{RestoreError, RestoreReport, UNDER_WAY, restore, restore_locked};
+pub use runaway::{Demoted, Given, RunawayWatch};
 pub use subject::{GroupId, Key, Subject, ThreadId};
 pub use value::{
     CpuLimit, CpuShare, Cpuset, Lever, PerDevice, RESET_ON_FORK, Sched, Value, cpu_ranges,

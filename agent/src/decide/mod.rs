@@ -1,7 +1,9 @@
 //! What each thread should have, and why. Pure: policy and host facts in, values out.
 
 mod affinity;
+mod groups;
 mod reservation;
+mod switches;
 
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ use downbeat_policy::{
     Class, Deadline, Sched as Wish, SchedParameters, SchedPolicy, Share, Tier, Uclamp,
 };
 
+pub use self::groups::{GroupTarget, group};
 pub use self::reservation::{Measured, Reservation, still_fits};
+pub use self::switches::{Switches, switches};
 use crate::act::{RESET_ON_FORK, Sched, Value};
 
 /// Nice value of an interactive class.
@@ -228,13 +232,13 @@ mod tests {
 
     use super::*;
 
-    fn class(body: &str) -> Class {
+    pub(super) fn class(body: &str) -> Class {
         let text = format!("schema = 1\n[class.it]\n{body}\n");
         let source = Source { path: PathBuf::from("test.toml"), text };
         PolicySet::parse(&[source]).unwrap().classes.remove(0)
     }
 
-    fn host() -> HostFacts {
+    pub(super) fn host() -> HostFacts {
         HostFacts {
             kernel: "6.18".into(),
             arch: "x86_64".into(),

@@ -4,28 +4,19 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use downbeat_abi::{self as abi, CulpritKind as Kind, NO_CLASS};
-use downbeat_api::{
-    ClassCpu, Culprit, CulpritKind, Miss, Release, Response, Rhythm, Severity, Stalls, ThreadJobs,
-};
-use downbeat_policy::Deadline;
+use downbeat_api::{ClassCpu, Culprit, CulpritKind, Response, Rhythm, Severity, ThreadJobs};
+use downbeat_policy::{Class, Deadline, Tier};
 
+use super::misses::Pending;
 use super::notices::notice;
-use super::threads::{monotonic_ns, unix_time};
+use super::threads::monotonic_ns;
 use super::{Engine, Policy};
+use crate::model::awake::Awake;
 use crate::model::blame::Blame;
-use crate::model::cause::{MissFacts, cause};
-use crate::model::host_history::PressureSpan;
 use crate::model::jobs::{JobCounts, JobSample, Jobs, releases};
 use crate::model::misses::Misses;
 use crate::model::{Assigned, Process};
 use crate::observe::kernel::ThreadJob;
-
-/// How long after a miss its cause is told: the kernel counts a throttled group only when it is
-/// let go again, and the host's files are read each 250 ms.
-const SETTLED: Duration = Duration::from_millis(600);
-
-/// Misses that wait for that; more are told at once, with what is known by then.
-const MOST_PENDING: usize = 1024;
 
 /// Misses in a snapshot.
 const IN_SNAPSHOT: usize = 32;
@@ -44,10 +35,11 @@ const SOFT_INTERRUPTS: [&str; 10] =
 #[derive(Debug, Default)]
 pub(super) struct Following {
     jobs: Jobs,
+    awake: Awake,
     blame: Blame,
-    misses: Misses,
+    pub(super) misses: Misses,
     /// Misses whose cause is not told yet, oldest first.
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Whose a thread's jobs are, also for a while after its end.
     owners: HashMap<u32, Owner>,
     /// Processes that are followed on request, and until when.
@@ -62,23 +54,21 @@ pub(super) struct Following {
 
 /// A thread and its process, by name.
 #[derive(Clone, Debug)]
-struct Owner {
-    pid: u32,
-    start_time: u64,
-    thread: String,
-    process: String,
-    class: Option<String>,
-    deadline_ns: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    seen: Instant,
-    owner: Owner,
-    miss: Box<abi::Miss>,
+pub(super) struct Owner {
+    pub(super) pid: u32,
+    pub(super) start_time: u64,
+    pub(super) thread: String,
+    pub(super) process: String,
+    pub(super) class: Option<String>,
+    pub(super) deadline_ns: Option<u64>,
 }
 
 impl Following {
+    /// Jobs by thread, as of the last sample.
+    pub(super) fn threads(&self) -> &[ThreadJobs] {
+        &self.threads
+    }
+
     /// Whether a process is followed although no rule says so.
     pub(super) fn is_requested(&self, pid: u32) -> bool {
         self.requests.contains_key(&pid)
@@ -150,6 +140,11 @@ impl Engine {
         self.end_requests();
         let marked = self.marked_jobs();
         self.sample_followed();
+        let marks = |pid: u32| marked.iter().any(|jobs| jobs.pid == pid && jobs.recent.jobs > 0);
+        for jobs in &mut self.following.threads {
+            // It says itself what its frames are.
+            jobs.awake = jobs.awake.filter(|_| !marks(jobs.pid));
+        }
         self.following.threads.extend(marked);
     }
 
@@ -158,8 +153,24 @@ impl Engine {
         let Some(probes) = &mut self.probes else { return };
         let now_ns = monotonic_ns();
         let (told, blamed) = (probes.jobs(), probes.blame(now_ns));
-        let samples: Vec<JobSample> =
-            told.into_iter().filter_map(|job| self.job_sample(job)).collect();
+        let owned: Vec<(ThreadJob, Owner)> = told
+            .into_iter()
+            .filter_map(|told| {
+                let owner = self.owner_of(&told)?;
+                Some((told, owner))
+            })
+            .collect();
+        let classes = &self.policy.set.classes;
+        let living = owned.iter().filter(|(told, owner)| !told.ended && owner.has_frames(classes));
+        let jobs = living.map(|(told, owner)| ((told.tid, owner.start_time), &*told.job));
+        let awake = self.following.awake.sample(now_ns, jobs);
+        let samples: Vec<JobSample> = owned
+            .into_iter()
+            .map(|(told, owner)| {
+                let awake_ns = awake.get(&(told.tid, owner.start_time)).copied();
+                job_sample(told, owner, awake_ns)
+            })
+            .collect();
         let living: HashMap<u32, Owner> = samples
             .iter()
             .filter(|sample| !sample.ended)
@@ -201,32 +212,19 @@ impl Engine {
         self.notices.set("lost misses", said);
     }
 
-    fn job_sample(&mut self, told: ThreadJob) -> Option<JobSample> {
-        let ThreadJob { tid, job, ended } = told;
+    fn owner_of(&mut self, told: &ThreadJob) -> Option<Owner> {
+        let ThreadJob { tid, ended, .. } = *told;
         // The id of one that ended may be another's by now.
         let known = self.following.owners.get(&tid).filter(|_| ended).cloned();
         let owner = known.or_else(|| self.owner(tid))?;
         if !ended {
             self.following.owners.insert(tid, owner.clone());
         }
-        let Owner { pid, start_time, thread, process, class, deadline_ns } = owner;
-        let (counts, releases) = (JobCounts::from(&*job), releases(&job));
-        Some(JobSample {
-            tid,
-            start_time,
-            pid,
-            thread,
-            process,
-            class,
-            deadline_ns,
-            counts,
-            releases,
-            ended,
-        })
+        Some(owner)
     }
 
     /// Whose a thread is: as the picture knows it, or knew it.
-    fn owner(&self, tid: u32) -> Option<Owner> {
+    pub(super) fn owner(&self, tid: u32) -> Option<Owner> {
         let known = || self.following.owners.get(&tid).cloned();
         let has = |process: &&Process| process.threads.contains_key(&tid);
         let watched = || self.world.processes().filter(|process| process.watched).find(has);
@@ -264,101 +262,8 @@ impl Engine {
         }
     }
 
-    /// Takes in a miss. Its cause is told when the host's files had time to show theirs.
-    pub(super) fn on_miss(&mut self, miss: Box<abi::Miss>) {
-        let Some(owner) = self.owner(miss.tid) else { return };
-        if self.following.pending.len() >= MOST_PENDING {
-            self.tell_misses(Duration::ZERO);
-        }
-        self.following.pending.push(Pending { seen: Instant::now(), owner, miss });
-    }
-
-    /// Tells the causes of misses that have waited long enough.
-    pub(super) fn tell_settled_misses(&mut self) {
-        self.tell_misses(SETTLED);
-    }
-
-    fn tell_misses(&mut self, after: Duration) {
-        let pending = &mut self.following.pending;
-        let settled = pending.partition_point(|pending| pending.seen.elapsed() >= after);
-        let settled: Vec<Pending> = pending.drain(..settled).collect();
-        for pending in settled {
-            let miss = self.tell(pending);
-            self.following.misses.push(miss);
-        }
-    }
-
-    fn tell(&self, pending: Pending) -> Miss {
-        let Pending { owner, miss, .. } = pending;
-        let abi::Miss { time_ns, tid, release, cpu, deadline_ns, story, .. } = *miss;
-        let release_ns = story.release_ns;
-        let stalls = Stalls {
-            io_ns: story.io_ns,
-            fault_ns: story.fault_ns,
-            faults: story.faults,
-            reclaim_ns: story.reclaim_ns,
-            sleep_ns: story.sleep_ns,
-        };
-        let kept = story.culprits.iter().take(story.culprit_count as usize);
-        let mut culprits: Vec<Culprit> = kept.filter_map(|c| self.culprit(c)).collect();
-        if story.other_ns > 0 {
-            let (kind, name) = (CulpritKind::Others, String::new());
-            culprits.push(Culprit { kind, name, ns: story.other_ns });
-        }
-        culprits.sort_by_key(|culprit| std::cmp::Reverse(culprit.ns));
-        let history = self.host_history();
-        let class = owner.class.as_deref();
-        let pressure = history.pressure_between(release_ns, time_ns);
-        let response_ns = time_ns.saturating_sub(release_ns);
-        let start_ns = story.started_ns.saturating_sub(release_ns);
-        let facts = MissFacts {
-            deadline_ns,
-            response_ns,
-            start_ns,
-            late_ns: story.late_ns,
-            behind_ns: behind_ns(&story, release, response_ns),
-            wait_ns: story.wait_ns,
-            run_ns: story.run_ns,
-            cost_ns: story.cost_ns,
-            stalls,
-            culprits: culprits.clone(),
-            throttled: class.and_then(|c| history.throttled_between(c, release_ns, time_ns)),
-            steal: history.steal_between(Some(cpu), release_ns, time_ns),
-            memory_pressure: pressure.as_ref().and_then(PressureSpan::memory),
-            io_pressure: pressure.as_ref().and_then(PressureSpan::io),
-            gpu: None,
-        };
-        let ago = monotonic_ns().saturating_sub(time_ns) as f64 / 1e9;
-        Miss {
-            // Given by the list that takes it.
-            id: 0,
-            unix_time: unix_time() - ago,
-            tid,
-            pid: owner.pid,
-            thread: owner.thread,
-            process: owner.process,
-            class: owner.class,
-            deadline_ns,
-            release_ns,
-            release: match release {
-                0 => Release::Timer,
-                1 => Release::Interrupt,
-                _ => Release::Wake,
-            },
-            response_ns,
-            start_ns,
-            late_ns: story.late_ns,
-            wait_ns: story.wait_ns,
-            run_ns: story.run_ns,
-            cost_ns: story.cost_ns,
-            stalls,
-            culprits,
-            cause: cause(&facts),
-        }
-    }
-
     /// A culprit by name.
-    fn culprit(&self, culprit: &abi::Culprit) -> Option<Culprit> {
+    pub(super) fn culprit(&self, culprit: &abi::Culprit) -> Option<Culprit> {
         let abi::Culprit { kind, id, comm, ns } = *culprit;
         let own_name = || {
             let len = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
@@ -441,12 +346,29 @@ impl Engine {
     }
 }
 
-/// How long a timer's release came before the thread was free: what nothing else accounts for.
-fn behind_ns(story: &abi::Story, release: u32, response_ns: u64) -> u64 {
-    if release != abi::ReleaseKind::Timer as u32 {
-        return 0;
+impl Owner {
+    /// Whether someone waits for what the thread does.
+    fn has_frames(&self, classes: &[Class]) -> bool {
+        let class = || classes.iter().find(|class| Some(&class.name) == self.class.as_ref());
+        self.deadline_ns.is_some() || class().is_some_and(|class| class.tier != Tier::Background)
     }
-    let known = [story.late_ns, story.wait_ns, story.run_ns];
-    let asleep = [story.io_ns, story.fault_ns, story.sleep_ns];
-    known.into_iter().chain(asleep).fold(response_ns, u64::saturating_sub)
+}
+
+fn job_sample(told: ThreadJob, owner: Owner, awake_ns: Option<u64>) -> JobSample {
+    let ThreadJob { tid, job, ended } = told;
+    let Owner { pid, start_time, thread, process, class, deadline_ns } = owner;
+    let (counts, releases) = (JobCounts::from(&*job), releases(&job));
+    JobSample {
+        tid,
+        start_time,
+        pid,
+        thread,
+        process,
+        class,
+        deadline_ns,
+        awake_ns,
+        counts,
+        releases,
+        ended,
+    }
 }

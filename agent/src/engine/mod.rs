@@ -4,10 +4,13 @@
 //! kernel is acted on at once; a sample, once a second, reads what has no events.
 
 mod commands;
+mod discovery;
 mod explain;
 mod jobs;
 mod ledger;
+mod levers;
 mod marks;
+mod misses;
 mod notices;
 mod overrides;
 mod plan;
@@ -109,7 +112,9 @@ pub struct Engine {
     own: OwnReader,
     world: World,
     overrides: Overrides,
+    discoveries: discovery::Discoveries,
     ledger: Ledger,
+    levers: levers::Levers,
     exec_to_set: Histogram,
     /// Waits per slot at the last sample, from which the next one's interval is told.
     waits_before: Vec<Histogram>,
@@ -160,7 +165,9 @@ impl Engine {
             notices: parts.notices,
             world: World::default(),
             overrides: Overrides::default(),
+            discoveries: discovery::Discoveries::default(),
             ledger: Ledger::default(),
+            levers: levers::Levers::new(&roots, mode != Mode::ObserveOnly),
             exec_to_set: Histogram::default(),
             waits_before: Vec::new(),
             events: Vec::new(),
@@ -174,7 +181,9 @@ impl Engine {
         engine.note_limits();
         engine.note_policy();
         engine.note_blindness();
+        engine.want_facts();
         engine.consider_all();
+        engine.take_in_news(discovery::AT_THE_START);
         engine.sample();
         (engine, receiver)
     }
@@ -218,8 +227,10 @@ impl Engine {
         // An exit alone does not make the ring readable: its news can wait until now.
         self.on_kernel_events();
         self.on_marks();
+        self.tell_runaways();
         self.notice_changed_policy();
         self.expire_overrides();
+        self.take_in_news(discovery::AT_A_TICK);
         self.tell_settled_misses();
         if self.tick.is_multiple_of(TICKS_PER_SAMPLE) {
             self.sample();

@@ -28,6 +28,10 @@ impl Engine {
         self.enter(&handed_off);
         self.sample_surroundings();
         self.sample_jobs();
+        self.discover();
+        self.renew_reservations();
+        self.set_switches();
+        self.discover();
         self.publish_after(elapsed);
     }
 

@@ -9,7 +9,6 @@ use nix::time::{ClockId, clock_gettime};
 use super::Engine;
 use super::ledger::Subject;
 use crate::act::{Actuator, Done, Event, Kernel, Request, ThreadId};
-use crate::decide::Target;
 use crate::model::{Assigned, Process, Thread};
 use crate::observe::kernel::KernelEvent;
 use crate::observe::process::{ProcessSample, ThreadSample};
@@ -97,8 +96,12 @@ impl Engine {
         let policy = &self.policy;
         let by_hand = self.overrides.class_of(pid, sample.start_time);
         let watched =
-            policy.set.looks_at_threads_of(&sample.facts) || self.following.is_requested(pid);
-        let assign = |facts: &_, name: &str| policy.assign(by_hand, facts, name);
+            policy.set.looks_at_threads_of(&sample.facts)
+                || self.following.is_requested(pid)
+                || self.discoveries.follows(pid);
+        let discovered = self.discoveries.class_of(pid, sample.start_time, &policy.set.auto);
+        let assign = |facts: &_, name: &str| policy.assign(by_hand, discovered, facts, name);
+        self.discoveries.note(pid);
         let gone = self.world.insert(&sample, watched, assign);
         for tid in gone {
             self.forget_thread(tid);
@@ -149,9 +152,11 @@ impl Engine {
     /// Looks at every process anew; returns how many values were set.
     pub(super) fn consider_all(&mut self) -> u64 {
         let before = self.applied();
+        self.prepare_groups();
         for pid in self.reader.pids() {
             self.consider(pid);
         }
+        self.remove_idle_groups();
         self.applied() - before
     }
 
@@ -162,7 +167,9 @@ impl Engine {
             return;
         };
         let by_hand = self.overrides.class_of(pid, process.start_time);
-        let classified = self.policy.assign(by_hand, &process.facts, &sample.name);
+        let auto = &self.policy.set.auto;
+        let discovered = self.discoveries.class_of(pid, process.start_time, auto);
+        let classified = self.policy.assign(by_hand, discovered, &process.facts, &sample.name);
         let ThreadSample { tid, ref name, start_time } = *sample;
         let thread = Thread { name: name.clone(), start_time, classified };
         self.world.insert_thread(pid, tid, thread);
@@ -202,6 +209,7 @@ impl Engine {
 
     /// Forgets a process that is gone.
     pub(super) fn forget_process(&mut self, pid: u32) {
+        self.reader.forget(pid);
         for tid in self.world.remove(pid) {
             self.forget_thread(tid);
         }
@@ -277,7 +285,7 @@ impl Engine {
         !new.is_empty()
     }
 
-    fn apply(&mut self, threads: &[(ThreadId, Option<Assigned>)]) {
+    pub(super) fn apply(&mut self, threads: &[(ThreadId, Option<Assigned>)]) {
         if self.mode != Mode::Engaged {
             // They may have something from before the pause, through whoever made them.
             for (thread, _) in threads {
@@ -285,26 +293,37 @@ impl Engine {
             }
             return;
         }
-        let Some(actuator) = &mut self.actuator else {
+        let Some(mut actuator) = self.actuator.take() else {
             return;
         };
-        let requests: Vec<Request<'_>> = threads
+        let wanted: Vec<_> = threads
             .iter()
-            .filter_map(|(thread, classified)| {
-                let Target { values, otherwise, .. } =
-                    self.policy.targets.get((*classified)?.class)?;
-                Some(Request { subject: (*thread).into(), wanted: values, otherwise })
+            .filter_map(|(thread, assigned)| {
+                let assigned = (*assigned)?;
+                let target = self.policy.targets.get(assigned.class)?;
+                Some((*thread, self.wanted(*thread, assigned, target), &target.otherwise))
             })
             .collect();
-        if requests.is_empty() {
+        if wanted.is_empty() {
+            self.actuator = Some(actuator);
             return;
         }
+        let requests: Vec<Request<'_>> = wanted
+            .iter()
+            .map(|(thread, wanted, otherwise)| Request {
+                subject: (*thread).into(),
+                wanted,
+                otherwise,
+            })
+            .collect();
         let done = actuator.apply(&requests, boot_ticks());
+        self.actuator = Some(actuator);
         self.enter(&done);
     }
 
     /// Counts and shows what was done.
     pub(super) fn enter(&mut self, done: &[Done]) {
+        self.watch_realtime(done);
         let unix_time = unix_time();
         for of_process in done.chunk_by(|a, b| a.subject.pid() == b.subject.pid()) {
             let Some(first) = of_process.first() else {

@@ -8,6 +8,7 @@ pub mod gpu;
 pub mod host;
 pub mod interrupts;
 pub mod kernel;
+pub mod machine;
 pub mod own;
 pub mod pacer;
 pub mod policy_files;

@@ -1,8 +1,10 @@
 //! Control groups of version 2: their files, and who is in them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -59,6 +61,40 @@ impl Groups {
             }
             result => result,
         }
+    }
+
+    /// The group below which the agent may make its own: at the top where nobody manages the
+    /// hierarchy, else the agent's own group, if systemd handed that over. The agent's processes
+    /// then move to a leaf of it, since a group that passes controllers on can hold none.
+    pub(super) fn place(&self) -> Result<Arc<str>, String> {
+        let init = fs::read_to_string(self.proc.join("1/comm")).unwrap_or_default();
+        if self.mount.is_none() {
+            return Err("no version 2 hierarchy is mounted here (see `downbeat doctor`)".into());
+        }
+        if init.trim() != "systemd" {
+            return Ok("/downbeat.slice".into());
+        }
+        let here = self.of_process(std::process::id()).map_err(|error| error.to_string())?;
+        let place: Arc<str> = here.strip_suffix(LEAF).map_or_else(|| Arc::clone(&here), Arc::from);
+        let folder = self.folder(&place).map_err(|error| error.to_string())?;
+        if !is_delegated(&folder) {
+            return Err(format!(
+                "systemd manages the groups and has not handed {place} over: run downbeatd as a \
+                 unit with Delegate=yes (packaging/systemd has one)"
+            ));
+        }
+        self.move_to_leaf(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(place)
+    }
+
+    fn move_to_leaf(&self, folder: &Path) -> io::Result<()> {
+        let leaf = folder.join(LEAF.trim_start_matches('/'));
+        match fs::create_dir(&leaf) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let members = fs::read_to_string(folder.join("cgroup.procs"))?;
+        members.lines().try_for_each(|pid| put(&leaf.join("cgroup.procs"), pid))
     }
 
     /// Whether the group is still the one that is meant.
@@ -294,6 +330,23 @@ pub(super) fn cpu_list(text: &str) -> io::Result<Vec<u32>> {
         cpus.extend(number::<u32>(first)?..=number::<u32>(last)?);
     }
     Ok(cpus)
+}
+
+/// The agent's own processes, below a group that systemd handed over.
+const LEAF: &str = "/agent";
+
+/// systemd marks a group that it hands over (`Delegate=yes`).
+fn is_delegated(folder: &Path) -> bool {
+    let Ok(path) = CString::new(folder.as_os_str().as_bytes()) else { return false };
+    [c"trusted.delegate", c"user.delegate"].into_iter().any(|name| {
+        let mut value = [0_u8; 4];
+        // SAFETY: both names end with a zero byte, and the kernel writes at most `value.len()`
+        // bytes to `value`.
+        let length = unsafe {
+            libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        };
+        length > 0 && value[0] == b'1'
+    })
 }
 
 fn unsupported(reason: &str) -> io::Error {

@@ -9,6 +9,7 @@ mod tests;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use self::group::Groups;
 use self::host::HostFiles;
@@ -82,6 +83,15 @@ impl Kernel {
             groups: Groups::new(roots),
             host: HostFiles::new(roots),
         }
+    }
+
+    /// The group below which the agent may make its own. Under systemd the agent's processes move
+    /// to a leaf of it.
+    ///
+    /// # Errors
+    /// Why there is none, with the remedy.
+    pub fn place_for_groups(&self) -> Result<Arc<str>, String> {
+        self.groups.place()
     }
 
     fn file(&self, tid: u32, name: &str) -> PathBuf {

@@ -1,0 +1,235 @@
+//! A real-time thread that does not let go of its CPU loses what it was given.
+//!
+//! A thread of its own looks at the run time of each thread that the agent made real-time, above
+//! all of them in priority: the engine may be among those that a runaway keeps from running. It
+//! sleeps while there is none. Reservations are not looked at, since the kernel holds them to their
+//! budget.
+
+mod pace;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_getres};
+
+use super::control::{Control, sched_setattr};
+use super::subject::{Subject, ThreadId};
+use super::value::{Lever, RESET_ON_FORK, Sched, Value};
+use crate::roots::Roots;
+use pace::{Pace, Verdict};
+
+/// How often each thread is looked at: with the shortest limit, a runaway loses its priority within
+/// 90 ms of its last pause.
+const PERIOD: Duration = Duration::from_millis(40);
+
+/// The shortest time on end after which a thread is a runaway.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// Threads whose files stay open between two looks; those beyond are opened each time.
+const KEPT_OPEN: usize = 256;
+
+/// Above what the agent gives (49 at most by itself) and what a policy is likely to ask for.
+const PRIORITY: u32 = 99;
+
+/// A thread that was made real-time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    /// Which one.
+    pub thread: ThreadId,
+    /// What it was given.
+    pub ours: Sched,
+    /// What goes back.
+    pub old: Sched,
+    /// How long it may have a CPU on end; what is shorter than 50 ms counts as 50 ms.
+    pub limit: Duration,
+}
+
+/// A thread that lost its real time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demoted {
+    /// Which one.
+    pub thread: ThreadId,
+    /// How long it had had a CPU on end, or why it could not be demoted.
+    pub outcome: Result<Duration, String>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Watch(Box<Given>),
+    Forget(u32),
+}
+
+/// The thread that watches, seen from the engine.
+#[derive(Debug)]
+pub struct RunawayWatch {
+    orders: Sender<Order>,
+    demoted: Receiver<Demoted>,
+}
+
+impl RunawayWatch {
+    /// Starts watching, below `roots`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start<C: Control + Send + 'static>(control: C, roots: &Roots) -> io::Result<Self> {
+        let (orders, receiver) = mpsc::channel();
+        let (sender, demoted) = mpsc::channel();
+        let watcher =
+            Watcher { control, proc: roots.proc.clone(), watched: HashMap::new(), demoted: sender };
+        thread::Builder::new().name("runaways".into()).spawn(move || {
+            let tid = nix::unistd::gettid().as_raw().cast_unsigned();
+            let policy = libc::SCHED_FIFO.cast_unsigned();
+            let own = Sched { policy, priority: PRIORITY, flags: RESET_ON_FORK, ..Sched::DEFAULT };
+            // Where no real time is granted, there is also nobody to watch.
+            if let Err(error) = sched_setattr(tid, &own) {
+                tracing::debug!("priority of the watch for runaways: {error}");
+            }
+            watcher.run(&receiver);
+        })?;
+        Ok(Self { orders, demoted })
+    }
+
+    /// From now on this thread is watched.
+    pub fn watch(&self, given: Given) {
+        // The watching thread ends with the process alone.
+        let _ = self.orders.send(Order::Watch(Box::new(given)));
+    }
+
+    /// This thread has no real time from us any more.
+    pub fn forget(&self, tid: u32) {
+        let _ = self.orders.send(Order::Forget(tid));
+    }
+
+    /// Who was demoted since the last call.
+    #[must_use]
+    pub fn demoted(&self) -> Vec<Demoted> {
+        self.demoted.try_iter().collect()
+    }
+}
+
+#[derive(Debug)]
+struct Watcher<C> {
+    control: C,
+    proc: PathBuf,
+    watched: HashMap<u32, Watched>,
+    demoted: Sender<Demoted>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    given: Given,
+    file: Option<File>,
+    pace: Pace,
+}
+
+impl<C: Control> Watcher<C> {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let begun = Instant::now();
+        let mut next = PERIOD;
+        loop {
+            let order = if self.watched.is_empty() {
+                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                orders.recv_timeout(next.saturating_sub(begun.elapsed()))
+            };
+            match order {
+                Ok(order) => self.take(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            loop {
+                match orders.try_recv() {
+                    Ok(order) => self.take(order),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if begun.elapsed() >= next {
+                next = self.look(begun.elapsed());
+            }
+            if self.watched.is_empty() {
+                next = begun.elapsed();
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Watch(given) => {
+                let tid = given.thread.tid;
+                let path = self.proc.join(tid.to_string()).join("schedstat");
+                let keep = self.watched.len() < KEPT_OPEN;
+                let file = keep.then(|| File::open(&path).ok()).flatten();
+                let limit = given.limit.max(SHORTEST);
+                let pace = Pace::new(limit, tick());
+                self.watched.insert(tid, Watched { given: *given, file, pace });
+            }
+            Order::Forget(tid) => {
+                self.watched.remove(&tid);
+            }
+        }
+    }
+
+    /// Looks at everyone; returns when to look next.
+    fn look(&mut self, now: Duration) -> Duration {
+        let mut next = now + PERIOD;
+        let mut over = Vec::new();
+        for (tid, watched) in &mut self.watched {
+            let ran = match &watched.file {
+                Some(file) => ran(file),
+                None => File::open(self.proc.join(tid.to_string()).join("schedstat"))
+                    .and_then(|file| ran(&file)),
+            };
+            match ran.map(|ran| watched.pace.look(now, ran)) {
+                Ok(Verdict::Paused) => {}
+                Ok(Verdict::OnEndUntil(due)) => next = next.min(due),
+                Ok(Verdict::Runaway(on_end)) => over.push((*tid, Some(on_end))),
+                // It has ended.
+                Err(_) => over.push((*tid, None)),
+            }
+        }
+        for (tid, on_end) in over {
+            if let (Some(watched), Some(on_end)) = (self.watched.remove(&tid), on_end) {
+                self.demote(&watched.given, on_end);
+            }
+        }
+        next
+    }
+
+    fn demote(&self, given: &Given, on_end: Duration) {
+        let subject = Subject::Thread(given.thread);
+        let ours = Value::Sched(given.ours);
+        let still_ours = self.control.is_same(&subject)
+            && self.control.read(Lever::Sched, &subject).is_ok_and(|now| now.agrees_with(&ours));
+        // What someone else gave it is theirs.
+        if !still_ours {
+            return;
+        }
+        let set = self.control.write(&subject, &Value::Sched(given.old));
+        let outcome = set.map(|()| on_end).map_err(|error| error.to_string());
+        let _ = self.demoted.send(Demoted { thread: given.thread, outcome });
+    }
+}
+
+/// CPU time of a thread from its `schedstat` file.
+fn ran(file: &File) -> io::Result<Duration> {
+    let mut bytes = [0; 96];
+    let length = file.read_at(&mut bytes, 0)?;
+    let text = std::str::from_utf8(bytes.get(..length).unwrap_or_default());
+    let first = text.ok().and_then(|text| text.split(' ').next()?.parse().ok());
+    first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("a schedstat without a number"))
+}
+
+/// How late the kernel may count the run time of a thread that goes on running.
+fn tick() -> Duration {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::from_millis(10), Duration::from)
+}
+
+#[cfg(test)]
+mod tests;

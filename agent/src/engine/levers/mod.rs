@@ -1,0 +1,64 @@
+//! What the engine keeps for the levers beyond a thread's fixed values: reservations that are
+//! learned, groups of the agent's own, the host's switches, and the watch for runaways.
+
+mod groups;
+mod realtime;
+mod switches;
+
+use std::borrow::Cow;
+
+use crate::act::{Lever, ThreadId, Value};
+use crate::decide::Target;
+use crate::model::Assigned;
+use crate::observe::machine::Machine;
+use crate::roots::Roots;
+
+use super::Engine;
+
+/// The state of all of them.
+#[derive(Debug)]
+pub(super) struct Levers {
+    roots: Roots,
+    machine: Machine,
+    realtime: realtime::Realtime,
+    groups: groups::Groups,
+    switches: switches::Set,
+}
+
+impl Levers {
+    /// `acts`: whether anything is to be changed at all.
+    pub(super) fn new(roots: &Roots, acts: bool) -> Self {
+        Self {
+            roots: roots.clone(),
+            machine: Machine::read(roots),
+            realtime: realtime::Realtime::new(roots, acts),
+            groups: groups::Groups::new(roots, acts),
+            switches: switches::Set::default(),
+        }
+    }
+}
+
+impl Engine {
+    /// What a thread of a class should have: the class's values, its own reservation, and the
+    /// group.
+    pub(super) fn wanted<'a>(
+        &'a self,
+        thread: ThreadId,
+        assigned: Assigned,
+        target: &'a Target,
+    ) -> Cow<'a, [Value]> {
+        let reserved = self.levers.realtime.reservation(thread.tid);
+        let reserved = reserved.filter(|_| target.reservation.is_some());
+        let group = self.levers.groups.of_class(assigned.class);
+        if reserved.is_none() && group.is_none() {
+            return Cow::Borrowed(&target.values);
+        }
+        let mut values = target.values.clone();
+        if let Some(sched) = reserved {
+            values.retain(|value| value.lever() != Lever::Sched);
+            values.insert(0, Value::Sched(sched));
+        }
+        values.extend(group.map(|path| Value::Cgroup(path.clone())));
+        Cow::Owned(values)
+    }
+}

@@ -1,0 +1,122 @@
+//! Real time that has to be followed: reservations whose numbers are learned, and threads that run
+//! away.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use downbeat_api::{Rhythm, ThreadJobs};
+use downbeat_policy::Deadline;
+
+use crate::act::{Demoted, Done, Event, Given, Kernel, Lever, RunawayWatch, Sched, Value};
+use crate::decide::{Measured, still_fits};
+use crate::engine::Engine;
+use crate::roots::Roots;
+
+/// Real time that was given.
+#[derive(Debug)]
+pub(super) struct Realtime {
+    watch: Option<RunawayWatch>,
+    /// By thread, what its reservation was learned to be.
+    reservations: HashMap<u32, Sched>,
+}
+
+impl Realtime {
+    pub(super) fn new(roots: &Roots, acts: bool) -> Self {
+        let start = || RunawayWatch::start(Kernel::new(roots), roots);
+        let watch = acts.then(start).and_then(|started| {
+            started.inspect_err(|error| tracing::error!("no watch for runaways: {error}")).ok()
+        });
+        Self { watch, reservations: HashMap::new() }
+    }
+
+    pub(super) fn reservation(&self, tid: u32) -> Option<Sched> {
+        self.reservations.get(&tid).copied()
+    }
+}
+
+impl Engine {
+    /// Has the watch follow what was given and taken.
+    pub(in crate::engine) fn watch_realtime(&self, done: &[Done]) {
+        let Some(watch) = &self.levers.realtime.watch else { return };
+        for done in done.iter().filter(|done| done.lever == Lever::Sched) {
+            let Some(thread) = done.subject.thread() else { continue };
+            match &done.event {
+                Event::Applied { old: Value::Sched(old), new: Value::Sched(new) }
+                    if new.is_realtime() && !new.is_reservation() && !old.is_realtime() =>
+                {
+                    let limit = self.longest_frame(thread.pid, thread.tid);
+                    watch.watch(Given { thread, ours: *new, old: *old, limit });
+                }
+                // A value that was refused is followed by the one in its place.
+                Event::Failed { .. } => {}
+                _ => watch.forget(thread.tid),
+            }
+        }
+    }
+
+    /// The deadline of a thread's class: one that runs for longer on end is late anyway.
+    fn longest_frame(&self, pid: u32, tid: u32) -> Duration {
+        let thread = self.world.get(pid).and_then(|process| process.threads.get(&tid));
+        let class = thread
+            .and_then(|thread| thread.classified)
+            .and_then(|assigned| self.policy.set.classes.get(assigned.class));
+        match class.and_then(|class| class.deadline) {
+            Some(Deadline::After(deadline)) => deadline,
+            Some(Deadline::Auto) | None => Duration::ZERO,
+        }
+    }
+
+    /// Tells of threads that lost their real time since they ran away.
+    pub(in crate::engine) fn tell_runaways(&mut self) {
+        let demoted = self.levers.realtime.watch.as_ref().map_or_else(Vec::new, |it| it.demoted());
+        for Demoted { thread, outcome } in demoted {
+            let reason = match outcome {
+                Ok(ran) => format!(
+                    "it had a CPU for {} ms on end, longer than a frame may take: it is as it was \
+                     before, until it starts anew or its class changes",
+                    ran.as_millis()
+                ),
+                Err(error) => {
+                    tracing::error!("thread {} runs away and stays real-time: {error}", thread.tid);
+                    continue;
+                }
+            };
+            let done = self.actuator.as_mut().map(|it| it.demoted(thread, &reason));
+            self.enter(&done.unwrap_or_default());
+        }
+    }
+
+    /// Makes and renews reservations from what the job probe measured.
+    pub(in crate::engine) fn renew_reservations(&mut self) {
+        let mut renewed = Vec::new();
+        for jobs in self.following.threads() {
+            let process = self.world.get(jobs.pid);
+            let Some(process) = process else { continue };
+            let thread = process.threads.get(&jobs.tid);
+            let Some(assigned) = thread.and_then(|thread| thread.classified) else { continue };
+            let target = self.policy.targets.get(assigned.class);
+            let Some(reservation) = target.and_then(|target| target.reservation) else { continue };
+            let Some(now) = measured(jobs).and_then(|it| reservation.sched(Some(it))) else {
+                continue;
+            };
+            let known = self.levers.realtime.reservations.get(&jobs.tid);
+            if known.is_some_and(|known| still_fits(known, &now)) {
+                continue;
+            }
+            let Some(id) = process.thread_id(jobs.tid) else { continue };
+            renewed.push((id, assigned, now));
+        }
+        let world = &self.world;
+        self.levers.realtime.reservations.retain(|tid, _| world.process_of(*tid).is_some());
+        for (id, assigned, sched) in renewed {
+            self.levers.realtime.reservations.insert(id.tid, sched);
+            self.apply(&[(id, Some(assigned))]);
+        }
+    }
+}
+
+fn measured(jobs: &ThreadJobs) -> Option<Measured> {
+    let Some(Rhythm::Periodic { period_ns, .. }) = jobs.rhythm else { return None };
+    let total = &jobs.total;
+    Some(Measured { jobs: total.jobs, cost_ns: total.cost.p99_ns?, period_ns })
+}
