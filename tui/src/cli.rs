@@ -61,6 +61,11 @@ Examples:
 
 It goes before every rule, holds for this one process, and outlives a reload, but not the agent.";
 
+const DISCOVER_EXAMPLES: &str = "\
+Examples:
+  downbeat discover                        what is there, and why it is thought so
+  downbeat discover --write found.toml     the same as rules, to be read and edited";
+
 /// Watch and steer downbeat, which keeps inference on the beat
 #[derive(Debug, Parser)]
 #[command(name = "downbeat", version, after_help = EXIT_CODES)]
@@ -220,6 +225,23 @@ pub enum Command {
     },
     /// Read the policy files anew; a bad set changes nothing and is told
     Reload,
+    /// Programs that no rule names, and what they seem to work on, with what speaks for it
+    #[command(after_help = DISCOVER_EXAMPLES)]
+    Discover {
+        /// How long to look at most, 1 to 600
+        #[arg(
+            long,
+            default_value_t = 20,
+            value_parser = clap::value_parser!(u32).range(1..=600)
+        )]
+        seconds: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Make a policy file of what is sure enough, to be edited; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
     /// Put everything back and only watch
     Pause,
     /// Apply decisions again

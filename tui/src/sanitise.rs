@@ -5,7 +5,8 @@
 
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
-    Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Explanation,
+    Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Discovered,
+    Discovery, Explanation,
     Finding, Gpu, GpuView, HeldValue, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice,
     Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyState, Process,
     Snapshot, Source, ThreadExplanation, ThreadJobs,
@@ -333,6 +334,28 @@ fn pool_status(pool: &mut PoolStatus) {
         text(kind);
         optional(note);
         optional(socket);
+    }
+}
+
+/// Makes what was discovered safe to show.
+pub fn discovery(discovery: &mut Discovery) {
+    let Discovery { enabled: _, beats: _, pending: _, findings } = discovery;
+    for found in findings {
+        let Discovered {
+            pid: _,
+            name,
+            exe,
+            cmdline,
+            modality,
+            confidence: _,
+            enough: _,
+            evidence,
+            class,
+            given: _,
+        } = found;
+        for said in [name, cmdline, modality].into_iter().chain(exe).chain(class).chain(evidence) {
+            text(said);
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! not known is absent, never zero.
 
 mod client;
+mod discovery;
 mod host;
 mod jobs;
 mod plan;
@@ -19,6 +20,7 @@ mod snapshot;
 mod wire;
 
 pub use client::{Client, ClientError, Watch};
+pub use discovery::{Discovered, Discovery};
 pub use host::{Finding, HostFacts, State, Topology};
 pub use jobs::{
     Cause, CauseKind, ClassBlame, Culprit, CulpritKind, JobSummary, Miss, Release, Rhythm, Stalls,

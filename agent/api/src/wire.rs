@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs};
+use crate::{Action, Discovery, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs};
 
 /// The longest request that the agent reads, bytes, with the line's end; the real ones have a few
 /// dozen.
@@ -53,6 +53,8 @@ pub enum Request {
         #[serde(default)]
         seconds: Option<u64>,
     },
+    /// What programs without a rule seem to work on, so far; they are looked at for a while.
+    Discover,
     /// Take back what [`Request::Set`] gave a process.
     Release {
         /// Process id.
@@ -87,7 +89,8 @@ impl Request {
             | Self::Explain { .. }
             | Self::Misses
             | Self::Follow { .. }
-            | Self::Plan => false,
+            | Self::Plan
+            | Self::Discover => false,
             Self::Pause | Self::Resume | Self::Reload | Self::Set { .. } | Self::Release { .. } => {
                 true
             }
@@ -112,6 +115,8 @@ pub enum Response {
     },
     /// To [`Request::Plan`].
     Plan(Box<Plan>),
+    /// To [`Request::Discover`].
+    Discovery(Box<Discovery>),
     /// To [`Request::Reload`] when the files are refused: the policy that was in force stays.
     Refused {
         /// Everything that is wrong with them.

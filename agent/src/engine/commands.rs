@@ -19,6 +19,7 @@ impl Engine {
             Request::Reload => self.reload(),
             Request::Set { pid, class, seconds } => self.set_by_hand(pid, class, seconds, by_uid),
             Request::Release { pid } => self.release(pid),
+            Request::Discover => self.discovered_so_far(),
             Request::Plan => {
                 // A client that left needs no answer.
                 let _ = answer.send(Answer::Plan(Box::new(self.wishes())));

@@ -22,7 +22,7 @@ impl Engine {
             name: process.facts.comm.clone(),
             exe: process.facts.exe.clone(),
             by_hand: self.override_of(process),
-            evidence: Vec::new(),
+            evidence: self.evidence_for(process),
             threads: threads.collect(),
             actions: actions.collect(),
             jobs: jobs.cloned().collect(),
@@ -47,6 +47,7 @@ impl Engine {
                 Some(by_hand) => format!("set by hand, by uid {}", by_hand.by_uid),
                 None => "set by hand".to_owned(),
             },
+            By::Discovery => self.discovered_as(process.pid),
         }
     }
 

@@ -58,18 +58,21 @@ impl Policy {
         Self { set, targets, slots }
     }
 
-    /// The class of a thread: what a person gave its process by hand, else by the first rule.
+    /// The class of a thread: what a person gave its process by hand, else by the first rule, else
+    /// what its process was discovered to be.
     #[must_use]
     pub fn assign(
         &self,
         by_hand: Option<usize>,
+        discovered: Option<usize>,
         facts: &ProcessFacts,
         thread: &str,
     ) -> Option<Assigned> {
-        match by_hand {
-            Some(class) => Some(Assigned { class, by: By::Hand }),
-            None => self.set.classify(facts, thread).map(Assigned::from),
+        if let Some(class) = by_hand {
+            return Some(Assigned { class, by: By::Hand });
         }
+        let by_rule = self.set.classify(facts, thread).map(Assigned::from);
+        by_rule.or(discovered.map(|class| Assigned { class, by: By::Discovery }))
     }
 
     /// The place of a class by its name.

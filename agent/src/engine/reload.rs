@@ -187,6 +187,7 @@ impl Engine {
                 self.forget_old_classes();
                 self.notices.set("reload", Vec::new());
                 self.note_policy();
+                self.want_facts();
                 self.consider_all();
                 tracing::info!("policy read anew: {} rules", self.policy.set.rules.len());
                 Ok(())

@@ -69,6 +69,8 @@ pub enum By {
     Rule(usize),
     /// A person, for this one process (`downbeat set`).
     Hand,
+    /// What the process shows: no rule names it (`[auto]`).
+    Discovery,
 }
 
 impl Assigned {
@@ -77,7 +79,7 @@ impl Assigned {
     pub fn rule(self) -> Option<usize> {
         match self.by {
             By::Rule(rule) => Some(rule),
-            By::Hand => None,
+            By::Hand | By::Discovery => None,
         }
     }
 }

@@ -125,6 +125,12 @@ impl ProcessReader {
         changed
     }
 
+    /// Processes whose devices and libraries are wanted and were not looked at yet.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        self.signs.unseen()
+    }
+
     /// Forgets what is kept of a process that is gone.
     pub fn forget(&mut self, pid: u32) {
         self.signs.forget(pid);

@@ -3,6 +3,7 @@
 mod blame;
 mod check;
 mod control;
+mod discover;
 mod doctor;
 mod explain;
 mod follow;
@@ -174,6 +175,9 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
         Some(Command::Release { process }) => {
             let request = Request::Release { pid: control::one_process(&socket, process)? };
             control::run(&socket, &request, &mut printer)
+        }
+        Some(Command::Discover { seconds, json, write }) => {
+            discover::run(&socket, *seconds, *json, write.as_deref(), &mut printer)
         }
         Some(Command::Pause) => control::run(&socket, &Request::Pause, &mut printer),
         Some(Command::Resume) => control::run(&socket, &Request::Resume, &mut printer),

@@ -9,6 +9,7 @@ use crate::theme::{Ink, Theme};
 pub mod actions;
 pub mod blame;
 pub mod classes;
+pub mod discovery;
 pub mod explain;
 pub mod follow;
 pub mod gpu;

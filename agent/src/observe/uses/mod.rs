@@ -87,6 +87,8 @@ struct Known {
     exe: String,
     due: Instant,
     looks: usize,
+    /// At least once, not only by its age.
+    looked: bool,
     seen: Seen,
 }
 
@@ -153,10 +155,17 @@ impl Signs {
             _ => now,
         };
         let exe = exe.to_owned();
-        let known = Known { start_time, exe, due, looks, seen: Seen::default() };
+        let known =
+            Known { start_time, exe, due, looks, looked: false, seen: Seen::default() };
         self.known.insert(pid, known);
         self.due.insert((due, pid));
         Seen::default()
+    }
+
+    /// Processes that will be looked at for the first time.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        self.known.values().filter(|known| !known.looked).count()
     }
 
     /// A process is gone.
@@ -203,6 +212,7 @@ impl Signs {
             _ => THEN,
         };
         known.looks = (known.looks + 1).min(AGES.len());
+        known.looked = true;
         known.due = now + pause;
         self.due.insert((known.due, pid));
         std::mem::replace(&mut known.seen, seen) != known.seen
