@@ -45,6 +45,10 @@ Examples:
   downbeat follow 2001             the period of a program, within 10 seconds
   downbeat follow mpv --seconds 60 the same by name, for a minute";
 
+const DISCOVER_EXAMPLES: &str = "\
+Examples:
+  downbeat discover                        what is there, and why it is thought so
+  downbeat discover --write found.toml     the same as rules, to be read and edited";
 const PLAN_EXAMPLES: &str = "\
 Examples:
   downbeat plan                    what the policy in force would change now, and why
@@ -60,11 +64,6 @@ Examples:
   downbeat set ffmpeg --class batch      until it ends, or until `downbeat release ffmpeg`
 
 It goes before every rule, holds for this one process, and outlives a reload, but not the agent.";
-
-const DISCOVER_EXAMPLES: &str = "\
-Examples:
-  downbeat discover                        what is there, and why it is thought so
-  downbeat discover --write found.toml     the same as rules, to be read and edited";
 
 /// Watch and steer downbeat, which keeps inference on the beat
 #[derive(Debug, Parser)]
@@ -194,6 +193,23 @@ pub enum Command {
         )]
         seconds: u32,
     },
+    /// Programs that no rule names, and what they seem to work on, with what speaks for it
+    #[command(after_help = DISCOVER_EXAMPLES)]
+    Discover {
+        /// How long to look at most, 1 to 600
+        #[arg(
+            long,
+            default_value_t = 20,
+            value_parser = clap::value_parser!(u32).range(1..=600)
+        )]
+        seconds: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Make a policy file of what is sure enough, to be edited; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
     /// What would change, and why, without changing it
     #[command(after_help = PLAN_EXAMPLES)]
     Plan {
@@ -225,23 +241,6 @@ pub enum Command {
     },
     /// Read the policy files anew; a bad set changes nothing and is told
     Reload,
-    /// Programs that no rule names, and what they seem to work on, with what speaks for it
-    #[command(after_help = DISCOVER_EXAMPLES)]
-    Discover {
-        /// How long to look at most, 1 to 600
-        #[arg(
-            long,
-            default_value_t = 20,
-            value_parser = clap::value_parser!(u32).range(1..=600)
-        )]
-        seconds: u32,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Make a policy file of what is sure enough, to be edited; it must not be there yet
-        #[arg(long, value_name = "FILE")]
-        write: Option<PathBuf>,
-    },
     /// Put everything back and only watch
     Pause,
     /// Apply decisions again

@@ -59,7 +59,7 @@ impl Policy {
     }
 
     /// The class of a thread: what a person gave its process by hand, else by the first rule, else
-    /// what its process was discovered to be.
+    /// what was discovered of the process.
     #[must_use]
     pub fn assign(
         &self,
@@ -68,11 +68,13 @@ impl Policy {
         facts: &ProcessFacts,
         thread: &str,
     ) -> Option<Assigned> {
-        if let Some(class) = by_hand {
-            return Some(Assigned { class, by: By::Hand });
+        match by_hand {
+            Some(class) => Some(Assigned { class, by: By::Hand }),
+            None => {
+                let by_rule = self.set.classify(facts, thread).map(Assigned::from);
+                by_rule.or(discovered.map(|class| Assigned { class, by: By::Discovery }))
+            }
         }
-        let by_rule = self.set.classify(facts, thread).map(Assigned::from);
-        by_rule.or(discovered.map(|class| Assigned { class, by: By::Discovery }))
     }
 
     /// The place of a class by its name.

@@ -69,7 +69,7 @@ pub enum By {
     Rule(usize),
     /// A person, for this one process (`downbeat set`).
     Hand,
-    /// What the process shows: no rule names it (`[auto]`).
+    /// Nobody: what was seen of it shows what it works on (`[auto]`).
     Discovery,
 }
 

@@ -162,6 +162,9 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
         Some(Command::Follow { process, seconds }) => {
             follow::run(&socket, process, *seconds, &mut printer)
         }
+        Some(Command::Discover { seconds, json, write }) => {
+            discover::run(&socket, *seconds, *json, write.as_deref(), &mut printer)
+        }
         Some(Command::Plan { files, json }) => plan::run(&socket, files, *json, &mut printer),
         Some(Command::Reload) => control::run(&socket, &Request::Reload, &mut printer),
         Some(Command::Set { process, class, time }) => {
@@ -175,9 +178,6 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
         Some(Command::Release { process }) => {
             let request = Request::Release { pid: control::one_process(&socket, process)? };
             control::run(&socket, &request, &mut printer)
-        }
-        Some(Command::Discover { seconds, json, write }) => {
-            discover::run(&socket, *seconds, *json, write.as_deref(), &mut printer)
         }
         Some(Command::Pause) => control::run(&socket, &Request::Pause, &mut printer),
         Some(Command::Resume) => control::run(&socket, &Request::Resume, &mut printer),
