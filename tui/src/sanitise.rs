@@ -172,6 +172,7 @@ fn job(job: &mut ThreadJobs) {
         release: _,
         rhythm: _,
         deadline_ns: _,
+        awake: _,
         recent: _,
         total: _,
     } = job;
@@ -305,8 +306,10 @@ fn gpu(gpu: &mut Gpu) {
         temperature: _,
         power: _,
         power_limit: _,
+        slowed,
         processes: _,
     } = gpu;
+    slowed.iter_mut().for_each(text);
     text(uuid);
     text(name);
 }

@@ -27,6 +27,11 @@ pub struct ThreadJobs {
     pub rhythm: Option<Rhythm>,
     /// Its deadline, nanoseconds after the release.
     pub deadline_ns: Option<u64>,
+    /// For how long it has not slept, seconds: as long as it does not, its jobs cannot be told
+    /// apart, and it shows neither jobs nor misses. Only from 2 s on, and only for a thread with a
+    /// deadline or a class that is realtime or interactive.
+    #[serde(default)]
+    pub awake: Option<f64>,
     /// Counts and times over the interval.
     pub recent: JobSummary,
     /// The same since the thread is watched.

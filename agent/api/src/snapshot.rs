@@ -332,17 +332,25 @@ pub struct Gpu {
     pub power: Option<f64>,
     /// Power limit, watts.
     pub power_limit: Option<f64>,
+    /// Why it runs slower than it could, in a few words each (`power cap`, `heat`); empty also
+    /// where the driver does not tell.
+    #[serde(default)]
+    pub slowed: Vec<String>,
     /// Processes with a context on the device.
     pub processes: Vec<GpuProcess>,
 }
 
 /// A process on a GPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GpuProcess {
     /// Process id.
     pub pid: u32,
     /// Memory in use, bytes; absent where the driver hides it.
     pub memory: Option<u64>,
+    /// Share of the GPU's busiest engine that it used since the last look, 0 to 1; absent where the
+    /// driver does not tell.
+    #[serde(default)]
+    pub utilization: Option<f64>,
 }
 
 /// What the agent did since it started.

@@ -190,6 +190,7 @@ impl Process {
             release: (recent.released[MARKED] > 0).then_some(Release::Marked),
             rhythm: rhythm(self.begins.make_contiguous()),
             deadline_ns: self.marked_deadline_ns.or(deadline_ns),
+            awake: None,
             recent: recent.summary(),
             total: self.counts.summary(),
         }

@@ -139,6 +139,8 @@ pub struct JobSample {
     pub class: Option<String>,
     /// Its deadline, nanoseconds after the release.
     pub deadline_ns: Option<u64>,
+    /// For how long it has not slept, nanoseconds, where that is worth telling.
+    pub awake_ns: Option<u64>,
     /// Everything since the thread is followed.
     pub counts: JobCounts,
     /// The latest release times, `CLOCK_MONOTONIC` nanoseconds, oldest first.
@@ -221,6 +223,7 @@ fn thread(sample: &JobSample, recent: &JobCounts) -> ThreadJobs {
         release: recent.release(),
         rhythm: rhythm(&sample.releases),
         deadline_ns: sample.deadline_ns,
+        awake: sample.awake_ns.map(|ns| ns as f64 / 1e9),
         recent: recent.summary(),
         total: sample.counts.summary(),
     }
@@ -253,6 +256,7 @@ mod tests {
             process: "player".into(),
             class: class.map(Into::into),
             deadline_ns: Some(10 * MS),
+            awake_ns: None,
             counts,
             releases: Vec::new(),
             ended: false,

@@ -1,9 +1,11 @@
 //! What is running, and how it fares. Pure: samples in, a picture out.
 
+pub mod awake;
 pub mod blame;
 pub mod cause;
 pub mod discovery;
 pub mod frames;
+pub mod gpu;
 pub mod histogram;
 pub mod host_history;
 pub mod jobs;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use downbeat_api::{Request, Response, Snapshot};
+use downbeat_api::{Process, Request, Response, Snapshot};
 use ratatui::text::Line;
 
 use super::{Failure, Found, Printer, ask, picture, unexpected};
@@ -30,6 +30,8 @@ pub(super) fn run(
                     printer.lines(&[Line::default()])?;
                 }
                 printer.lines(&report::explain::lines(&explanation, printer.paper))?;
+                let jobs: Vec<_> = explanation.jobs.iter().collect();
+                printer.lines(&report::jobs::sleepless(&jobs, printer.paper))?;
             }
             other => return Err(unexpected(socket, &other)),
         }
@@ -37,29 +39,42 @@ pub(super) fn run(
     Ok(Found::Nothing)
 }
 
-/// The processes of that name; where none has it, those with it in their command line.
+/// The processes of that name, or whose program is called so; where there is none, those with it
+/// in their command line.
 pub(super) fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure> {
     if name.trim().is_empty() {
         return Err(Failure::NotFound("an empty name; give a process's id or name".into()));
     }
     let own = std::process::id();
     let others = || snapshot.processes.iter().filter(|p| p.pid != own);
-    let mut pids: Vec<u32> = others().filter(|p| p.name == name).map(|p| p.pid).collect();
-    if pids.is_empty() {
-        pids = others().filter(|p| p.command.contains(name)).map(|p| p.pid).collect();
+    let called = |p: &&Process| p.name == name || program(&p.command) == name;
+    let mut found: Vec<&Process> = others().filter(called).collect();
+    let how = if found.is_empty() { "have this in their command line" } else { "are called so" };
+    if found.is_empty() {
+        found = others().filter(|p| p.command.contains(name)).collect();
     }
-    pids.sort_unstable();
-    match pids.len() {
+    found.sort_unstable_by_key(|p| p.pid);
+    match found.len() {
         0 => Err(Failure::NotFound(format!("no process is called {:?}", clean(name)))),
-        1..=MOST => Ok(pids),
+        1..=MOST => Ok(found.into_iter().map(|p| p.pid).collect()),
         n => {
-            let pids: Vec<_> = pids.iter().take(MOST).map(u32::to_string).collect();
+            let some: Vec<_> = found
+                .iter()
+                .take(MOST)
+                .map(|p| format!("{} {}", p.pid, clean(program(&p.command))))
+                .collect();
             Err(Failure::NotFound(format!(
-                "{n} processes are called {:?}: name one by its pid ({}, and {} more)",
+                "{:?}: {n} processes {how}; name one by its pid ({}, and {} more)",
                 clean(name),
-                pids.join(", "),
+                some.join(", "),
                 n - MOST
             )))
         }
     }
+}
+
+/// The file name of the program that a command line starts.
+fn program(command: &str) -> &str {
+    let first = command.split(' ').next().unwrap_or(command);
+    first.rsplit('/').next().unwrap_or(first)
 }

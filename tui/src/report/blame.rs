@@ -19,6 +19,9 @@ const COLUMNS: [Column; 7] = [
     Column { title: "SHARE", min: 6, max: 6, align: Right, rank: 5 },
 ];
 
+/// From this width on a warning is said in full.
+const LONG_FROM: usize = 80;
+
 /// Wider bars say no more.
 const WIDEST_BAR: usize = 100;
 
@@ -30,7 +33,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     }
     let mut lines = lost(snapshot, paper);
     for (n, blame) in snapshot.blame.iter().enumerate() {
-        if n > 0 || !lines.is_empty() {
+        if n > 0 || (!lines.is_empty() && paper.width >= LONG_FROM) {
             lines.push(Line::default());
         }
         lines.extend(class(snapshot, blame, paper));
@@ -81,6 +84,11 @@ pub fn nothing(snapshot: &Snapshot) -> String {
 fn lost(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     match snapshot.cost.bpf.as_ref().map_or(0, |bpf| bpf.dropped_blame) {
         0 => Vec::new(),
+        // On a small screen the table needs the room.
+        n if paper.width < LONG_FROM => {
+            let text = format!("! table full {}: some unknown", units::count(n, "time"));
+            vec![Line::from(paper.span(Ink::Warning, text))]
+        }
         n => {
             let text = format!(
                 "! a culprit found no place in the table of blame {}: that time counts as unknown",

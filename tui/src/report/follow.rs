@@ -99,6 +99,8 @@ impl Follow {
         if gone {
             lines.extend(paper.paragraph(Ink::Warning, &format!("{pid} has ended"), 2));
         }
+        let latest: Vec<_> = self.threads.values().map(|seen| &seen.latest).collect();
+        lines.extend(jobs::sleepless(&latest, paper));
         if !self.saw_jobs() {
             let text = format!(
                 "no job of {pid} was seen: its threads slept all the time, or ran all the time"

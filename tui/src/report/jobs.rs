@@ -44,6 +44,7 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     }
     let all: Vec<_> = snapshot.jobs.iter().collect();
     let mut lines = table(snapshot, &all, paper);
+    lines.extend(sleepless(&all, paper));
     lines.extend(lost(snapshot, paper));
     lines.push(Line::default());
     let legend = "Times of the last interval. RESP with its p50, p99 and max is from the release to \
@@ -76,6 +77,26 @@ pub fn nothing(snapshot: &Snapshot) -> String {
                         PID` follows a program that no rule matches"
             .into(),
     }
+}
+
+/// Threads whose jobs nobody can tell apart; of many, the first few and how many more.
+#[must_use]
+pub fn sleepless(jobs: &[&ThreadJobs], paper: Paper) -> Vec<Line<'static>> {
+    const MOST: usize = 3;
+    let say = |jobs: &&ThreadJobs| {
+        let name = words::thread(&jobs.process, &jobs.thread);
+        Some(format!(
+            "! {name} ({}) has not slept for {:.0} s: its frames cannot be told apart. It is \
+             behind, or it has frames that only marks can tell (docs/frames.md)",
+            jobs.tid, jobs.awake?
+        ))
+    };
+    let all: Vec<String> = jobs.iter().filter_map(say).collect();
+    let more = all.len().saturating_sub(MOST);
+    let more =
+        (more > 0).then(|| format!("! {} more did not sleep", units::count(more as u64, "thread")));
+    let said = all.into_iter().take(MOST).chain(more);
+    said.flat_map(|text| paper.paragraph(Ink::Warning, &text, 2)).collect()
 }
 
 /// What the kernel's tables had no room for.
@@ -128,6 +149,7 @@ fn cells(snapshot: &Snapshot, jobs: &ThreadJobs) -> Vec<Cell> {
         release,
         rhythm: beat,
         deadline_ns,
+        awake: _,
         recent,
         total,
     } = jobs;

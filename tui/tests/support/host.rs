@@ -395,10 +395,11 @@ fn gpu(index: u32) -> Gpu {
         temperature: Some(if busy { 61.0 } else { 34.0 }),
         power: Some(if busy { 412.4 } else { 76.0 }),
         power_limit: Some(700.0),
+        slowed: Vec::new(),
         processes: if busy {
             vec![
-                GpuProcess { pid: 812, memory: Some(3 * GIB) },
-                GpuProcess { pid: 99_999, memory: None },
+                GpuProcess { pid: 812, memory: Some(3 * GIB), utilization: Some(0.6) },
+                GpuProcess { pid: 99_999, ..GpuProcess::default() },
             ]
         } else {
             Vec::new()

@@ -62,6 +62,7 @@ fn thread(pid: u32, tid: u32, process: &str, thread: &str, class: Option<&str>) 
         release: None,
         rhythm: None,
         deadline_ns: None,
+        awake: None,
         recent: JobSummary::default(),
         total: JobSummary::default(),
     }

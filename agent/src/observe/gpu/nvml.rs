@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use downbeat_api::{Gpu, GpuProcess, GpuView};
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::struct_wrappers::device::ProcessInfo;
+use nvml_wrapper::struct_wrappers::device::{ProcessInfo, ProcessUtilizationSample};
 use nvml_wrapper::{Device, Nvml};
 
 use super::Look;
@@ -19,7 +20,10 @@ pub(super) fn open() -> Result<Look, String> {
     let mut reason = String::new();
     for library in LIBRARIES {
         match Nvml::builder().lib_path(library.as_ref()).init() {
-            Ok(nvml) => return Ok(Box::new(move || look(&nvml))),
+            Ok(nvml) => {
+                let mut told = Told::default();
+                return Ok(Box::new(move || look(&nvml, &mut told)));
+            }
             // The other name may still be there.
             Err(NvmlError::LibloadingError(_)) if !reason.is_empty() => {}
             Err(error) => {
@@ -57,13 +61,16 @@ fn explain(error: &NvmlError) -> String {
     }
 }
 
+/// Up to which of the driver's own times each device's samples were read, by index.
+type Told = BTreeMap<u32, u64>;
+
 /// Every device that answers. One that fails costs only itself and a line.
-fn look(nvml: &Nvml) -> Result<GpuView, String> {
+fn look(nvml: &Nvml, told: &mut Told) -> Result<GpuView, String> {
     let count = nvml.device_count().map_err(|error| explain(&error))?;
     let mut view = GpuView::default();
     let mut failed = Vec::new();
     for index in 0..count {
-        match nvml.device_by_index(index).and_then(|device| read(index, &device)) {
+        match nvml.device_by_index(index).and_then(|device| read(index, &device, told)) {
             Ok(gpu) => view.devices.push(gpu),
             Err(error) => failed.push(format!("GPU {index}: {error}")),
         }
@@ -76,12 +83,19 @@ fn look(nvml: &Nvml) -> Result<GpuView, String> {
 }
 
 /// The figures of one device; only a device that cannot even be named is an error.
-fn read(index: u32, device: &Device<'_>) -> Result<Gpu, NvmlError> {
+fn read(index: u32, device: &Device<'_>, told: &mut Told) -> Result<Gpu, NvmlError> {
     let uuid = device.uuid()?;
     let utilization = device.utilization_rates().ok();
     let memory = device.memory_info().ok();
     let compute = device.running_compute_processes();
     let graphics = device.running_graphics_processes();
+    let mut processes = merge(compute.into_iter().flatten().chain(graphics.into_iter().flatten()));
+    // Refused where the driver keeps no samples, as for a partitioned GPU.
+    let samples = device.process_utilization_stats(told.get(&index).copied()).unwrap_or_default();
+    share(&mut processes, &samples);
+    if let Some(latest) = samples.iter().map(|sample| sample.timestamp).max() {
+        told.insert(index, latest);
+    }
     Ok(Gpu {
         index,
         uuid,
@@ -97,8 +111,38 @@ fn read(index: u32, device: &Device<'_>) -> Result<Gpu, NvmlError> {
             .or_else(|_| device.power_management_limit())
             .ok()
             .map(watts),
-        processes: merge(compute.into_iter().flatten().chain(graphics.into_iter().flatten())),
+        slowed: device.current_throttle_reasons().map(slowed).unwrap_or_default(),
+        processes,
     })
+}
+
+/// Why the clocks are lower than they could be. An idle GPU, and clocks that a person chose, are
+/// no reason.
+fn slowed(reasons: ThrottleReasons) -> Vec<String> {
+    const SAID: [(ThrottleReasons, &str); 6] = [
+        (ThrottleReasons::SW_POWER_CAP, "power cap"),
+        (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat"),
+        (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat, by the hardware"),
+        (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power brake"),
+        (ThrottleReasons::SYNC_BOOST, "clocks in step with another GPU"),
+        // Set together with the two above that say why.
+        (ThrottleReasons::HW_SLOWDOWN, "hardware slowdown"),
+    ];
+    let why = ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
+    let vague = |reason| reason == ThrottleReasons::HW_SLOWDOWN && reasons.intersects(why);
+    SAID.iter()
+        .filter(|(reason, _)| reasons.contains(*reason) && !vague(*reason))
+        .map(|(_, said)| (*said).to_owned())
+        .collect()
+}
+
+/// Notes how much of the device each process used: of several samples and engines the most.
+fn share(processes: &mut [GpuProcess], samples: &[ProcessUtilizationSample]) {
+    for process in processes {
+        let own = samples.iter().filter(|sample| sample.pid == process.pid);
+        let most = own.map(|s| s.sm_util.max(s.enc_util).max(s.dec_util)).max();
+        process.utilization = most.and_then(percent);
+    }
 }
 
 fn percent(percent: u32) -> Option<f64> {
@@ -132,7 +176,8 @@ fn merge(processes: impl Iterator<Item = ProcessInfo>) -> Vec<GpuProcess> {
             .and_modify(|sum| *sum = sum.zip(memory).map(|(a, b)| a.saturating_add(b)))
             .or_insert(memory);
     }
-    merged.into_iter().map(|(pid, memory)| GpuProcess { pid, memory }).collect()
+    let process = |(pid, memory)| GpuProcess { pid, memory, utilization: None };
+    merged.into_iter().map(process).collect()
 }
 
 #[cfg(test)]
@@ -180,6 +225,32 @@ mod tests {
             [(7, Some(u64::MAX))]
         );
         assert_eq!(merged(&[(7, Some(1), Some(0)), (7, None, Some(1))]), [(7, None)]);
+    }
+
+    #[test]
+    fn clocks_are_told_low_for_the_most_telling_reason_and_not_for_a_person_s_choice() {
+        let idle = ThrottleReasons::GPU_IDLE | ThrottleReasons::APPLICATIONS_CLOCKS_SETTING;
+        assert!(slowed(idle).is_empty());
+        assert_eq!(slowed(idle | ThrottleReasons::SW_POWER_CAP), ["power cap"]);
+        assert_eq!(slowed(ThrottleReasons::HW_SLOWDOWN), ["hardware slowdown"]);
+        let hot = ThrottleReasons::HW_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+        assert_eq!(slowed(hot), ["heat, by the hardware"]);
+    }
+
+    #[test]
+    fn a_process_s_share_is_that_of_its_busiest_engine_and_absent_without_a_sample() {
+        let sample = |pid, sm_util, enc_util| ProcessUtilizationSample {
+            pid,
+            timestamp: 1,
+            sm_util,
+            mem_util: 100,
+            enc_util,
+            dec_util: 0,
+        };
+        let mut processes = merge([7, 8].map(|pid| process(pid, None, None)).into_iter());
+        share(&mut processes, &[sample(7, 10, 40), sample(7, 20, 0), sample(9, 99, 0)]);
+        let shares: Vec<_> = processes.iter().map(|process| process.utilization).collect();
+        assert_eq!(shares, [Some(0.4), None]);
     }
 
     #[test]

@@ -123,6 +123,8 @@ families! {
         "Of the missed ones, those that would have been in time had they started when released.";
     JOB_RESPONSE = Histogram "job_response" "seconds" ["class"]
         "Response time of the class's jobs, from release to completion.";
+    SLEEPLESS = Gauge "class_sleepless_threads" ["class"]
+        "Threads of a class with frames that have not slept for 2 s or more: their frames cannot be told apart, so they show neither jobs nor misses.";
     MISS_CAUSES = Counter "miss_causes" ["class" "cause"]
         "Misses by their one cause (ran_behind, throttled, stolen, interrupts, memory, disk, blocked, own_cost, gpu or released_late); without class for threads that are only watched.";
     WAIT_BLAME = Counter "wait_blame" "seconds" ["class" "culprit_kind" "culprit"]

@@ -116,8 +116,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         policy,
         overrides,
         classes,
-        // Series per class, not per thread.
-        jobs: _,
+        jobs: threads,
         blame,
         misses: _,
         causes,
@@ -154,7 +153,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
     families.gauge(&catalogue::OVERRIDES, overrides.len() as f64);
 
     add_classes(&mut families, classes, processes);
-    jobs::add_jobs(&mut families, classes);
+    jobs::add_jobs(&mut families, classes, threads);
     jobs::add_causes(&mut families, causes);
     jobs::add_blame(&mut families, blame);
     add_actions(&mut families, actions);

@@ -1,12 +1,12 @@
 //! Jobs, misses and blame, as samples. Threads without a class have an empty label, which for
 //! Prometheus is none.
 
-use downbeat_api::{CauseCount, Class, ClassBlame, ClassJobs, CulpritKind};
+use downbeat_api::{CauseCount, Class, ClassBlame, ClassJobs, CulpritKind, ThreadJobs};
 
 use super::catalogue::{self, Definition};
 use super::collect::{Families, Value, histogram, seconds};
 
-pub(super) fn add_jobs(families: &mut Families, classes: &[Class]) {
+pub(super) fn add_jobs(families: &mut Families, classes: &[Class], threads: &[ThreadJobs]) {
     type Figure = fn(&ClassJobs) -> Value;
     let figures: [(&'static Definition, Figure); 4] = [
         (&catalogue::JOBS, |jobs| Value::Count(jobs.total.jobs)),
@@ -18,6 +18,12 @@ pub(super) fn add_jobs(families: &mut Families, classes: &[Class]) {
     for (definition, figure) in figures {
         families.each(definition, classes, name, |class| class.jobs.as_ref().map(figure));
     }
+    let sleepless = |class: &Class| {
+        let of_class = threads.iter().filter(|jobs| jobs.class.as_ref() == Some(&class.name));
+        let count = of_class.filter(|jobs| jobs.awake.is_some()).count();
+        class.jobs.as_ref().map(|_| Value::Gauge(count as f64))
+    };
+    families.each(&catalogue::SLEEPLESS, classes, name, sleepless);
 }
 
 pub(super) fn add_causes(families: &mut Families, causes: &[CauseCount]) {
@@ -59,7 +65,8 @@ fn kind(kind: CulpritKind) -> &'static str {
 #[cfg(test)]
 pub(super) mod fixture {
     use downbeat_api::{
-        CauseCount, CauseKind, ClassBlame, ClassJobs, Culprit, CulpritKind, JobSummary, WaitSummary,
+        CauseCount, CauseKind, ClassBlame, ClassJobs, Culprit, CulpritKind, JobSummary, ThreadJobs,
+        WaitSummary,
     };
 
     pub(in super::super) fn class_jobs() -> ClassJobs {
@@ -74,6 +81,22 @@ pub(super) mod fixture {
                 ..JobSummary::default()
             },
             response_buckets: vec![(1_048_575, 3), (16_777_215, 9), (u64::MAX, 9)],
+        }
+    }
+
+    pub(in super::super) fn sleepless() -> ThreadJobs {
+        ThreadJobs {
+            tid: 1,
+            pid: 1,
+            thread: "audio".into(),
+            process: "player".into(),
+            class: Some("voice".into()),
+            release: None,
+            rhythm: None,
+            deadline_ns: None,
+            awake: Some(2.5),
+            recent: JobSummary::default(),
+            total: JobSummary::default(),
         }
     }
 
