@@ -28,8 +28,10 @@ mod class;
 mod cpus;
 mod duration;
 mod facts;
+mod index;
 pub mod language;
 mod levers;
+mod matching;
 mod needs;
 mod parse;
 mod pattern;
@@ -72,4 +74,6 @@ pub struct PolicySet {
     pub rules: Vec<Rule>,
     /// Classes for what no rule names.
     pub auto: Auto,
+    /// Made from the rules once they are all known.
+    index: index::Index,
 }

@@ -53,7 +53,7 @@ struct Between {
 }
 
 /// A set of bytes in which two may share a place: it can tell only that one is *not* there.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(crate) struct ByteSet(u128);
 
 /// What one character is held against.
@@ -156,7 +156,7 @@ impl Pattern {
 
     /// Whether a text with these bytes may match; mostly it may not, which is known at once.
     pub(crate) fn may_match(&self, bytes: ByteSet) -> bool {
-        self.needs.0 & !bytes.0 == 0
+        self.needs.is_within(bytes)
     }
 
     /// Bytes of the shortest text that can match.
@@ -166,7 +166,31 @@ impl Pattern {
 
     /// Whether it matches one text only.
     pub(crate) fn is_literal(&self) -> bool {
-        self.tail.is_none() && matches!(self.head, Piece::Literal(_))
+        self.literal().is_some()
+    }
+
+    /// The one text that it matches, where there is only one.
+    pub(crate) fn literal(&self) -> Option<&str> {
+        match (&self.head, &self.tail) {
+            (Piece::Literal(text), None) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What every path that it matches has behind its last slash, where that is one text only; of a
+    /// pattern without a slash, the text itself.
+    pub(crate) fn last_part(&self) -> Option<&str> {
+        let last = match &self.tail {
+            None => self.literal()?,
+            Some(Tail { last: Piece::Literal(last), .. }) if last.contains('/') => last,
+            Some(_) => return None,
+        };
+        Some(last.rsplit_once('/').map_or(last, |(_, part)| part))
+    }
+
+    /// Bytes that every matching text has.
+    pub(crate) fn needs(&self) -> ByteSet {
+        self.needs
     }
 
     /// The character that every match begins with, where there is one.
@@ -191,6 +215,20 @@ impl ByteSet {
     pub(crate) fn of(text: &str) -> Self {
         // ASCII keeps a place for each; a longer character's bytes share them.
         Self(text.bytes().fold(0, |set, byte| set | 1 << (byte & 127)))
+    }
+
+    /// Whether `other` may have all of it.
+    pub(crate) fn is_within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
+    /// What both have.
+    pub(crate) fn shared(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
     }
 }
 

@@ -22,6 +22,7 @@ use self::class::ClassDraft;
 use self::notes::Notes;
 use self::rule::RuleDraft;
 use self::table::{Field, Table};
+use crate::index::Index;
 use crate::{Origin, PolicySet, Problem, Source, language};
 
 /// The version of the policy language that this crate reads: `schema = 1`.
@@ -53,6 +54,7 @@ impl PolicySet {
         }
         if problems.is_empty() {
             set.rules.sort_by_key(|rule| Reverse(rule.priority));
+            set.index = Index::new(&set.rules);
             Ok(set)
         } else {
             Err(problems)
