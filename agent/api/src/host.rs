@@ -42,6 +42,7 @@ pub struct Topology {
     /// The other CPUs; empty where there are none.
     pub efficiency: Vec<u32>,
     /// Per memory node with CPUs.
+    #[serde(with = "by_number")]
     pub nodes: BTreeMap<u32, Vec<u32>>,
     /// Those that share a last-level cache, in the order of their first CPUs.
     pub caches: Vec<Vec<u32>>,
@@ -76,4 +77,48 @@ pub enum State {
     Limited,
     /// Not there; the text says what is lost.
     Absent,
+}
+
+/// A map by number as a list of pairs: JSON's keys are texts, and inside an answer with a tag serde
+/// does not read a number from one.
+mod by_number {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Map = BTreeMap<u32, Vec<u32>>;
+
+    pub(super) fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(of: D) -> Result<Map, D::Error> {
+        Ok(Vec::<(u32, Vec<u32>)>::deserialize(of)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Response;
+
+    #[test]
+    fn facts_arrive_as_they_were_sent() {
+        let facts = HostFacts {
+            kernel: "6.18".into(),
+            arch: "x86_64".into(),
+            cpus: vec![0, 1],
+            topology: Topology { nodes: [(1, vec![0, 1])].into(), ..Topology::default() },
+            memory: None,
+            realtime: true,
+            eevdf_slice: true,
+            uclamp: true,
+            deadline: true,
+            cgroup2_controllers: Vec::new(),
+            findings: Vec::new(),
+        };
+        let sent = serde_json::to_string(&Response::Host(Box::new(facts.clone()))).unwrap();
+        let Response::Host(got) = serde_json::from_str(&sent).unwrap() else { panic!("{sent}") };
+        assert_eq!(*got, facts);
+    }
 }
