@@ -40,7 +40,9 @@ impl Engine {
             Mode::Engaged => {
                 let restored = self.disengage();
                 self.publish();
-                Response::Done { message: format!("paused: {} put back", values(restored)) }
+                Response::Done {
+                    message: format!("paused: {} put back", counted(restored, "value")),
+                }
             }
         }
     }
@@ -53,7 +55,7 @@ impl Engine {
                 self.mode = Mode::Engaged;
                 let applied = self.consider_all();
                 self.publish();
-                Response::Done { message: format!("engaged: {} set", values(applied)) }
+                Response::Done { message: format!("engaged: {} set", counted(applied, "value")) }
             }
         }
     }
@@ -70,8 +72,9 @@ impl Engine {
 }
 
 /// `1 value` or `3 values`.
-pub(super) fn values(count: u64) -> String {
-    if count == 1 { "1 value".to_owned() } else { format!("{count} values") }
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }
 
 pub(super) fn observe_only() -> Response {

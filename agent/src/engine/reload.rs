@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use downbeat_api::{PolicyProblem, PolicyRefusal, PolicyState, Response, Severity};
 use downbeat_policy::{PolicySet, Problem};
 
-use super::commands::values;
+use super::commands::counted;
 use super::notices::notice;
 use super::threads::unix_time;
 use super::{Engine, Policy};
@@ -154,10 +154,10 @@ impl Engine {
         let response = match self.take_over(reading) {
             Ok(()) => {
                 let PolicyState { rules, files, .. } = self.policy_folders.state;
-                let set = values(self.applied() - before);
-                Response::Done {
-                    message: format!("policy read anew: {rules} rules in {files} files; {set} set"),
-                }
+                let (rules, files) = (counted(rules, "rule"), counted(files, "file"));
+                let set = counted(self.applied() - before, "value");
+                let message = format!("policy read anew: {rules} in {files}; {set} set");
+                Response::Done { message }
             }
             Err(problems) => Response::Refused { problems },
         };

@@ -1,0 +1,273 @@
+//! What people say to the agent: plan, set and release, reload; and that it does what it says.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use downbeat_api::{PlanStep, PlanSubject, Request, Response};
+use downbeat_tests::agent::{Agent, Load, PATIENCE, Place, said};
+use downbeat_tests::processes::wait_until;
+use downbeat_tests::skip::root_or_skip;
+use downbeat_tests::threads::{Attributes, FIFO, IDLE, OTHER};
+use nix::sys::signal::Signal;
+
+const POLICY: &str = r#"
+schema = 1
+
+[class.voice]
+tier = "realtime"
+sched = { policy = "fifo", priority = 7 }
+
+[class.batch]
+tier = "background"
+sched = "idle"
+
+[[rule]]
+name = "crowd"
+class = "voice"
+match = { exe = "{bin}/downbeat-load" }
+"#;
+
+const CROWD: [&str; 7] = ["crowd", "--threads", "2", "--name", "crowd-member", "--live", "120s"];
+
+fn fifo(found: &Attributes) -> bool {
+    found.scheduling.policy == FIFO && found.scheduling.priority == 7
+}
+
+fn idle(found: &Attributes) -> bool {
+    found.scheduling.policy == IDLE
+}
+
+fn other(found: &Attributes) -> bool {
+    found.scheduling.policy == OTHER
+}
+
+struct Scene {
+    place: Place,
+    agent: Agent,
+    crowd: Load,
+}
+
+fn scene(arguments: &[&str]) -> Result<Scene> {
+    let place = Place::new()?;
+    place.policy("50-test.toml", POLICY)?;
+    let agent = place.start(arguments)?;
+    let crowd = place.load(&CROWD)?;
+    Ok(Scene { place, agent, crowd })
+}
+
+impl Scene {
+    fn downbeat(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let run_dir = self.place.run_dir();
+        let run_dir = run_dir.to_str().context("a path in UTF-8")?;
+        let mut all = arguments.to_vec();
+        all.extend(["--run-dir", run_dir]);
+        let output = self.place.downbeat(&all)?;
+        Ok((output.status.code().context("no exit code")?, said(&output)))
+    }
+
+    /// Says it and expects that it is done.
+    fn done(&self, arguments: &[&str]) -> Result<String> {
+        let (code, said) = self.downbeat(arguments)?;
+        ensure!(code == 0, "{arguments:?} ended with {code}: {said}");
+        Ok(said)
+    }
+}
+
+#[test]
+fn a_class_by_hand_goes_before_the_rules_survives_a_reload_and_is_undone_on_release() -> Result<()>
+{
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    let pid = scene.crowd.pid().to_string();
+    scene.crowd.wait_for(3, fifo)?;
+
+    let said = scene.done(&["set", &pid, "--class", "batch", "--for", "10m"])?;
+    ensure!(said.contains("is batch for 600 s, on 3 threads"), "{said}");
+    scene.crowd.wait_for(3, idle)?;
+    let status = scene.done(&["status"])?;
+    ensure!(status.contains(&format!("by hand: downbeat-load ({pid}) is batch")), "{status}");
+    let explained = scene.done(&["explain", &pid])?;
+    ensure!(explained.contains("by hand it is batch for 9 min"), "{explained}");
+
+    let said = scene.done(&["reload"])?;
+    ensure!(said.contains("1 rule in 1 file"), "{said}");
+    scene.crowd.wait_for(3, idle)?;
+
+    let said = scene.done(&["release", &pid])?;
+    ensure!(said.contains("voice by its rule"), "{said}");
+    scene.crowd.wait_for(3, fifo)?;
+    let (code, said) = scene.downbeat(&["release", &pid])?;
+    ensure!(code == 1 && said.contains("has no class by hand"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_class_by_hand_ends_by_itself_and_everything_goes_back() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    // Without the rule it is left to itself.
+    scene.place.policy("50-test.toml", &POLICY.replace("{bin}/downbeat-load", "/nowhere"))?;
+    scene.crowd.wait_for(3, other)?;
+    let pid = scene.crowd.pid().to_string();
+    scene.done(&["set", &pid, "--class", "voice", "--for", "2s"])?;
+    scene.crowd.wait_for(3, fifo)?;
+    let start = Instant::now();
+    scene.crowd.wait_for(3, other)?;
+    ensure!(start.elapsed() < Duration::from_secs(20), "it ended after {:?}", start.elapsed());
+    scene.agent.wait_for(|snapshot| snapshot.overrides.is_empty().then_some(()))
+}
+
+#[test]
+fn what_cannot_be_set_by_hand_is_refused_with_the_reason() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    let pid = scene.crowd.pid().to_string();
+    for (arguments, reason) in [
+        (vec!["set", &pid, "--class", "voise"], "it has voice, batch"),
+        (vec!["set", "4000000", "--class", "voice"], "no process 4000000"),
+        (vec!["set", "no-such-name", "--class", "voice"], "no process is called"),
+    ] {
+        let (code, said) = scene.downbeat(&arguments)?;
+        ensure!(code == 1 && said.contains(reason), "{arguments:?}: {code} {said}");
+    }
+    let mut client = scene.agent.client()?;
+    let request = Request::Set { pid: scene.crowd.pid(), class: "voice".into(), seconds: Some(0) };
+    let refused = client.request(&request).map(drop);
+    ensure!(refused.is_err_and(|error| error.to_string().contains("1 s to 30 days")));
+    Ok(())
+}
+
+#[test]
+fn a_changed_file_is_in_force_by_itself_and_a_bad_one_leaves_what_is() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    scene
+        .place
+        .policy("50-test.toml", &POLICY.replace("class = \"voice\"", "class = \"batch\""))?;
+    scene.crowd.wait_for(3, idle)?;
+
+    let bad = POLICY.replace("priority = 7", "priority = 700");
+    let file = scene.place.policy("50-test.toml", &bad)?;
+    let problem = scene.agent.wait_for(|snapshot| {
+        let standing = snapshot.policy.standing.as_ref()?;
+        standing.problems.first().cloned()
+    })?;
+    ensure!(problem.file == file.display().to_string(), "{problem:?}");
+    ensure!(problem.line == Some(6) && problem.column.is_some(), "{problem:?}");
+    ensure!(problem.message.contains("priority"), "{problem:?}");
+    scene.crowd.wait_for(3, idle)?;
+    let status = scene.done(&["status"])?;
+    ensure!(status.contains("policy refused: ") && status.contains("50-test.toml:6:"), "{status}");
+    let (code, said) = scene.downbeat(&["reload"])?;
+    ensure!(code == 1 && said.contains("50-test.toml:6:"), "{code}: {said}");
+    ensure!(said.contains("the policy that was in force stays"), "{said}");
+
+    // On SIGHUP too, and once it is mended all is well.
+    fs::remove_file(&file)?;
+    scene.agent.signal(Signal::SIGHUP)?;
+    scene.agent.wait_for(|snapshot| {
+        (snapshot.policy.standing.is_none() && snapshot.policy.rules == 0).then_some(())
+    })?;
+    scene.crowd.wait_for(3, other)
+}
+
+#[test]
+fn a_policy_folder_that_does_not_exist_yet_is_read_once_it_does() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let late = place.path("late/policy.d");
+    let _agent = place.start(&["--policy-dir", late.to_str().context("a path in UTF-8")?])?;
+    let crowd = place.load(&CROWD)?;
+    fs::create_dir_all(&late)?;
+    // By the policy's own way: written elsewhere, then moved there as a whole.
+    let file = place.policy("50-test.toml.new", POLICY)?;
+    fs::rename(file, late.join("50-test.toml"))?;
+    crowd.wait_for(3, fifo)
+}
+
+/// The steps of a plan for the threads of one process.
+fn steps(scene: &Scene) -> Result<Vec<(String, PlanStep, Option<String>)>> {
+    match scene.agent.client()?.request(&Request::Plan)? {
+        Response::Plan(plan) => Ok(plan
+            .changes
+            .into_iter()
+            .filter(|change| {
+                let of = scene.crowd.pid();
+                matches!(change.subject, PlanSubject::Thread { pid, .. } if pid == of)
+            })
+            .map(|change| (change.lever, change.step, change.because))
+            .collect()),
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_plan_of_an_agent_that_only_looks_is_what_an_engaged_one_does() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut scene = scene(&["--observe-only"])?;
+    let mut planned = Vec::new();
+    let complete = wait_until(PATIENCE, || {
+        planned = steps(&scene).unwrap_or_default();
+        planned.len() == 3
+    });
+    ensure!(complete, "{planned:?}");
+    for (lever, step, because) in &planned {
+        ensure!(lever == "sched" && *step == PlanStep::Set, "{planned:?}");
+        ensure!(because.as_ref().is_some_and(|rule| rule.contains("50-test.toml:")), "{planned:?}");
+    }
+    scene.crowd.wait_for(3, other)?;
+
+    ensure!(scene.agent.end(Signal::SIGTERM)?.success());
+    scene.agent = scene.place.start(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    ensure!(steps(&scene)?.is_empty(), "what was done is not planned again");
+    Ok(())
+}
+
+#[test]
+fn a_plan_for_another_policy_knows_what_would_go_back() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    let empty = scene.place.path("empty.toml");
+    fs::write(&empty, "schema = 1\n")?;
+    let empty = empty.to_str().context("a path in UTF-8")?;
+    let said = scene.done(&["plan", empty])?;
+    ensure!(said.contains("fifo 7 → other") && said.contains("put back"), "{said}");
+    scene.crowd.wait_for(3, fifo)?;
+
+    // Without an agent the same command looks for itself.
+    let own = scene.place.path("policy/50-test.toml");
+    let own = own.to_str().context("a path in UTF-8")?;
+    let Scene { place, mut agent, crowd } = scene;
+    ensure!(agent.end(Signal::SIGTERM)?.success());
+    crowd.wait_for(3, other)?;
+    let run_dir = place.run_dir();
+    let run_dir = run_dir.to_str().context("a path in UTF-8")?;
+    let said = said_by(&place, &["plan", own, "--run-dir", run_dir])?;
+    ensure!(said.contains("other → fifo 7") && said.contains("by crowd, "), "{said}");
+    Ok(())
+}
+
+fn said_by(place: &Place, arguments: &[&str]) -> Result<String> {
+    let output = place.downbeat(arguments)?;
+    ensure!(output.status.success(), "{}", said(&output));
+    Ok(said(&output))
+}
