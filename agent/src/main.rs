@@ -11,7 +11,9 @@ use std::thread;
 
 use anyhow::Context;
 use clap::Parser;
-use downbeat_agent::act::{Actuator, Cap, JOURNAL_NAME, Journal, Kernel, RunLock, restore_locked};
+use downbeat_agent::act::{
+    Actuator, Cap, Journal, Kernel, RunLock, Units, journals, restore_locked,
+};
 use downbeat_agent::cli::{Address, Cli};
 use downbeat_agent::engine::{Engine, Notices, Parts, PolicyFolders, Reading, notice};
 use downbeat_agent::observe::frames::{self, FrameSocket};
@@ -82,6 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let pool = PoolSupervisor::new(pool_options(cli));
     let has_pool = pool.is_some();
     let frames = open_frames(&cli.run_dir, &mut notices);
+    let units = units(cli, &roots, &host);
     let parts = Parts {
         roots,
         host: Arc::clone(&host),
@@ -90,6 +93,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         policy_folders,
         probes,
         actuator,
+        units,
         pool,
         pool_status,
         frames,
@@ -189,7 +193,7 @@ fn put_back_predecessors_changes(
 
 /// An agent that changes nothing leaves also this to the user.
 fn tell_of_predecessors_changes(run_dir: &Path, notices: &mut Notices) {
-    if run_dir.join(JOURNAL_NAME).exists() {
+    if journals(run_dir).iter().any(|path| path.exists()) {
         let text =
             "an earlier agent was killed and left changes, which --observe-only leaves alone";
         let remedy = Some("stop this agent and run `downbeat restore`");
@@ -249,6 +253,18 @@ fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListen
             None
         }
     }
+}
+
+/// Asks systemd for what its units should have, where it is there to be asked.
+fn units(cli: &Cli, roots: &Roots, host: &HostFacts) -> Option<Units> {
+    let runs_systemd = host.findings.iter().any(|finding| {
+        finding.id == "systemd" && finding.state == downbeat_api::State::Present
+    });
+    if cli.observe_only || !runs_systemd {
+        return None;
+    }
+    let started = Units::start(&cli.run_dir, roots);
+    started.inspect_err(|error| tracing::error!("systemd will not be asked: {error}")).ok()
 }
 
 /// Programs mark their frames here; without it they go on as if nobody listened.

@@ -273,6 +273,11 @@ impl<C: Control> Actuator<C> {
         self.control.read(lever, subject)
     }
 
+    /// What it acts through.
+    pub fn control(&self) -> &C {
+        &self.control
+    }
+
     /// Every subject but the threads, in the order of their names.
     #[must_use]
     pub fn beside_threads(&self) -> Vec<&Subject> {

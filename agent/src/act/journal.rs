@@ -19,6 +19,9 @@ use crate::roots::Roots;
 /// The journal's name inside the run directory.
 pub const FILE_NAME: &str = "journal.jsonl";
 
+/// The name of the journal of what systemd was asked for, which another thread writes.
+pub const UNITS_NAME: &str = "units.jsonl";
+
 /// Version of the records.
 const SCHEMA: u32 = 2;
 
@@ -77,7 +80,15 @@ impl Journal {
     /// # Errors
     /// When the file cannot be made or the boot's id cannot be read; the error names the file.
     pub fn create(run_dir: &Path, roots: &Roots) -> io::Result<Self> {
-        let path = run_dir.join(FILE_NAME);
+        Self::create_named(FILE_NAME, run_dir, roots)
+    }
+
+    /// The same under another name.
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    pub fn create_named(name: &str, run_dir: &Path, roots: &Roots) -> io::Result<Self> {
+        let path = run_dir.join(name);
         let boot_id = boot_id(roots)?;
         let file = write_anew(&path, &boot_id, &Changes::new())?;
         Ok(Self { path, boot_id, file, dead: 0, live: 0, buffer: Vec::new(), torn: false })
@@ -85,12 +96,19 @@ impl Journal {
 
     /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
     pub fn set(&mut self, subject: &Subject, change: &Change) {
+        // Nothing of it is left after a kill.
+        if change.ours.lever().ends_with_the_agent() {
+            return;
+        }
         self.push(&Record::Set { subject: subject.clone(), change: change.clone() });
         self.live += 1;
     }
 
     /// Notes that a value is not ours any more.
     pub fn forget(&mut self, subject: &Subject, lever: Lever) {
+        if lever.ends_with_the_agent() {
+            return;
+        }
         self.push(&Record::Forget { subject: subject.clone(), lever });
         self.live = self.live.saturating_sub(1);
         self.dead += 2;
@@ -168,12 +186,12 @@ pub enum Found {
     Changes(Changes),
 }
 
-/// Reads the journal that a predecessor left in `run_dir`.
+/// Reads a journal that a predecessor left.
 ///
 /// # Errors
 /// When the file is there and cannot be read.
-pub fn read(run_dir: &Path, roots: &Roots) -> io::Result<Found> {
-    let file = match File::open(run_dir.join(FILE_NAME)) {
+pub fn read(path: &Path, roots: &Roots) -> io::Result<Found> {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error),
@@ -263,7 +281,7 @@ mod tests {
         drop(journal);
 
         let expected = HashMap::from([((thread(2), Lever::OomScoreAdj), change(-500))]);
-        assert_eq!(read(run.path(), &roots).unwrap(), Found::Changes(expected));
+        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Changes(expected));
     }
 
     #[test]
@@ -278,7 +296,7 @@ mod tests {
         let text = fs::read(&path).unwrap();
         fs::write(&path, &text[..text.len() - 9]).unwrap();
 
-        let Found::Changes(changes) = read(run.path(), &roots).unwrap() else {
+        let Found::Changes(changes) = read(&run.path().join(FILE_NAME), &roots).unwrap() else {
             panic!("the first change was whole");
         };
         assert_eq!(changes.len(), 1);
@@ -290,18 +308,21 @@ mod tests {
         let (_two, after) = roots("two");
         let run = tempfile::tempdir().unwrap();
         drop(Journal::create(run.path(), &before).unwrap());
-        assert_eq!(read(run.path(), &after).unwrap(), Found::Stale);
-        assert_eq!(read(run.path(), &before).unwrap(), Found::Changes(Changes::new()));
+        assert_eq!(read(&run.path().join(FILE_NAME), &after).unwrap(), Found::Stale);
+        assert_eq!(
+            read(&run.path().join(FILE_NAME), &before).unwrap(),
+            Found::Changes(Changes::new())
+        );
     }
 
     #[test]
     fn rubbish_in_its_place_is_stale_and_none_is_nothing() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        assert_eq!(read(run.path(), &roots).unwrap(), Found::Nothing);
+        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Nothing);
         let set = r#"{"record":"forget","subject":"host","lever":"sched"}"#;
         fs::write(run.path().join(FILE_NAME), set).unwrap();
-        assert_eq!(read(run.path(), &roots).unwrap(), Found::Stale);
+        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Stale);
     }
 
     #[test]
@@ -318,7 +339,7 @@ mod tests {
         let kept = HashMap::from([((thread(5), Lever::OomScoreAdj), change(7))]);
         journal.compact(&kept).unwrap();
         assert!(!journal.wants_compaction());
-        assert_eq!(read(run.path(), &roots).unwrap(), Found::Changes(kept));
+        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Changes(kept));
         let lines = fs::read_to_string(run.path().join(FILE_NAME)).unwrap();
         assert_eq!(lines.lines().count(), 2);
     }
@@ -340,7 +361,7 @@ mod tests {
         journal.compact(&kept).unwrap();
         journal.set(&thread(4), &change(4));
         journal.commit().unwrap();
-        let Found::Changes(found) = read(run.path(), &roots).unwrap() else {
+        let Found::Changes(found) = read(&run.path().join(FILE_NAME), &roots).unwrap() else {
             panic!("it is of this boot");
         };
         assert_eq!(found.len(), 2);

@@ -13,6 +13,8 @@ mod reason;
 mod restore;
 mod runaway;
 mod subject;
+mod systemd;
+mod units;
 mod value;
 
 pub use actuator::{Actuator, Cap};
@@ -20,9 +22,10 @@ pub use control::{Control, Kernel, is_gone, sched_getaffinity, sched_setattr, st
 pub use journal::{FILE_NAME as JOURNAL_NAME, Journal};
 pub use lock::{LockError, RunLock};
 pub use outcome::{Done, Event, LeverEntry, Request, Standing};
-pub use restore::{RestoreError, RestoreReport, UNDER_WAY, restore, restore_locked};
+pub use restore::{RestoreError, RestoreReport, UNDER_WAY, journals, restore, restore_locked};
 pub use runaway::{Demoted, Given, RunawayWatch};
 pub use subject::{GroupId, Key, Subject, ThreadId};
+pub use units::{UnitRequest, Units};
 pub use value::{
     CpuLimit, CpuShare, Cpuset, Lever, PerDevice, RESET_ON_FORK, Sched, Value, cpu_ranges,
 };

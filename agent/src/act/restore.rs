@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use super::actuator::put_back;
 use super::control::{Control, Kernel};
-use super::journal::{self, Change, Changes, Found};
+use super::journal::{self, Change, Changes, Found, UNITS_NAME};
 use super::lineage::inherited;
 use super::lock::{LockError, RunLock};
 use super::outcome::Event;
 use super::subject::{Subject, ThreadId};
+use super::systemd::{self, Systemd};
 use super::value::Lever;
 use crate::observe::process::{ProcessReader, ProcessStat};
 use crate::roots::Roots;
@@ -64,7 +65,7 @@ pub enum RestoreError {
 /// # Errors
 /// [`RestoreError`]; a single value that cannot be put back is in the report instead.
 pub fn restore(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreError> {
-    if !run_dir.join(journal::FILE_NAME).exists() {
+    if !journals(run_dir).iter().any(|path| path.exists()) {
         return Ok(RestoreReport::default());
     }
     let _lock = RunLock::acquire(run_dir).map_err(|error| match error {
@@ -79,18 +80,49 @@ pub fn restore(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreEr
 /// # Errors
 /// [`RestoreError::Unreadable`].
 pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreError> {
-    let path = run_dir.join(journal::FILE_NAME);
-    let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
-    let report = match journal::read(run_dir, roots).map_err(unreadable)? {
-        Found::Nothing => return Ok(RestoreReport::default()),
-        Found::Stale => RestoreReport::default(),
-        Found::Changes(changes) => put_back_all(&changes, &Kernel::new(roots), roots),
-    };
-    // What failed can be tried again, with more rights.
-    if report.failed.is_empty() {
-        fs::remove_file(&path).map_err(unreadable)?;
+    let mut all = RestoreReport::default();
+    for path in journals(run_dir) {
+        let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
+        let report = match journal::read(&path, roots).map_err(unreadable)? {
+            Found::Nothing => continue,
+            Found::Stale => RestoreReport::default(),
+            Found::Changes(changes) if path.ends_with(UNITS_NAME) => put_back_units(&changes),
+            Found::Changes(changes) => put_back_all(&changes, &Kernel::new(roots), roots),
+        };
+        // What failed can be tried again, with more rights.
+        if report.failed.is_empty() {
+            fs::remove_file(&path).map_err(unreadable)?;
+        }
+        all.restored += report.restored;
+        all.handed_off += report.handed_off;
+        all.gone += report.gone;
+        all.failed.extend(report.failed);
     }
-    Ok(report)
+    Ok(all)
+}
+
+/// Where a killed agent may have left old values.
+#[must_use]
+pub fn journals(run_dir: &Path) -> [PathBuf; 2] {
+    [journal::FILE_NAME, UNITS_NAME].map(|name| run_dir.join(name))
+}
+
+fn put_back_units(changes: &Changes) -> RestoreReport {
+    let mut report = RestoreReport::default();
+    if changes.is_empty() {
+        return report;
+    }
+    let put_all_back = |report: &mut RestoreReport| {
+        let systemd = Systemd::connect(Path::new(systemd::RUN), true)?;
+        for ((subject, lever), change) in in_order(changes) {
+            report.count(subject, *lever, put_back(&systemd, subject, change));
+        }
+        systemd.clean_up()
+    };
+    if let Err(error) = put_all_back(&mut report) {
+        report.failed.push(error.to_string());
+    }
+    report
 }
 
 /// How long a creator whose values went back may take to end a fork that was under way: its child

@@ -23,6 +23,9 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
+/// Where systemd notes what is set at run time.
+pub const RUN: &str = "/run/systemd";
+
 /// How long systemd may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,8 +52,8 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Connects to the system bus. `run` is systemd's folder, `/run/systemd`. `restores`: to put
-    /// back what another process set.
+    /// Connects to the system bus; `run` is systemd's own folder ([`RUN`]). `restores`: to put back
+    /// what another process set.
     ///
     /// # Errors
     /// When there is no bus, or systemd is not on it.
@@ -62,7 +65,13 @@ impl Systemd {
         Ok(Self { runtime, bus, noted: run.to_owned(), drop_ins: Mutex::default(), restores })
     }
 
-    fn call<B>(&self, path: &str, interface: &str, method: &str, body: &B) -> io::Result<zbus::Message>
+    fn call<B>(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &B,
+    ) -> io::Result<zbus::Message>
     where
         B: serde::Serialize + zbus::DynamicType,
     {
@@ -133,7 +142,9 @@ impl Systemd {
                 vec![("CPUWeight", number.into())]
             }
             Value::CpuMax(CpuLimit { burst_us: 1.., .. }) => {
-                return Err(unsupported("systemd has no burst: set `adopt = true` or leave it away"));
+                return Err(unsupported(
+                    "systemd has no burst: set `adopt = true` or leave it away",
+                ));
             }
             Value::CpuMax(CpuLimit { quota_us, period_us, .. }) => {
                 let per_second = |quota: u64| quota.saturating_mul(1_000_000) / (*period_us).max(1);
@@ -190,16 +201,18 @@ impl Systemd {
     /// # Errors
     /// When a file cannot be removed, or systemd does not answer.
     pub fn clean_up(&self) -> io::Result<()> {
-        let ours = std::mem::take(
-            &mut *self.drop_ins.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let ours =
+            std::mem::take(&mut *self.drop_ins.lock().unwrap_or_else(PoisonError::into_inner));
         let mut any = false;
         for path in ours {
             match std::fs::remove_file(&path) {
                 Ok(()) => any = true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", path.display()),
+                    ));
                 }
             }
             // Others may have drop-ins there.
@@ -251,8 +264,10 @@ fn interface(unit: &str) -> String {
 /// CPUs from the bits of bytes, the first CPU in the lowest bit of the first.
 fn cpus_of(bytes: &[u8]) -> Vec<u32> {
     let bits = bytes.iter().zip((0_u32..).step_by(8));
-    bits.flat_map(|(byte, first)| (0..8).filter(move |bit| byte & 1 << bit != 0).map(move |bit| first + bit))
-        .collect()
+    bits.flat_map(|(byte, first)| {
+        (0..8).filter(move |bit| byte & 1 << bit != 0).map(move |bit| first + bit)
+    })
+    .collect()
 }
 
 fn mask_of(cpus: &[u32]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! One thread does all of it, so there is one order of things. Two speeds: an event from the
 //! kernel is acted on at once; a sample, once a second, reads what has no events.
 
+mod affinities;
 mod commands;
 mod discovery;
 mod explain;
@@ -35,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::act::{Actuator, Kernel, UNDER_WAY};
+use crate::act::{Actuator, Kernel, UNDER_WAY, Units};
 use crate::model::World;
 use crate::model::histogram::Histogram;
 use crate::model::overrides::Overrides;
@@ -45,6 +46,7 @@ use crate::observe::kernel::{KernelEvent, KernelProbes};
 use crate::observe::own::OwnReader;
 use crate::observe::process::ProcessReader;
 use crate::observe::system::{System, SystemReader};
+use crate::own_memory::OwnMemory;
 use crate::roots::Roots;
 use crate::serve::socket::Command;
 use crate::supervise::PoolSupervisor;
@@ -77,6 +79,8 @@ pub struct Parts {
     pub probes: Result<KernelProbes, String>,
     /// The levers; absent when the agent only observes.
     pub actuator: Option<Actuator<Kernel>>,
+    /// Asks systemd, where it runs and anything is to be changed.
+    pub units: Option<Units>,
     /// The pool's process.
     pub pool: Option<PoolSupervisor>,
     /// What the pool says of itself.
@@ -110,6 +114,8 @@ pub struct Engine {
     marks: marks::Marks,
     gpu: GpuReader,
     own: OwnReader,
+    own_memory: OwnMemory,
+    affinities: affinities::Affinities,
     world: World,
     overrides: Overrides,
     discoveries: discovery::Discoveries,
@@ -151,6 +157,8 @@ impl Engine {
             marks: marks::Marks::new(parts.frames),
             gpu: GpuReader::new(),
             own: OwnReader::new(&roots),
+            own_memory: OwnMemory::default(),
+            affinities: affinities::Affinities::default(),
             host,
             host_name,
             policy,
@@ -167,7 +175,7 @@ impl Engine {
             overrides: Overrides::default(),
             discoveries: discovery::Discoveries::default(),
             ledger: Ledger::default(),
-            levers: levers::Levers::new(&roots, mode != Mode::ObserveOnly),
+            levers: levers::Levers::new(&roots, mode != Mode::ObserveOnly, parts.units),
             exec_to_set: Histogram::default(),
             waits_before: Vec::new(),
             events: Vec::new(),
@@ -228,6 +236,7 @@ impl Engine {
         self.on_kernel_events();
         self.on_marks();
         self.tell_runaways();
+        self.tell_units();
         self.notice_changed_policy();
         self.expire_overrides();
         self.take_in_news(discovery::AT_A_TICK);
@@ -264,6 +273,7 @@ impl Engine {
         // A process that was just being made has its creator's values and is not to be seen yet.
         tokio::time::sleep(UNDER_WAY).await;
         self.disengage();
+        self.stop_asking_for_units();
         if let Some(actuator) = self.actuator.take()
             && let Err(error) = actuator.finish()
         {

@@ -31,6 +31,7 @@ impl Engine {
         self.discover();
         self.renew_reservations();
         self.set_switches();
+        self.ask_for_units();
         self.discover();
         self.publish_after(elapsed);
     }

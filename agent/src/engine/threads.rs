@@ -345,7 +345,7 @@ impl Engine {
     }
 
     fn enter_beside_threads(&mut self, done: &Done, unix_time: f64) {
-        let name = done.subject.to_string();
+        let name = self.name_of(&done.subject);
         let subject = Subject { pid: 0, name: &name, class: "" };
         self.ledger.enter(subject, std::slice::from_ref(done), unix_time);
     }

@@ -129,7 +129,7 @@ impl Bench {
     }
 
     fn journalled(&self) -> usize {
-        match journal::read(self.run.path(), &self.roots).unwrap() {
+        match journal::read(&self.run.path().join(journal::FILE_NAME), &self.roots).unwrap() {
             Found::Changes(changes) => changes.len(),
             other => panic!("{other:?}"),
         }
@@ -417,7 +417,10 @@ fn the_journal_ends_when_nothing_is_left_to_put_back() {
     bench.apply(thread, &[idle()]);
     bench.actuator.undo_all();
     bench.actuator.finish().unwrap();
-    assert_eq!(journal::read(bench.run.path(), &bench.roots).unwrap(), Found::Nothing);
+    assert_eq!(
+        journal::read(&bench.run.path().join(journal::FILE_NAME), &bench.roots).unwrap(),
+        Found::Nothing
+    );
 }
 
 #[test]
@@ -499,7 +502,10 @@ fn what_is_someone_elses_stays_so_through_a_pause() {
     assert!(bench.apply(thread, &[fifo(20)]).is_empty());
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(11)));
     bench.actuator.finish().unwrap();
-    assert_eq!(journal::read(bench.run.path(), &bench.roots).unwrap(), Found::Nothing);
+    assert_eq!(
+        journal::read(&bench.run.path().join(journal::FILE_NAME), &bench.roots).unwrap(),
+        Found::Nothing
+    );
 }
 
 #[test]

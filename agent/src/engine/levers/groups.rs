@@ -37,6 +37,11 @@ impl Groups {
         Self { place, targets: Vec::new(), own: BTreeMap::new(), made: BTreeMap::new() }
     }
 
+    /// What the group of a class should have.
+    pub(super) fn target(&self, class: usize) -> Option<&GroupTarget> {
+        self.targets.get(class)?.as_ref()
+    }
+
     /// The group of the agent's own that a class's processes go into.
     pub(super) fn of_class(&self, class: usize) -> Option<&Arc<str>> {
         self.own.get(&class)

@@ -4,10 +4,11 @@
 mod groups;
 mod realtime;
 mod switches;
+mod units;
 
 use std::borrow::Cow;
 
-use crate::act::{Lever, ThreadId, Value};
+use crate::act::{Lever, ThreadId, Units, Value};
 use crate::decide::Target;
 use crate::model::Assigned;
 use crate::observe::machine::Machine;
@@ -23,17 +24,19 @@ pub(super) struct Levers {
     realtime: realtime::Realtime,
     groups: groups::Groups,
     switches: switches::Set,
+    units: units::Asked,
 }
 
 impl Levers {
-    /// `acts`: whether anything is to be changed at all.
-    pub(super) fn new(roots: &Roots, acts: bool) -> Self {
+    /// `acts`: whether anything is to be changed at all; `units` asks systemd, where it runs.
+    pub(super) fn new(roots: &Roots, acts: bool, units: Option<Units>) -> Self {
         Self {
             roots: roots.clone(),
             machine: Machine::read(roots),
             realtime: realtime::Realtime::new(roots, acts),
             groups: groups::Groups::new(roots, acts),
             switches: switches::Set::default(),
+            units: units::Asked::new(units),
         }
     }
 }

@@ -9,6 +9,7 @@
 mod agent;
 mod host;
 mod jobs;
+mod levers;
 
 use std::fmt;
 
@@ -39,7 +40,8 @@ match = { exe = "{bin}/downbeat-load" }
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Every room's checks, in the order in which they run.
-const ROOMS: [&[Check]; 3] = [agent::CHECKS, jobs::CHECKS, host::CHECKS];
+const ROOMS: [&[Check]; 4] =
+    [agent::CHECKS, jobs::CHECKS, levers::CHECKS, host::CHECKS];
 
 /// Ends a check that this kernel cannot run.
 #[derive(Debug)]

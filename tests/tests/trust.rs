@@ -1,0 +1,142 @@
+//! What the agent does on a machine that matters: it takes back what runs away, and groups and
+//! their members are as before when it ends, however it ends.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use downbeat_tests::agent::{PATIENCE, Place, said};
+use downbeat_tests::processes::wait_until;
+use downbeat_tests::skip::root_or_skip;
+use downbeat_tests::threads::{FIFO, Scheduling};
+use nix::sys::signal::Signal;
+
+const SPINNER: &str = r#"
+schema = 1
+
+[class.frames]
+tier = "realtime"
+deadline = "10ms"
+sched = { policy = "fifo", priority = 7 }
+
+[[rule]]
+name = "spinner"
+class = "frames"
+match = { exe = "{bin}/downbeat-load" }
+"#;
+
+/// It is real-time for as long as it takes to see that it never pauses.
+#[test]
+fn a_runaway_loses_its_real_time_and_it_is_said() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", SPINNER)?;
+    let agent = place.start(&["--no-bpf"])?;
+    let record = place.records().join("spinner").to_string_lossy().into_owned();
+    let load = place.load(&["hog", "--threads", "1", "--seconds", "30", "--record", &record])?;
+    let is_fifo = || load.attributes().into_iter().any(|thread| thread.scheduling.policy == FIFO);
+    ensure!(wait_until(PATIENCE, is_fifo), "never real-time\n{}", agent.log());
+    let begun = Instant::now();
+    ensure!(wait_until(PATIENCE, || !is_fifo()), "still real-time\n{}", agent.log());
+    let took = begun.elapsed();
+    // 100 ms, and what a busy host adds between two looks of this test.
+    ensure!(took < Duration::from_millis(600), "{took:?}");
+    let told = wait_until(PATIENCE, || agent.log().contains("on end"));
+    ensure!(told, "not told:\n{}", agent.log());
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(!is_fifo(), "it was given real time again\n{}", agent.log());
+    Ok(())
+}
+
+const ADOPTED: &str = r#"
+schema = 1
+
+[class.adopted]
+tier = "background"
+sched = "keep"
+adopt = true
+freeze = true
+
+[[rule]]
+name = "crowd"
+class = "adopted"
+match = { exe = "{bin}/downbeat-load" }
+"#;
+
+/// The version 2 hierarchy of this machine, wherever it is mounted.
+fn hierarchy() -> Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2"));
+    Ok(found.and_then(|fields| fields.get(1).map(PathBuf::from)))
+}
+
+fn group_of(pid: u32) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("0::"));
+    line.map(str::to_owned).with_context(|| text.clone())
+}
+
+fn adopted_until(signal: Signal) -> Result<()> {
+    let Some(hierarchy) = hierarchy()? else {
+        eprintln!("skipped: no version 2 of control groups");
+        return Ok(());
+    };
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let own = hierarchy.join("downbeat.slice");
+    if own.exists() || fs::read_to_string("/proc/1/comm")?.trim() == "systemd" {
+        eprintln!("skipped: an agent or systemd has groups here");
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", ADOPTED)?;
+    let mut agent = place.start(&["--no-bpf"])?;
+    let load = place.load(&["crowd", "--threads", "3", "--live", "60s"])?;
+    let before = group_of(std::process::id())?;
+    let moved = || group_of(load.pid()).is_ok_and(|group| group == "/downbeat.slice/adopted");
+    ensure!(wait_until(PATIENCE, moved), "{}\n{}", group_of(load.pid())?, agent.log());
+    let frozen = fs::read_to_string(own.join("adopted/cgroup.freeze"))?;
+    ensure!(frozen.trim() == "1", "{frozen}");
+    agent.end(signal)?;
+    if signal == Signal::SIGKILL {
+        let restored = place.restore()?;
+        ensure!(restored.status.success(), "{}", said(&restored));
+    }
+    ensure!(group_of(load.pid())? == before, "{}\n{}", group_of(load.pid())?, agent.log());
+    ensure!(!own.exists(), "its group is left\n{}", agent.log());
+    Ok(())
+}
+
+// One after the other: there is one place for the agent's groups.
+#[test]
+fn an_adopted_process_goes_back_and_the_group_away() -> Result<()> {
+    adopted_until(Signal::SIGTERM)?;
+    adopted_until(Signal::SIGKILL)
+}
+
+/// What the kernel grants to nobody is not asked of it either: the next rung is taken and told.
+#[test]
+fn a_reservation_beyond_the_cap_becomes_real_time() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let policy = SPINNER.replace(
+        "sched = { policy = \"fifo\", priority = 7 }",
+        "sched = { policy = \"deadline\", budget = \"9900us\", period = \"10ms\" }",
+    );
+    place.policy("50-test.toml", &policy)?;
+    let agent = place.start(&["--no-bpf"])?;
+    let load = place.load(&["crowd", "--threads", "7", "--live", "60s"])?;
+    let fifo = |found: &Scheduling| found.policy == FIFO;
+    let stepped =
+        || load.attributes().iter().filter(|thread| fifo(&thread.scheduling)).count() >= 6;
+    ensure!(wait_until(PATIENCE, stepped), "{:?}\n{}", load.attributes(), agent.log());
+    ensure!(agent.log().contains("in its place"), "not told:\n{}", agent.log());
+    Ok(())
+}
