@@ -122,7 +122,7 @@ fn row(common: &Common<'_>, threads: &[(u32, &str)], paper: Paper) -> Vec<Line<'
         PlanStep::LeaveAlone { reason } => (Ink::Warning, format!("left alone: {reason}")),
     };
     let tail: Vec<String> =
-        [tail, names.join(", ")].into_iter().filter(|part| !part.is_empty()).collect();
+        [names.join(", "), tail].into_iter().filter(|part| !part.is_empty()).collect();
     let head = format!(
         "    {} {}",
         text::fit(lever, 14, Align::Left),

@@ -20,6 +20,7 @@ pub struct FakeAgent {
 struct Shared {
     snapshot: Mutex<Snapshot>,
     asked: Mutex<Vec<Request>>,
+    answers: Mutex<Vec<(Request, Response)>>,
     connections: Mutex<Vec<UnixStream>>,
     tick: Duration,
 }
@@ -32,6 +33,7 @@ impl FakeAgent {
         let shared = Arc::new(Shared {
             snapshot: Mutex::new(snapshot),
             asked: Mutex::new(Vec::new()),
+            answers: Mutex::new(Vec::new()),
             connections: Mutex::new(Vec::new()),
             tick,
         });
@@ -51,6 +53,11 @@ impl FakeAgent {
     /// What it says from now on.
     pub fn say(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.shared.snapshot.lock().unwrap());
+    }
+
+    /// What it answers to a request from now on.
+    pub fn answer(&self, request: &Request, response: Response) {
+        self.shared.answers.lock().unwrap().push((request.clone(), response));
     }
 
     /// What it was asked so far, `watch` and `snapshot` aside.
@@ -100,6 +107,10 @@ fn current(shared: &Shared) -> Response {
 }
 
 fn answer(shared: &Shared, request: &Request) -> Response {
+    let answers = shared.answers.lock().unwrap();
+    if let Some((_, response)) = answers.iter().find(|(known, _)| known == request) {
+        return response.clone();
+    }
     let mut snapshot = shared.snapshot.lock().unwrap();
     match request {
         Request::Pause | Request::Resume if snapshot.mode == Mode::ObserveOnly => Response::Error {
@@ -118,6 +129,9 @@ fn answer(shared: &Shared, request: &Request) -> Response {
         }
         Request::Explain { pid } => {
             Response::Error { message: format!("{pid}: no such process or thread") }
+        }
+        Request::Reload | Request::Set { .. } | Request::Release { .. } => {
+            Response::Done { message: "done".into() }
         }
         Request::Misses => Response::Misses { misses: snapshot.misses.clone() },
         Request::Follow { pid, seconds } if snapshot.processes.iter().any(|p| p.pid == *pid) => {
