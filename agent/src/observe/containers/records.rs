@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::engines::{Told, entries};
 
-/// Where podman and CRI-O keep their containers, below `/`.
-pub const STORAGE: &str = "var/lib/containers/storage/overlay-containers";
+/// Where podman and CRI-O keep their containers, below `/`: in a folder for each storage driver
+/// (`overlay-containers`, `vfs-containers`).
+pub const STORAGE: &str = "var/lib/containers/storage";
 
 /// The longest file that is read, bytes: the list of all of podman's containers.
 const MAX_FILE: u64 = 8 << 20;
@@ -123,12 +124,25 @@ fn containerd_told(annotations: &mut BTreeMap<String, String>) -> Told {
     Told { name, image, pod, namespace, ..Told::default() }
 }
 
+/// The folders of the storage drivers that were ever used.
+fn drivers(storage: &Path) -> impl Iterator<Item = PathBuf> {
+    let of_driver = |path: &PathBuf| path.as_os_str().as_encoded_bytes().ends_with(b"-containers");
+    entries(storage).filter(of_driver)
+}
+
 /// podman: the list of all containers.
-pub fn storage(folder: &Path, id: &str) -> Result<Told, RecordError> {
-    let list = folder.join("containers.json");
-    let stored = json::<Vec<Stored>>(&list)?.into_iter().find(|stored| stored.id == id);
+pub fn storage(storage: &Path, id: &str) -> Result<Told, RecordError> {
+    let mut failed = None;
+    let mut stored = None;
+    for folder in drivers(storage) {
+        match json::<Vec<Stored>>(&folder.join("containers.json")) {
+            Ok(list) => stored = stored.or(list.into_iter().find(|stored| stored.id == id)),
+            Err(error) => failed = Some(error),
+        }
+    }
     let Some(Stored { names, metadata, .. }) = stored else {
-        return Err(RecordError::Unknown { path: list, id: id.into() });
+        let unknown = RecordError::Unknown { path: storage.into(), id: id.into() };
+        return Err(failed.unwrap_or(unknown));
     };
     let metadata = metadata.and_then(|text| serde_json::from_str::<StoredMetadata>(&text).ok());
     let StoredMetadata { name, image_name, pod_name } = metadata.unwrap_or_default();
@@ -139,9 +153,11 @@ pub fn storage(folder: &Path, id: &str) -> Result<Told, RecordError> {
 /// CRI-O: the container's bundle, and its pod's for the pod's labels.
 pub fn crio(storage: &Path, run: &Path, id: &str) -> Result<Told, RecordError> {
     let bundle = |id: &str| {
-        let kept = storage.join(id).join("userdata/config.json");
-        let running = run.join("overlay-containers").join(id).join("userdata/config.json");
-        annotations(&kept).or_else(|error| annotations(&running).map_err(|_| error))
+        let places = drivers(storage).chain(drivers(run));
+        let mut bundles = places.map(|folder| folder.join(id).join("userdata/config.json"));
+        let found = bundles.find(|bundle| bundle.exists());
+        let unknown = || RecordError::Unknown { path: storage.into(), id: id.into() };
+        annotations(&found.ok_or_else(unknown)?)
     };
     let mut own = bundle(id)?;
     let labels = |annotations: &BTreeMap<String, String>| {

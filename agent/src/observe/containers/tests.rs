@@ -137,6 +137,7 @@ fn podman_that_serves_no_socket_has_a_list() {
             {{"id": "{ID}", "names": ["piper"], "image": "1f",
               "metadata": "{{\"image-name\":\"docker.io/rhasspy/piper:latest\",\"name\":\"piper\"}}"}}]"#
     );
+    write(root.path(), "var/lib/containers/storage/vfs-containers/containers.json", "[]");
     write(root.path(), "var/lib/containers/storage/overlay-containers/containers.json", &list);
     let facts = ask(root.path(), &format!("/machine.slice/libpod-{ID}.scope"));
     assert_eq!(facts.name.as_deref(), Some("piper"));
@@ -256,4 +257,20 @@ fn a_container_is_forgotten_with_its_last_process() {
     assert_eq!(containers.known.len(), 1);
     containers.of(8, "/system.slice/cron.service", true);
     assert!(containers.known.is_empty() && containers.of_process.is_empty());
+}
+
+/// With a podman that runs here: `DOWNBEAT_TEST_PODMAN=ID`, the id of a container in a pod.
+#[test]
+#[ignore = "needs a podman and a container of its own"]
+fn a_real_podman_is_understood() {
+    let id = std::env::var("DOWNBEAT_TEST_PODMAN").unwrap();
+    let group = format!("/machine.slice/libpod-{id}.scope");
+    let question = Question::new(container_of(&group).unwrap(), &group);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let served = runtime.block_on(Places::default().ask(&question)).unwrap();
+    println!("{served:?}");
+    let listed = records::storage(Path::new("/var/lib/containers/storage"), &id).unwrap();
+    println!("{listed:?}");
+    assert_eq!((&served.name, &served.image), (&listed.name, &listed.image));
+    assert!(served.pod.is_some());
 }
