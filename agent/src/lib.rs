@@ -9,6 +9,7 @@ pub mod decide;
 pub mod engine;
 pub mod model;
 pub mod observe;
+pub mod own_memory;
 pub mod own_priority;
 pub mod plan;
 pub mod roots;

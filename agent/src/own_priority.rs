@@ -4,6 +4,8 @@
 //! frame. Its children and its other threads start with ordinary scheduling. Its memory stays in
 //! RAM. What is not granted is said in `doctor` and costs only speed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use downbeat_api::HostFacts;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
@@ -11,6 +13,9 @@ use crate::act::{RESET_ON_FORK, Sched, sched_setattr};
 
 /// Nice value where no real-time policy is granted.
 const NICE: i32 = -10;
+
+/// Of the process as a whole, as the lock itself is.
+static LOCKED: AtomicBool = AtomicBool::new(false);
 
 /// Raises the calling thread's priority and locks the process's memory.
 pub fn raise(host: &HostFacts) {
@@ -24,11 +29,22 @@ pub fn raise(host: &HostFacts) {
     if let Err(error) = sched_setattr(thread, &sched) {
         tracing::debug!("own priority: {error}");
     }
+    lock_memory();
+}
+
+/// Keeps the process's memory in RAM, what it has and what it will have.
+pub(crate) fn lock_memory() {
     // Only pages that are used: the stacks of threads are mostly empty.
     let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | onfault();
-    if let Err(error) = mlockall(flags) {
-        tracing::debug!("locking memory: {error}");
+    match mlockall(flags) {
+        Ok(()) => LOCKED.store(true, Ordering::Relaxed),
+        Err(error) => tracing::debug!("locking memory: {error}"),
     }
+}
+
+/// Whether [`raise`] locked the process's memory.
+pub(crate) fn has_locked_memory() -> bool {
+    LOCKED.load(Ordering::Relaxed)
 }
 
 /// `MCL_ONFAULT` (kernel 4.4).

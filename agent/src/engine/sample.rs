@@ -32,7 +32,6 @@ impl Engine {
         self.renew_reservations();
         self.set_switches();
         self.ask_for_units();
-        self.discover();
         self.publish_after(elapsed);
     }
 

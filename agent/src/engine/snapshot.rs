@@ -11,7 +11,7 @@ use downbeat_api::{
 
 use super::threads::unix_time;
 use super::{Engine, Policy};
-use crate::act::{Sched, cpu_ranges, sched_getaffinity};
+use crate::act::Sched;
 use crate::decide::Target;
 use crate::model;
 use crate::model::histogram::Histogram;
@@ -77,8 +77,10 @@ impl Engine {
     /// Publishes a picture at the end of a sample that covers `interval` seconds.
     pub(super) fn publish_after(&mut self, interval: f64) {
         let own = self.own.read();
+        self.own_memory.look();
         let gpu = self.gpu.read();
         let waits = self.waits();
+        self.affinities.sample(&self.world);
         let before = Arc::clone(&self.snapshots.borrow());
         let cpu_before = before.cost.cpu_seconds;
         let cpu = if interval > 0.0 { (own.cpu_seconds - cpu_before) / interval } else { 0.0 };
@@ -218,9 +220,7 @@ impl Engine {
                 Sched { policy, priority, ..Sched::DEFAULT }.to_string()
             }),
             nice: stat.map_or(0, |stat| stat.nice),
-            affinity: sched_getaffinity(process.pid)
-                .map(|cpus| cpu_ranges(&cpus))
-                .unwrap_or_default(),
+            affinity: self.affinities.of(process),
             attention,
         }
     }
