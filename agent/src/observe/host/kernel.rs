@@ -57,10 +57,12 @@ fn btf(roots: &Roots) -> Finding {
     }
     absent(
         "btf",
-        "no /sys/kernel/btf/vmlinux: kernel programs do not load, and /proc is scanned instead",
+        "no /sys/kernel/btf/vmlinux: without the kernel's types kernel programs do not load, and /proc \
+         is scanned instead",
         Some(
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y (every distribution's has it), and in a \
-              container mount the host's /sys",
+            "start downbeatd with --btf FILE (this kernel's BTF, or its vmlinux with debug \
+             information), or use a kernel with CONFIG_DEBUG_INFO_BTF=y (every distribution's has \
+             it), and in a container mount the host's /sys",
         ),
     )
 }

@@ -12,6 +12,9 @@ use downbeat_api::{
 use super::catalogue::{self, Definition, WAIT_BOUNDS_NS};
 use super::{host, jobs};
 
+/// What the names of kernel programs begin with that are on raw tracepoints.
+const RAW: &str = "raw_";
+
 /// One family with its samples; a family without any is not exposed.
 #[derive(Debug)]
 pub(super) struct Family {
@@ -288,7 +291,10 @@ fn add_cost(families: &mut Families, cost: &Cost) {
     let Some(bpf) = bpf else {
         return;
     };
-    let program = |program: &downbeat_api::BpfProgram| vec![program.name.clone()];
+    // One series for a program and for its twin on a raw tracepoint, of which one runs.
+    let program = |program: &downbeat_api::BpfProgram| {
+        vec![program.name.strip_prefix(RAW).unwrap_or(&program.name).to_owned()]
+    };
     families.each(&catalogue::BPF_SECONDS, &bpf.programs, program, |program| {
         Some(Value::Seconds(program.run_seconds))
     });
