@@ -68,7 +68,8 @@ impl Engine {
 
     /// Tells of threads that lost their real time since they ran away.
     pub(in crate::engine) fn tell_runaways(&mut self) {
-        let demoted = self.levers.realtime.watch.as_ref().map_or_else(Vec::new, |it| it.demoted());
+        let watch = self.levers.realtime.watch.as_ref();
+        let demoted = watch.map_or_else(Vec::new, RunawayWatch::demoted);
         for Demoted { thread, outcome } in demoted {
             let reason = match outcome {
                 Ok(ran) => format!(

@@ -76,14 +76,14 @@ impl Cgroups {
             if self.v1_controllers.is_empty() {
                 return absent(
                     id,
-                    "no cgroup is visible here: rules cannot match `cgroup`; this version makes no groups",
+                    "no cgroup is visible here: rules cannot match `cgroup`, and no class can have values of a group",
                     Some(
                         "mount -t cgroup2 none /sys/fs/cgroup, in a container the host's /sys/fs/cgroup",
                     ),
                 );
             }
             let text = format!(
-                "version 1 only ({}): it is left as it is; this version makes no groups anyway",
+                "version 1 only ({}): it is left as it is, and no class can have values of a group",
                 self.v1_controllers.join(" ")
             );
             return absent(id, text, Some(REMEDY));
@@ -102,7 +102,7 @@ impl Cgroups {
         limited(
             id,
             format!(
-                "version 2 at {point} without {}{held}; this version needs none of them yet",
+                "version 2 at {point} without {}{held}: classes can have none of their values",
                 missing.join(" ")
             ),
             Some(REMEDY),

@@ -22,8 +22,8 @@ use std::path::Path;
 use downbeat_api::HostFacts;
 
 use crate::roots::Roots;
-pub use scheduling::realtime_share;
 use privilege::Privileges;
+pub use scheduling::realtime_share;
 use topology::Topology;
 use trials::Trials;
 

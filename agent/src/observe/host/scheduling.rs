@@ -117,7 +117,8 @@ fn throttling(roots: &Roots) -> Finding {
 
 fn deadline(trial: Result<(), Errno>, privileges: &Privileges) -> Finding {
     let id = "deadline";
-    let lost = "no reservations (SCHED_DEADLINE); this version gives real-time priorities anyway";
+    let lost =
+        "no reservations (SCHED_DEADLINE): classes that ask for one get a real-time priority";
     match trial {
         Ok(()) => present(id, "SCHED_DEADLINE was set on a thread of this process"),
         Err(Errno::EPERM) if !privileges.has("CAP_SYS_NICE") => absent(
@@ -159,11 +160,11 @@ fn slice(trial: Slice) -> Finding {
 fn uclamp(trial: Result<(), Errno>) -> Finding {
     let id = "uclamp";
     match trial {
-        Ok(()) => present(id, "utilisation clamps can be set; this version does not set any yet"),
+        Ok(()) => present(id, "utilisation clamps can be set"),
         Err(Errno::EOPNOTSUPP) => absent(
             id,
-            "no utilisation clamps: frames cannot ask for a faster CPU or a higher frequency; this \
-             version does not yet either",
+            "no utilisation clamps: frames cannot ask for a faster CPU or a higher \
+             frequency",
             Some("use a kernel with CONFIG_UCLAMP_TASK=y, where the hardware changes frequency"),
         ),
         Err(errno) => absent(id, format!("sched_setattr: {errno}: no utilisation clamps"), None),
@@ -190,8 +191,7 @@ fn pressure(roots: &Roots) -> Finding {
 fn dma_latency(roots: &Roots) -> Finding {
     let id = "cpu_dma_latency";
     let path = roots.dev.join("cpu_dma_latency");
-    let lost = "CPUs cannot be kept from deep sleep, so a wake-up may cost 100 µs more; \
-                this version does not try yet";
+    let lost = "CPUs cannot be kept from deep sleep, so a wake-up may cost 100 µs more";
     if !path.exists() {
         return absent(
             id,
@@ -201,11 +201,7 @@ fn dma_latency(roots: &Roots) -> Finding {
     }
     // Opening it would already set a request, so the permission alone is asked for.
     match nix::unistd::access(&path, nix::unistd::AccessFlags::W_OK) {
-        Ok(()) => present(
-            id,
-            "deep sleep of CPUs can be bounded through /dev/cpu_dma_latency; this version does not \
-             do so yet",
-        ),
+        Ok(()) => present(id, "deep sleep of CPUs can be bounded through /dev/cpu_dma_latency"),
         Err(errno) => limited(
             id,
             format!("/dev/cpu_dma_latency: {errno}: {lost}"),
