@@ -209,24 +209,22 @@ fn a_flood_keeps_neither_root_nor_other_users_out() -> Result<()> {
     ensure!(matches!(asked, Response::Host(_)), "another user has places of its own");
     scene.agent.snapshot()?;
 
-    // More than its pace is slowed down and then refused, over all its connections.
+    // More than its pace is slowed down, and refused where it does not stop.
     let start = Instant::now();
-    let request = line(&Request::Host)?;
-    let mut refused = 0;
-    let mut answered = 0;
-    'flood: for _ in 0..20 {
-        for stream in &mut held {
-            let burst = request.repeat(20);
-            if stream.write_all(&burst).is_err() {
-                refused += 1;
-            }
-            if start.elapsed() > Duration::from_secs(5) {
-                break 'flood;
-            }
-        }
+    let burst = line(&Request::Host)?.repeat(100);
+    for stream in &mut held {
+        // One that was refused meanwhile is closed.
+        let _ = stream.write_all(&burst);
     }
+    // Root's questions are answered meanwhile.
+    let asked = Instant::now();
+    scene.agent.snapshot()?;
+    ensure!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    thread::sleep(Duration::from_secs(3));
+    let (mut answered, mut refused) = (0_u32, 0_u32);
     for stream in &held {
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+        // Up to what has not come yet.
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             match serde_json::from_str(&line)? {
                 Response::Host(_) => answered += 1,
@@ -235,11 +233,8 @@ fn a_flood_keeps_neither_root_nor_other_users_out() -> Result<()> {
             }
         }
     }
+    let most = 60 + 20 * (start.elapsed().as_secs() as u32 + 1);
+    ensure!(answered <= most, "{answered} answered within {:?}", start.elapsed());
     ensure!(refused > 0, "{answered} answered and none refused");
-    ensure!(answered < 1000, "{answered} answered within {:?}", start.elapsed());
-    // Root's questions are answered at once meanwhile.
-    let asked = Instant::now();
-    scene.agent.snapshot()?;
-    ensure!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     Ok(())
 }

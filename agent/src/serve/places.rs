@@ -32,7 +32,7 @@ pub const OWN_PACE: Pace = Pace { burst: 1000, every: Duration::from_millis(1) }
 pub const PACE: Pace = Pace { burst: 60, every: Duration::from_millis(50) };
 
 /// The longest that a request waits for its turn; beyond, it is refused.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(2);
+pub const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Who is connected, and who asked how much.
 #[derive(Debug, Default)]
