@@ -123,7 +123,7 @@ fn plan_thread(
     for wanted in &wish.wanted {
         let lever = wanted.lever();
         // The kernel keeps one value per process, which is set through its main thread.
-        if lever == Lever::OomScoreAdj && tid != pid {
+        if lever.is_per_process() && tid != pid {
             continue;
         }
         let known = wish.held.iter().find(|held| held.lever == lever.name());

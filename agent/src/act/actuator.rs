@@ -244,66 +244,6 @@ impl<C: Control> Actuator<C> {
         self.tidy_journal();
     }
 
-    /// Each lever of a subject, for `explain`.
-    #[must_use]
-    pub fn levers(&self, key: impl Into<Key>) -> Vec<(Lever, &LeverEntry)> {
-        let Some((_, levers)) = self.subjects.get(&key.into()) else {
-            return Vec::new();
-        };
-        Lever::ALL.into_iter().filter_map(|lever| Some((lever, levers.get(&lever)?))).collect()
-    }
-
-    /// What a lever was before us, or is where it is not ours.
-    ///
-    /// # Errors
-    /// As for [`Control::read`].
-    pub fn before(&self, subject: &Subject, lever: Lever) -> io::Result<Value> {
-        let known = self.subjects.get(&subject.key()).and_then(|(_, levers)| levers.get(&lever));
-        match known {
-            Some(LeverEntry { standing: Standing::Ours(change), .. }) => Ok(change.old.clone()),
-            _ => self.control.read(lever, subject),
-        }
-    }
-
-    /// What a lever is now.
-    ///
-    /// # Errors
-    /// As for [`Control::read`].
-    pub fn now(&self, subject: &Subject, lever: Lever) -> io::Result<Value> {
-        self.control.read(lever, subject)
-    }
-
-    /// What it acts through.
-    pub fn control(&self) -> &C {
-        &self.control
-    }
-
-    /// Every subject but the threads, in the order of their names.
-    #[must_use]
-    pub fn beside_threads(&self) -> Vec<&Subject> {
-        let mut subjects: Vec<&Subject> =
-            self.subjects.values().map(|(subject, _)| subject).collect();
-        subjects.retain(|subject| subject.thread().is_none());
-        subjects.sort_unstable();
-        subjects
-    }
-
-    /// Whether a lever of the subject was refused or handed off.
-    #[must_use]
-    pub fn wants_attention(&self, key: impl Into<Key>) -> bool {
-        self.subjects.get(&key.into()).is_some_and(|(_, levers)| {
-            levers
-                .values()
-                .any(|e| matches!(e.standing, Standing::HandedOff(_) | Standing::Refused(_)))
-        })
-    }
-
-    /// Values that would go back now.
-    #[must_use]
-    pub fn journalled(&self) -> u64 {
-        self.ours().count() as u64
-    }
-
     /// Ends the journal once everything was put back; keeps it when something is still ours.
     ///
     /// # Errors
@@ -539,6 +479,7 @@ fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
 }
 
 mod ladder;
+mod query;
 mod verify;
 
 pub use ladder::Cap;
