@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Discovery, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs};
+use crate::{
+    Action, Discovery, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs,
+};
 
 /// The longest request that the agent reads, bytes, with the line's end; the real ones have a few
 /// dozen.

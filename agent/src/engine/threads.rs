@@ -95,10 +95,9 @@ impl Engine {
         let heirs = self.inherit_new(&sample);
         let policy = &self.policy;
         let by_hand = self.overrides.class_of(pid, sample.start_time);
-        let watched =
-            policy.set.looks_at_threads_of(&sample.facts)
-                || self.following.is_requested(pid)
-                || self.discoveries.follows(pid);
+        let watched = policy.set.looks_at_threads_of(&sample.facts)
+            || self.following.is_requested(pid)
+            || self.discoveries.follows(pid);
         let discovered = self.discoveries.class_of(pid, sample.start_time, &policy.set.auto);
         let assign = |facts: &_, name: &str| policy.assign(by_hand, discovered, facts, name);
         self.discoveries.note(pid);

@@ -155,8 +155,7 @@ impl Signs {
             _ => now,
         };
         let exe = exe.to_owned();
-        let known =
-            Known { start_time, exe, due, looks, looked: false, seen: Seen::default() };
+        let known = Known { start_time, exe, due, looks, looked: false, seen: Seen::default() };
         self.known.insert(pid, known);
         self.due.insert((due, pid));
         Seen::default()
