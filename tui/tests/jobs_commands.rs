@@ -221,6 +221,32 @@ fn following_nothing_is_said() {
 }
 
 #[test]
+fn a_program_s_own_name_comes_before_a_command_line_that_has_it() {
+    let (run, agent) = busy();
+    agent.say(|snapshot| {
+        let sshd = snapshot.processes[5].clone();
+        let like = |pid, name: &str, command: &str| downbeat_api::Process {
+            pid,
+            name: name.into(),
+            command: command.into(),
+            ..sshd.clone()
+        };
+        let more = [
+            like(500, "worker", "/opt/bin/mixer --out 1"),
+            like(501, "vi", "vi /etc/mixer.toml"),
+            like(502, "vi", "vi /tmp/mixer --out"),
+        ];
+        snapshot.processes.extend(more);
+        snapshot.processes.extend((600..612).map(|pid| like(pid, "x", "/bin/x tool")));
+    });
+    told(run.path(), &["follow", "mixer", "--seconds", "1"]);
+    assert_eq!(agent.asked(), [downbeat_api::Request::Follow { pid: 500, seconds: 1 }]);
+    let told = refused(run.path(), &["follow", "tool"]);
+    let some = "12 processes have this in their command line; name one by its pid (600 x, 601 x, ";
+    assert!(told.contains(some) && told.contains(", and 4 more)"), "{told}");
+}
+
+#[test]
 fn without_an_agent_each_names_the_socket() {
     let run = tempfile::tempdir().unwrap();
     for arguments in

@@ -82,6 +82,36 @@ fn what_was_lost_is_said() {
     assert!(screen(&state).contains("! a culprit found no place in the table of blame 7 times"));
 }
 
+#[test]
+fn on_the_smallest_screen_what_was_lost_leaves_the_culprits_in_sight() {
+    let mut snapshot = busy();
+    snapshot.cost.bpf.as_mut().unwrap().dropped_blame = 7;
+    let mut state = state(snapshot, (40, 10));
+    press(&mut state, "4");
+    let shown = screen(&state);
+    assert!(shown.contains("! table full 7 times: some unknown"), "{shown}");
+    let worst = &work::blame()[0].recent[0].name;
+    assert!(shown.contains(worst.as_str()), "{worst} in {shown}");
+}
+
+#[test]
+fn threads_that_never_sleep_are_said() {
+    let mut snapshot = busy();
+    snapshot.jobs[1].awake = Some(12.4);
+    let shown = |snapshot: &Snapshot| {
+        let mut state = state(snapshot.clone(), (120, 40));
+        press(&mut state, "3");
+        screen(&state)
+    };
+    let one = shown(&snapshot);
+    assert!(one.contains("decode (813) has not slept for 12 s: its frames cannot be"), "{one}");
+    snapshot.jobs.iter_mut().for_each(|jobs| jobs.awake = Some(3.0));
+    let all = shown(&snapshot);
+    assert!(all.contains("! 2 threads more did not sleep"), "{all}");
+    snapshot.jobs.iter_mut().for_each(|jobs| jobs.awake = None);
+    assert!(!shown(&snapshot).contains("sle"), "{}", shown(&snapshot));
+}
+
 fn ids(state: &State) -> Vec<u64> {
     state.misses.all.iter().map(|miss| miss.id).collect()
 }
