@@ -1,17 +1,18 @@
-//! For whom a managed thread waited: what each culprit had of its CPU from the moment it was ready
-//! to the moment it ran.
+//! Threads that wait for a CPU: counted there while they do, so that [`crate::occupancy`] blames
+//! their waits; and who it was, for the story of a job that missed its deadline.
 
 use core::ffi::c_void;
 use core::hint::black_box;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
-    Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, Job, Label, PLACES, Thread, VICTIMS, place,
+    Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, JOB_WAITS, Job, JobWait, Label, NO_JOB,
+    PLACES, Row, SLICES, Thread, VICTIMS, place,
 };
 
 use crate::atomic;
-use crate::maps::{self, BLAME_ON, CPUS, OWN};
-use crate::occupancy::{index, unsettled, within};
+use crate::maps::{self, BLAME_ON, CPUS};
+use crate::occupancy::{index, lowest_bit, own_word, present_ns, waiting, within};
 use crate::task::Task;
 
 /// A move to another CPU so soon after the wake-up is where the thread was put, nanoseconds.
@@ -23,25 +24,76 @@ const WORTH_TELLING_NS: u64 = 20_000;
 /// A thread is ready, on the CPU that `thread` names: from now on it waits for whoever has that.
 ///
 /// # Safety
-/// `thread` and `job` are live values of their maps.
+/// `thread` is a live value of its map.
 #[inline(always)]
-pub unsafe fn begin(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
+pub unsafe fn begin(thread: *mut Thread, now: u64) {
     if BLAME_ON.load() == 0 {
         return;
     }
-    // SAFETY: as the caller promises; every index is masked.
+    // SAFETY: as the caller promises; every index is in range.
     unsafe {
-        let number = (*thread).cpu;
-        let Some(cpu) = CPUS.get_ptr_mut(number) else { return };
-        let sums = (&raw const (*cpu).ns).cast::<u64>();
-        let marks = (&raw mut (*job).marks).cast::<u64>();
-        for n in 0..PLACES {
-            marks.add(n).write_volatile(sums.add(n).read_volatile());
+        if (*thread).job == NO_JOB {
+            return;
         }
-        let unsettled = unsettled(cpu, now);
-        *marks.add(within((*cpu).place as usize)) += unsettled;
-        (*job).own_mark_ns = own(cpu, thread, task, unsettled);
+        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu) else { return };
+        let Some((row, bit)) = row(cpu, (*thread).slot) else { return };
+        (*thread).generation = (*cpu).generation;
+        (*thread).slice = (*cpu).slice_count;
+        (*thread).skip_ns = 0;
+        if waiting(cpu) == 0 {
+            // Written before the thread is counted: the CPU believes it once it is.
+            (*cpu).begun_ns = now;
+            (*cpu).interrupted_wait_ns = 0;
+        } else {
+            let had_ns = present_ns(cpu, now);
+            (*thread).skip_ns = had_ns.min(u32::MAX.into()) as u32;
+            atomic::add(&raw mut (*row).credit_ns, had_ns);
+        }
+        let process = (*thread).process;
+        if process != 0 {
+            let word = own_word(cpu, process);
+            // Nobody else's is there: theirs count as their class then.
+            if word.read_volatile() & 0xffff_ffff == 0 {
+                word.write_volatile(u64::from(process) << 32);
+            }
+            if word.read_volatile() >> 32 == process.into() {
+                atomic::add(word, 1);
+            } else {
+                (*thread).process = 0;
+            }
+        }
+        atomic::add(&raw mut (*row).waiting, 1);
+        if waiting(cpu) & bit == 0 {
+            atomic::or(&raw mut (*cpu).rows_waiting, bit);
+        }
         (*thread).blame_ns = now;
+    }
+}
+
+/// A thread does not wait any more, or not there.
+///
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+pub unsafe fn forget(thread: *mut Thread) {
+    // SAFETY: as the caller promises; every index is in range.
+    unsafe {
+        if (*thread).blame_ns == 0 {
+            return;
+        }
+        (*thread).blame_ns = 0;
+        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu) else { return };
+        let Some((row, _)) = row(cpu, (*thread).slot) else { return };
+        let none_left = (&raw const (*row).waiting).read_volatile() == 0;
+        if (*thread).generation != (*cpu).generation || none_left {
+            return;
+        }
+        const ONE_LESS: u64 = u64::MAX;
+        atomic::add(&raw mut (*row).waiting, ONE_LESS);
+        let process = (*thread).process;
+        if process != 0 {
+            atomic::add(own_word(cpu, process), ONE_LESS);
+        }
     }
 }
 
@@ -50,216 +102,179 @@ pub unsafe fn begin(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
 /// # Safety
 /// As [`begin`].
 #[inline(always)]
-pub unsafe fn moved(thread: *mut Thread, task: Task, now: u64, cpu: u32) {
-    // SAFETY: as the caller promises.
+pub unsafe fn moved(thread: *mut Thread, now: u64, cpu: u32) {
+    // SAFETY: as the caller promises; every index is in range.
     unsafe {
-        let job = maps::job((*thread).job);
-        if (*thread).ready_ns != 0
-            && let Some(job) = job
+        if (*thread).blame_ns != 0
             && now.saturating_sub((*thread).ready_ns) >= PLACING_NS
+            && let Some(old) = CPUS.get_ptr_mut((*thread).cpu)
+            && let Some((row, _)) = row(old, (*thread).slot)
         {
-            settle(thread, job, task, now);
+            let had_ns = present_ns(old, now);
+            atomic::add(&raw mut (*row).credit_ns, had_ns.wrapping_neg());
+            (*old).owes = 1;
+            (*old).awake = 1;
+            if let Some(job) = maps::job((*thread).job) {
+                keep(thread, job, now);
+            }
         }
+        forget(thread);
         (*thread).cpu = cpu;
-        if (*thread).ready_ns != 0
-            && let Some(job) = job
-        {
-            begin(thread, job, task, now);
-        }
+        begin(thread, now);
     }
 }
 
-/// Blames the wait since [`begin`] on whoever had the thread's CPU.
+/// Keeps the wait since [`begin`] for the story of the job, if it is long enough.
 ///
 /// # Safety
-/// As [`begin`].
+/// `thread` and `job` are live values of their maps.
 #[inline(always)]
-pub unsafe fn settle(thread: *mut Thread, job: *mut Job, task: Task, now: u64) {
+pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
+    // SAFETY: as the caller promises; every index is masked.
+    unsafe {
+        let from = (*thread).blame_ns;
+        if from == 0 || now.saturating_sub(from) < WORTH_TELLING_NS {
+            return;
+        }
+        let Some(cpu) = CPUS.get_ptr((*thread).cpu) else { return };
+        let ns = now - from;
+        let waits = (&raw mut (*job).waits).cast::<JobWait>();
+        let count = (*job).wait_count;
+        (*job).wait_count = count + 1;
+        let mut n = index(count, JOB_WAITS);
+        if count >= JOB_WAITS as u64 {
+            // The shortest makes room.
+            let mut least = ns << 3 | 4;
+            for n in 0..JOB_WAITS {
+                least = least.min((*waits.add(n)).ns << 3 | n as u64);
+            }
+            if least & 4 != 0 {
+                return;
+            }
+            n = index(least, JOB_WAITS);
+        }
+        let wait = waits.add(n);
+        (*wait).ns = ns;
+        (*wait).cpu = (*thread).cpu;
+        (*wait).from = (*thread).slice;
+        (*wait).to = (*cpu).slice_count;
+        (*wait).skip_ns = (*thread).skip_ns;
+    }
+}
+
+/// Where the threads of a class that wait on the CPU are counted, and the row's bit.
+#[inline(always)]
+unsafe fn row(cpu: *mut Cpu, slot: u32) -> Option<(*mut Row, u64)> {
+    // Threads without a class have the last row.
+    let number = black_box((slot as usize).min(VICTIMS - 1));
+    if number >= VICTIMS {
+        return None;
+    }
+    // SAFETY: as the callers promise; the index is in range.
+    unsafe { Some(((&raw mut (*cpu).rows).cast::<Row>().add(number), 1 << (number & 63))) }
+}
+
+/// Puts into the story of a job for whom it waited, from the slices of the CPUs on which it did.
+///
+/// # Safety
+/// `job` is a live value of its map.
+#[inline(never)]
+pub unsafe fn name_culprits(job: *mut Job, task: Task) {
     if BLAME_ON.load() == 0 {
         return;
     }
-    // SAFETY: as the caller promises; every index is masked or counted.
+    // SAFETY: as the caller promises; every index is masked.
     unsafe {
-        let from = (*thread).blame_ns;
-        if from == 0 || from >= now {
-            return;
+        let mut told_ns = 0;
+        for n in 0..JOB_WAITS {
+            if n as u64 >= (*job).wait_count {
+                break;
+            }
+            let wait = (&raw const (*job).waits).cast::<JobWait>().add(n);
+            told_ns += name_of_wait(job, wait, task.tgid().into());
         }
-        (*thread).blame_ns = 0;
-        let wait_ns = now - from;
-        let number = (*thread).cpu;
-        let Some(cpu) = CPUS.get_ptr_mut(number) else { return };
-        let unsettled = unsettled(cpu, now);
-        let own_ns = own(cpu, thread, task, unsettled).saturating_sub((*job).own_mark_ns);
-        let own_ns = own_ns.min(wait_ns);
-        add(cpu, job, (*thread).slot, place::WORKLOAD, own_ns);
-        (*job).own_left_ns = own_ns;
-        (*job).blamed_ns = own_ns;
-        (*job).places_left = differences(cpu, job, unsettled);
-        let mut settling = Settling { cpu, job, thread, from };
-        bpf_loop(PLACES as u32, settle_one as *mut c_void, (&raw mut settling).cast(), 0);
-        let known_ns = (*job).blamed_ns;
-        add(cpu, job, (*thread).slot, place::UNKNOWN, wait_ns.saturating_sub(known_ns));
+        (*job).story.other_ns += (*job).story.wait_ns.saturating_sub(told_ns);
     }
 }
 
-/// Puts into the marks how long each place had the CPU since they were taken, and tells which had
-/// it at all. Without a branch, which the verifier would follow on each turn.
-#[inline(always)]
-unsafe fn differences(cpu: *const Cpu, job: *mut Job, unsettled: u64) -> u64 {
-    // SAFETY: as the callers promise; every index is masked or counted.
+/// The same for one of its waits. Returns how much of it is told.
+#[inline(never)]
+unsafe fn name_of_wait(job: *mut Job, wait: *const JobWait, process: u64) -> u64 {
+    // SAFETY: as the caller promises; every index is masked.
     unsafe {
-        let sums = (&raw const (*cpu).ns).cast::<u64>();
-        let marks = (&raw mut (*job).marks).cast::<u64>();
-        let present = marks.add(within((*cpu).place as usize));
-        present.write_volatile(present.read_volatile().wrapping_sub(unsettled));
-        let mut changed = 0;
-        for n in 0..PLACES {
-            let ns = sums.add(n).read_volatile().wrapping_sub(marks.add(n).read_volatile());
-            marks.add(n).write_volatile(ns);
-            changed |= ((ns | ns.wrapping_neg()) >> 63) << n;
+        let JobWait { cpu: number, from, to, skip_ns, .. } = *wait;
+        let Some(cpu) = CPUS.get_ptr_mut(number) else { return 0 };
+        // What is older was written over.
+        if (*cpu).slice_count.wrapping_sub(from) > SLICES as u32 {
+            return 0;
         }
-        changed
+        (*job).places_left = 0;
+        (*job).skip_left_ns = skip_ns.into();
+        (*job).told_ns = 0;
+        let mut walk = Walk { cpu, job, from: from.into(), process };
+        let slices = to.wrapping_sub(from).min(SLICES as u32);
+        bpf_loop(slices, add_slice as *mut c_void, (&raw mut walk).cast(), 0);
+        bpf_loop(PLACES as u32, name_place as *mut c_void, (&raw mut walk).cast(), 0);
+        (*job).told_ns
     }
 }
 
-/// What a turn of [`settle_one`] needs.
+/// What a turn of [`add_slice`] and of [`name_place`] needs.
 #[repr(C)]
-struct Settling {
+struct Walk {
     cpu: *mut Cpu,
     job: *mut Job,
-    thread: *mut Thread,
-    /// Since when the thread waited.
     from: u64,
+    process: u64,
 }
 
-/// Blames the next place that is left. Returns 1 when none is.
+/// Adds the slice of this turn to its place.
 #[inline(never)]
-extern "C" fn settle_one(_: u32, settling: *mut Settling) -> u64 {
-    // SAFETY: `bpf_loop` hands over what `settle` gave it; every index is masked.
+extern "C" fn add_slice(turn: u32, walk: *const Walk) -> u64 {
+    // SAFETY: `bpf_loop` hands over what `name_of_wait` gave it; every index is masked.
     unsafe {
-        let Settling { cpu, job, thread, from } = settling.read();
+        let Walk { cpu, job, from, .. } = *walk;
+        let slices = (&raw const (*cpu).slices).cast::<u64>();
+        let slice = slices.add(index(from + u64::from(turn), SLICES)).read_volatile();
+        let place = within((slice >> 56) as usize);
+        let ns = slice & 0x00ff_ffff_ffff_ffff;
+        // What the first occupant had before the thread waited.
+        let skipped = ns.min((*job).skip_left_ns);
+        (*job).skip_left_ns -= skipped;
+        let had = (&raw mut (*job).had_ns).cast::<u64>().add(place);
+        let before = if (*job).places_left & (1 << place) == 0 { 0 } else { had.read_volatile() };
+        had.write_volatile(before + ns - skipped);
+        (*job).places_left |= 1 << place;
+        0
+    }
+}
+
+/// Tells who the next place is that is left. Returns 1 when none is.
+#[inline(never)]
+extern "C" fn name_place(_: u32, walk: *const Walk) -> u64 {
+    // SAFETY: as for `add_slice`.
+    unsafe {
+        let Walk { cpu, job, process, .. } = *walk;
         let left = (*job).places_left;
         if left == 0 {
             return 1;
         }
         (*job).places_left = left & (left - 1);
-        let n = within(lowest_bit(left) as usize);
-        let mut ns = *(&raw const (*job).marks).cast::<u64>().add(n);
-        // The sums of another CPU may be read in the middle of their change.
-        if ns > i64::MAX as u64 {
+        let mut n = within(lowest_bit(left) as usize);
+        let ns = *(&raw const (*job).had_ns).cast::<u64>().add(n);
+        if ns < WORTH_TELLING_NS {
             return 0;
         }
-        let slot = (*thread).slot;
         if n < HASHED {
             let label = (&raw const (*cpu).labels).cast::<Label>().add(index(n as u64, HASHED));
-            // The process's own threads are in its class's place, or in its program's.
-            if is_own(label, slot) {
-                let part = (*job).own_left_ns.min(ns);
-                (*job).own_left_ns -= part;
-                ns -= part;
-            }
-            if (*label).since_ns > from {
-                // In part another's: left to the unknown.
-                return 0;
+            let its = (&raw const (*label).comm).cast::<u64>().read();
+            if (*label).kind == CulpritKind::Class as u32 && its == process {
+                n = place::WORKLOAD;
             }
         }
-        (*job).blamed_ns += ns;
-        add(cpu, job, slot, n, ns);
+        (*job).told_ns += ns;
+        note(cpu, job, n, ns);
         0
-    }
-}
-
-/// Number of the lowest bit that is set: there is no instruction for it.
-#[inline(always)]
-fn lowest_bit(word: u64) -> u64 {
-    let bit = word & word.wrapping_neg();
-    let half = |mask: u64, shift: u64| u64::from(bit & mask != 0) * shift;
-    half(0xffff_ffff_0000_0000, 32)
-        + half(0xffff_0000_ffff_0000, 16)
-        + half(0xff00_ff00_ff00_ff00, 8)
-        + half(0xf0f0_f0f0_f0f0_f0f0, 4)
-        + half(0xcccc_cccc_cccc_cccc, 2)
-        + half(0xaaaa_aaaa_aaaa_aaaa, 1)
-}
-
-/// Whether a process whose threads are of class `slot` may be in the place with this label.
-#[inline(always)]
-unsafe fn is_own(label: *const Label, slot: u32) -> bool {
-    // SAFETY: as the callers promise.
-    unsafe {
-        let kind = (*label).kind;
-        (kind == CulpritKind::Class as u32 && (*label).id == slot)
-            || kind == CulpritKind::Program as u32
-    }
-}
-
-/// What managed threads of the task's own process had of a CPU so far; nothing for a process of
-/// one thread.
-#[inline(always)]
-unsafe fn own(cpu: *const Cpu, thread: *const Thread, task: Task, unsettled: u64) -> u64 {
-    // SAFETY: the maps' own pointers.
-    unsafe {
-        if (*thread).has_siblings == 0 {
-            return 0;
-        }
-        let tgid = task.tgid();
-        let key = own_key(tgid, (*thread).cpu);
-        let settled = OWN.get_ptr(key).map_or(0, |ns| ns.read_volatile());
-        if (*cpu).tgid == tgid { settled + unsettled } else { settled }
-    }
-}
-
-/// A managed thread had a CPU for `ns` nanoseconds.
-///
-/// # Safety
-/// `thread` is a live value of its map.
-#[inline(always)]
-pub unsafe fn ran(thread: *mut Thread, task: Task, cpu: u32, ns: u64) {
-    if BLAME_ON.load() == 0 {
-        return;
-    }
-    // SAFETY: the maps' own pointers.
-    unsafe {
-        let has_siblings = task.has_siblings();
-        (*thread).has_siblings = has_siblings.into();
-        if !has_siblings {
-            return;
-        }
-        let key = own_key(task.tgid(), cpu);
-        if let Some(sum) = OWN.get_ptr_mut(key) {
-            atomic::add(sum, ns);
-        } else {
-            // Where it fails, its own threads count as their class once.
-            let _ = OWN.insert(key, ns, 0);
-        }
-    }
-}
-
-#[inline(always)]
-const fn own_key(tgid: u32, cpu: u32) -> u64 {
-    ((tgid as u64) << 32) | cpu as u64
-}
-
-/// Adds to the sums of the victim's class, and to the job under way.
-#[inline(always)]
-unsafe fn add(cpu: *mut Cpu, job: *mut Job, slot: u32, n: usize, ns: u64) {
-    if ns == 0 {
-        return;
-    }
-    // Threads without a class have the last row.
-    let row = (slot as usize).min(VICTIMS - 1);
-    if row >= VICTIMS {
-        return;
-    }
-    // SAFETY: as the callers promise; both indexes are in range.
-    unsafe {
-        let sums = (&raw mut (*cpu).blame).cast::<u64>();
-        atomic::add(sums.add(black_box(row) * PLACES + n), ns);
-        if ns < WORTH_TELLING_NS {
-            (*job).story.other_ns += ns;
-        } else {
-            note(cpu, job, n, ns);
-        }
     }
 }
 
@@ -309,7 +324,10 @@ unsafe fn named(cpu: *const Cpu, n: usize, ns: u64) -> Culprit {
         // SAFETY: as the callers promise; the index is masked.
         unsafe {
             let label = (&raw const (*cpu).labels).cast::<Label>().add(index(n as u64, HASHED));
-            let Label { kind, id, comm, .. } = *label;
+            let Label { kind, id, mut comm, .. } = *label;
+            if kind == CulpritKind::Class as u32 {
+                comm = [0; 16];
+            }
             return Culprit { kind, id, comm, ns };
         }
     }

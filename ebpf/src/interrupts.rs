@@ -8,12 +8,22 @@ use crate::maps::TIMER_EXPIRES;
 use crate::occupancy;
 use crate::task::load;
 
+/// An interrupt under way, when nobody wants to know how long it takes.
+const UNTIMED: u64 = 1;
+
+/// When an interrupt begins, for its field of the CPU's record.
+#[inline(always)]
+unsafe fn begin(cpu: *const Cpu) -> u64 {
+    // SAFETY: the map's own pointer.
+    if unsafe { occupancy::is_looked_at(cpu) } { now() } else { UNTIMED }
+}
+
 /// A hard interrupt's handler begins.
 #[inline(always)]
 pub fn hard_begins() {
     let Some(cpu) = occupancy::here() else { return };
     // SAFETY: the map's own pointer.
-    unsafe { (*cpu).hard_since_ns = now() };
+    unsafe { (*cpu).hard_since_ns = begin(cpu) };
 }
 
 /// The handler of interrupt `number` is done.
@@ -24,7 +34,7 @@ pub fn hard_ends(number: u32) {
     unsafe {
         let since = (*cpu).hard_since_ns;
         (*cpu).hard_since_ns = 0;
-        if since != 0 {
+        if since > UNTIMED {
             let now = now();
             let kind = CulpritKind::HardInterrupt;
             let place = occupancy::place_of_interrupt(cpu, now, kind, number);
@@ -41,7 +51,7 @@ pub fn soft_begins(vector: u32) {
     unsafe {
         (*cpu).soft_vector = vector;
         (*cpu).soft_nested_ns = 0;
-        (*cpu).soft_since_ns = now();
+        (*cpu).soft_since_ns = begin(cpu);
     }
 }
 
@@ -53,7 +63,7 @@ pub fn soft_ends(vector: u32) {
     unsafe {
         let since = (*cpu).soft_since_ns;
         (*cpu).soft_since_ns = 0;
-        if since == 0 {
+        if since <= UNTIMED {
             return;
         }
         let now = now();
@@ -78,7 +88,7 @@ pub fn timer_begins(timer: *const u8, expired: *const i64) {
             if found > due { believable((found - due) as u64) } else { 0 }
         };
         (*cpu).timer_late_ns = late_ns;
-        (*cpu).timer_since_ns = now();
+        (*cpu).timer_since_ns = begin(cpu);
     }
 }
 
@@ -90,16 +100,15 @@ pub fn timer_ends() {
     unsafe {
         let since = (*cpu).timer_since_ns;
         (*cpu).timer_since_ns = 0;
-        within(cpu, since, now(), place::TIMER);
+        if since > UNTIMED {
+            within(cpu, since, now(), place::TIMER);
+        }
     }
 }
 
 /// Notes something that began at `since` and may have interrupted a soft interrupt.
 #[inline(always)]
 unsafe fn within(cpu: *mut Cpu, since: u64, now: u64, place: usize) {
-    if since == 0 {
-        return;
-    }
     let ns = now.saturating_sub(since);
     // SAFETY: as the callers promise.
     unsafe {

@@ -10,15 +10,15 @@ use core::hint::black_box;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use downbeat_abi::{
-    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind,
-    Story, job_bucket_of,
+    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES, SleepKind, Story, Thread,
+    WakeKind, job_bucket_of,
 };
 
-use crate::gate;
 use crate::maps::{self, EVENTS, count};
 use crate::occupancy::{self, index};
 use crate::task::Task;
 use crate::wait::{is_interruptible, is_uninterruptible};
+use crate::{blame, gate};
 
 /// Softirq vector of the timer wheel (`TIMER_SOFTIRQ`).
 const TIMER_VECTOR: u32 = 1;
@@ -27,32 +27,35 @@ const TIMER_VECTOR: u32 = 1;
 const LATEST_NS: u64 = 10_000_000_000;
 
 /// How a thread is woken.
-struct Wake {
-    /// What kind of release it is, if it is one.
-    release: Option<ReleaseKind>,
+pub struct Wake {
+    /// By what.
+    pub kind: WakeKind,
     /// How long ago the release should have been.
-    late_ns: u64,
+    pub late_ns: u64,
 }
 
-/// A followed thread is being woken. `ready_ns` is since when it waits for a CPU, if it does.
+/// A followed thread was woken, as its record says.
 ///
 /// # Safety
-/// `job` is a live value of `JOBS`.
+/// `job` and `thread` are live values of their maps.
 #[inline(always)]
-pub unsafe fn woken(job: *mut Job, task: Task, slot: u32, ready_ns: u64, runs: bool, now: u64) {
+pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32) {
     // SAFETY: as the caller promises.
     unsafe {
+        let Thread { ready_ns, run_ns, woken_ns, late_ns, slot, .. } = *thread;
         let slept_ns = (*job).slept_ns;
         let sleep = (*job).sleep;
-        let wake = how_woken(task);
-        let can_end = runs || ready_ns != 0 || sleep == SleepKind::Waiting as u32;
-        let Some(kind) = wake.release.filter(|_| can_end) else {
-            end_sleep(job, sleep, slept_ns, now);
+        let runs = run_ns != 0;
+        // It waited already, when it was woken.
+        let waited = ready_ns != 0 && ready_ns < woken_ns;
+        let can_end = runs || waited || sleep == SleepKind::Waiting as u32;
+        if wake == WakeKind::Inside as u32 || !can_end {
+            end_sleep(job, sleep, slept_ns, woken_ns);
             return;
-        };
+        }
         let ended_ns = if runs {
-            cut(job, now);
-            now
+            cut(job, woken_ns);
+            woken_ns
         } else if slept_ns != 0 {
             slept_ns
         } else {
@@ -60,7 +63,7 @@ pub unsafe fn woken(job: *mut Job, task: Task, slot: u32, ready_ns: u64, runs: b
             ready_ns
         };
         complete(job, task, slot, ended_ns);
-        begin(job, kind, wake.late_ns, ended_ns, now);
+        begin(job, wake - WakeKind::Timer as u32, late_ns, ended_ns, woken_ns);
     }
 }
 
@@ -80,12 +83,7 @@ pub unsafe fn runs_unwoken(job: *mut Job, task: Task, slot: u32, now: u64) {
         }
         count(Counter::UnseenWakes);
         complete(job, task, slot, slept_ns);
-        let kind = match (*job).release {
-            0 => ReleaseKind::Timer,
-            1 => ReleaseKind::Interrupt,
-            _ => ReleaseKind::Wake,
-        };
-        begin(job, kind, 0, slept_ns, now);
+        begin(job, (*job).release, 0, slept_ns, now);
     }
 }
 
@@ -172,34 +170,33 @@ pub fn reclaims(begins: bool, now: u64) {
 /// A timer, an interrupt, or someone outside the thread's process releases it; its own process
 /// only helps it on.
 #[inline(always)]
-fn how_woken(task: Task) -> Wake {
+pub fn how_woken(task: Task) -> Wake {
     let waker = (bpf_get_current_pid_tgid() >> 32) as u32;
     if let Some(cpu) = occupancy::here() {
         // SAFETY: the map's own pointer.
         unsafe {
             if (*cpu).timer_since_ns != 0 {
-                let late_ns = (*cpu).timer_late_ns;
-                return Wake { release: Some(ReleaseKind::Timer), late_ns };
+                return Wake { kind: WakeKind::Timer, late_ns: (*cpu).timer_late_ns };
             }
             if (*cpu).hard_since_ns != 0 {
-                return Wake { release: Some(ReleaseKind::Interrupt), late_ns: 0 };
+                return Wake { kind: WakeKind::Interrupt, late_ns: 0 };
             }
             if (*cpu).soft_since_ns != 0 {
                 let timer = (*cpu).soft_vector == TIMER_VECTOR;
-                let kind = if timer { ReleaseKind::Timer } else { ReleaseKind::Interrupt };
-                return Wake { release: Some(kind), late_ns: 0 };
+                let kind = if timer { WakeKind::Timer } else { WakeKind::Interrupt };
+                return Wake { kind, late_ns: 0 };
             }
         }
     }
-    let release = if waker == task.tgid() {
-        None
+    let kind = if waker == task.tgid() {
+        WakeKind::Inside
     } else if waker == 0 {
         // The idle thread wakes nobody but in interrupts.
-        Some(ReleaseKind::Interrupt)
+        WakeKind::Interrupt
     } else {
-        Some(ReleaseKind::Wake)
+        WakeKind::Wake
     };
-    Wake { release, late_ns: 0 }
+    Wake { kind, late_ns: 0 }
 }
 
 /// Ends the part of the present run that belongs to the job that ends.
@@ -293,8 +290,7 @@ unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
     }
 }
 
-/// Counts a time in one of a job's histograms. Wakes of one thread come one after another, so no
-/// one else counts there.
+/// Counts a time in one of a job's histograms.
 #[inline(always)]
 unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
     let bucket = black_box(job_bucket_of(ns)) & 0xff;
@@ -304,13 +300,13 @@ unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
     }
 }
 
-/// A job begins with a release of `kind`, `late_ns` before now. The thread was free for it since
+/// A job begins with a release of `kind`, a [`downbeat_abi::ReleaseKind`], `late_ns` before now. The thread was free for it since
 /// `free_ns`: what it was late before that is not the timer's doing.
 #[inline(always)]
-unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, free_ns: u64, now: u64) {
+unsafe fn begin(job: *mut Job, kind: u32, late_ns: u64, free_ns: u64, now: u64) {
     // SAFETY: as the callers promise.
     unsafe {
-        let release_ns = now - late_ns;
+        let release_ns = now.saturating_sub(late_ns);
         let count = (*job).release_count;
         let releases = (&raw mut (*job).releases).cast::<u64>();
         let last_ns = (*job).last_release_ns;
@@ -327,7 +323,7 @@ unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, free_ns: u64, no
         if of_kind < RELEASE_KINDS {
             *by_kind.add(of_kind) += 1;
         }
-        (*job).release = kind as u32;
+        (*job).release = kind;
         (*job).slept_ns = 0;
         (*job).sleep = SleepKind::Awake as u32;
         let runs = (*job).run_since_ns != 0;
@@ -345,6 +341,7 @@ unsafe fn begin(job: *mut Job, kind: ReleaseKind, late_ns: u64, free_ns: u64, no
         (*story).sleep_ns = 0;
         (*story).other_ns = 0;
         (*story).culprit_count = 0;
+        (*job).wait_count = 0;
     }
 }
 
@@ -357,6 +354,7 @@ unsafe fn tell(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
     };
     // SAFETY: as the callers promise; the record is whole after this.
     unsafe {
+        blame::name_culprits(job, task);
         let miss = record.as_mut_ptr();
         (*miss).time_ns = ended_ns;
         (*miss).kind = EventKind::Miss as u32;

@@ -3,8 +3,10 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
-use downbeat_abi::{CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, Waits};
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use downbeat_abi::{
+    CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, WAIT_PARTS, Waits,
+};
 
 use crate::atomic;
 
@@ -19,7 +21,7 @@ pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(16_384, 0);
 
 /// Waits by class slot, read by the agent through a mapping.
 #[map]
-pub static WAITS: Array<Waits> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
+pub static WAITS: Array<Waits> = Array::with_max_entries(CLASS_SLOTS * WAIT_PARTS, BPF_F_MMAPABLE);
 
 /// Jobs of the threads that have a place here.
 #[map]
@@ -28,14 +30,6 @@ static JOBS: Array<Job> = Array::with_max_entries(JOB_ENTRIES, BPF_F_MMAPABLE);
 /// Who had each CPU lately. The loader sizes it to the CPUs that the kernel may ever have.
 #[map]
 pub static CPUS: Array<Cpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-/// How long processes of several managed threads had which CPU.
-#[map]
-pub static OWN: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
-
-/// Whether any thread is managed.
-#[map]
-static MANAGED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Losses by [`Counter`].
 #[map]
@@ -85,13 +79,6 @@ pub static TASK_IN_IOWAIT: Global<u32> = Global::new(0);
 pub static IN_IOWAIT_MASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TIMER_EXPIRES: Global<u32> = Global::new(0);
-
-/// Whether any thread is managed, so that it matters who has the CPUs.
-#[inline(always)]
-pub fn any_managed() -> bool {
-    // SAFETY: the map's own pointer.
-    MANAGED.get_ptr(0).is_some_and(|any| unsafe { any.read_volatile() } != 0)
-}
 
 /// The jobs of a thread that has place `index`.
 #[inline(always)]

@@ -1,17 +1,36 @@
-//! Who has a CPU: how long each culprit had it, summed by CPU, so that a thread that waited finds
-//! out for whom by the difference from when it began to wait. Only the CPU itself writes its sums.
+//! Who has a CPU while managed threads wait there. When an occupant leaves, what it had is blamed on
+//! it once for each thread that waits, by class: as dear for many as for few, and exact, since each
+//! thread's credit says what the occupant had before it waited. While nobody waits, a switch costs
+//! a look at two words. Only the CPU itself writes its sums.
 
+use core::ffi::c_void;
 use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use downbeat_abi::{Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, place};
+use aya_ebpf::helpers::generated::bpf_loop;
+use downbeat_abi::{
+    CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES, PLACES,
+    Row, SLICES, Thread, VICTIMS, place,
+};
 
+use crate::atomic;
 use crate::maps::{CPUS, count};
 use crate::task::Task;
 
 /// What a thread was not charged for is the hypervisor's from here on, nanoseconds; less is noise
 /// of the two clocks.
 const STOLEN_FROM_NS: u64 = 50_000;
+
+/// So many switches are looked at after the last one at which somebody waited: most who wait again
+/// by then find the occupant named, and known since when it has the CPU.
+const STAYS_AWAKE: u32 = 32;
+
+/// Shorter slices are in the sums alone, nanoseconds.
+const WORTH_KEEPING_NS: u64 = 1_000;
+
+/// Longer than a thread that may run waits without being looked for by an idle CPU, nanoseconds:
+/// the longest period of a quota is a second.
+const FORGOTTEN_NS: u64 = 2_000_000_000;
 
 /// The first eight bytes of their names.
 const KWORKER: u64 = u64::from_ne_bytes(*b"kworker/");
@@ -31,29 +50,251 @@ pub fn here() -> Option<*mut Cpu> {
     CPUS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
 }
 
-/// The CPU went from `prev` to `next`, a thread of class `slot`.
+/// Whether it matters who has the CPU.
+///
+/// # Safety
+/// `cpu` is a live value of its map.
 #[inline(always)]
-pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, next: Task, slot: u32) {
-    // SAFETY: the map's own pointer, and every index is masked.
+pub unsafe fn is_looked_at(cpu: *const Cpu) -> bool {
+    // SAFETY: as the caller promises; volatile, since other CPUs write it.
+    unsafe { waiting(cpu) != 0 || (&raw const (*cpu).awake).read_volatile() != 0 }
+}
+
+/// The rows of threads that wait on the CPU, as bits.
+///
+/// # Safety
+/// As [`is_looked_at`].
+#[inline(always)]
+pub unsafe fn waiting(cpu: *const Cpu) -> u64 {
+    // SAFETY: as the caller promises; volatile, since other CPUs write it.
+    unsafe { (&raw const (*cpu).rows_waiting).read_volatile() }
+}
+
+/// The CPU went from `prev` to `next`.
+#[inline(always)]
+pub fn switched(
+    cpu: *mut Cpu,
+    now: u64,
+    (prev, prev_thread): (Task, Option<*mut Thread>),
+    (next, next_thread): (Task, Option<*mut Thread>),
+) {
+    // SAFETY: the map's own pointer.
     unsafe {
-        let since = (*cpu).since_ns;
-        if since != 0 {
-            let slice = now.saturating_sub(since);
-            let interrupted = (*cpu).interrupted_ns;
-            let rest = slice.saturating_sub(interrupted);
-            let place = (*cpu).place;
-            let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
-            let lost = rest.saturating_sub(charged);
-            let stolen =
-                if lost < STOLEN_FROM_NS || place == place::IDLE as u32 { 0 } else { lost };
-            *sum(cpu, place::STOLEN) += stolen;
-            *sum(cpu, place as usize) += rest - stolen;
+        if waiting(cpu) != 0 || (*cpu).owes != 0 {
+            charge_slice(cpu, now, prev, prev_thread);
+            (*cpu).owes = 0;
+            (*cpu).awake = STAYS_AWAKE;
+            if next.tid() == 0 && now.saturating_sub((*cpu).begun_ns) > FORGOTTEN_NS {
+                set_right(cpu, now);
+            }
+        } else {
+            (*cpu).awake = (*cpu).awake.saturating_sub(1);
         }
-        (*cpu).place = place_of(cpu, now, next, slot);
+        if (*cpu).awake == 0 {
+            (*cpu).since_ns = 0;
+            return;
+        }
+        (*cpu).place = place_of(cpu, now, next, next_thread);
         (*cpu).since_ns = now;
         (*cpu).exec_ns = next.exec_ns();
         (*cpu).interrupted_ns = 0;
-        (*cpu).tgid = next.tgid();
+        (*cpu).interrupted_wait_ns = 0;
+    }
+}
+
+/// Blames what the thread that leaves had of the CPU since somebody waits for it.
+#[inline(always)]
+unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Thread>) {
+    // SAFETY: the map's own pointer.
+    unsafe {
+        let rest = present_ns(cpu, now);
+        let since = (*cpu).since_ns;
+        if since == 0 {
+            let place = place_of(cpu, now, prev, prev_thread);
+            charge(cpu, place as usize, rest, true);
+            return;
+        }
+        let place = (*cpu).place;
+        let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
+        let ran = now.saturating_sub(since).saturating_sub((*cpu).interrupted_ns);
+        let lost = ran.saturating_sub(charged);
+        let stolen = if place == place::IDLE as u32 { 0 } else { lost.min(rest) };
+        if stolen < STOLEN_FROM_NS {
+            charge(cpu, place as usize, rest, true);
+        } else {
+            charge(cpu, place as usize, rest - stolen, true);
+            charge(cpu, place::STOLEN, stolen, false);
+        }
+    }
+}
+
+/// What a turn of [`charge_row`] needs.
+#[repr(C)]
+struct Charge {
+    cpu: *mut Cpu,
+    place: u64,
+    ns: u64,
+    /// Whether credits are settled: they are the occupant's.
+    settles: u64,
+    /// Threads of the culprit's own process that wait, and their row.
+    own: u64,
+    own_row: u64,
+}
+
+/// `place` had the CPU for `ns` nanoseconds since somebody waits.
+#[inline(never)]
+unsafe fn charge(cpu: *mut Cpu, place: usize, ns: u64, settles: bool) {
+    // SAFETY: the map's own pointer, and every index is masked.
+    unsafe {
+        let place = within(place);
+        if ns >= WORTH_KEEPING_NS {
+            let count = (*cpu).slice_count;
+            let slices = (&raw mut (*cpu).slices).cast::<u64>();
+            *slices.add(index(count.into(), SLICES)) = (place as u64) << 56 | ns;
+            (*cpu).slice_count = count.wrapping_add(1);
+        }
+        let (own, own_row) = own_waiting(cpu, place);
+        let mut charge =
+            Charge { cpu, place: place as u64, ns, settles: settles.into(), own, own_row };
+        let rows = waiting(cpu);
+        if rows & (rows - 1) == 0 && rows != 1 {
+            blame_row(&raw const charge, lowest_bit(rows) as usize);
+            return;
+        }
+        (*cpu).rows_left = rows;
+        bpf_loop(CLASS_SLOTS, charge_row as *mut c_void, (&raw mut charge).cast(), 0);
+    }
+}
+
+/// Blames the culprit for one row's waiting threads, and counts down the rows. Returns 1 when none
+/// is left.
+#[inline(never)]
+extern "C" fn charge_row(_: u32, charge: *const Charge) -> u64 {
+    // SAFETY: `bpf_loop` hands over what `charge` gave it; every index is masked.
+    unsafe {
+        let cpu = (*charge).cpu;
+        let left = (*cpu).rows_left;
+        if left == 0 {
+            return 1;
+        }
+        (*cpu).rows_left = left & (left - 1);
+        let bit = lowest_bit(left);
+        blame_row(charge, bit as usize);
+        if bit == 0 {
+            // Threads without a class have the last row and no bit of their own.
+            blame_row(charge, VICTIMS - 1);
+        }
+        0
+    }
+}
+
+#[inline(always)]
+unsafe fn blame_row(charge: *const Charge, number: usize) {
+    let number = black_box(number);
+    if number >= VICTIMS {
+        return;
+    }
+    // SAFETY: as the callers promise; the indexes are in range.
+    unsafe {
+        let Charge { cpu, place, ns, settles, own, own_row } = charge.read();
+        let row = (&raw mut (*cpu).rows).cast::<Row>().add(number);
+        let waiting = (&raw const (*row).waiting).read_volatile();
+        let mut total = ns.wrapping_mul(waiting);
+        if settles != 0 {
+            let credit = (&raw const (*row).credit_ns).read_volatile();
+            if credit != 0 {
+                atomic::add(&raw mut (*row).credit_ns, credit.wrapping_neg());
+                total = total.wrapping_sub(credit);
+            }
+        }
+        if waiting == 0 && settles != 0 {
+            sleeps(cpu, row, number);
+        }
+        if total == 0 || total > i64::MAX as u64 {
+            return;
+        }
+        let sums = (&raw mut (*cpu).blame).cast::<u64>().add(number * PLACES);
+        if own != 0 && own_row == number as u64 {
+            let own_ns = ns.wrapping_mul(own).min(total);
+            *sums.add(place::WORKLOAD) += own_ns;
+            total -= own_ns;
+        }
+        *sums.add(within(place as usize)) += total;
+    }
+}
+
+/// Nobody of a row waits any more.
+#[inline(always)]
+unsafe fn sleeps(cpu: *mut Cpu, row: *const Row, number: usize) {
+    let bit = 1 << (number & 63);
+    // SAFETY: as the callers promise.
+    unsafe {
+        atomic::and(&raw mut (*cpu).rows_waiting, !bit);
+        // Another CPU may have seen the bit still set.
+        if (&raw const (*row).waiting).read_volatile() != 0 {
+            atomic::or(&raw mut (*cpu).rows_waiting, bit);
+        }
+    }
+}
+
+/// How many threads of the place's own process wait, and the row of its class.
+#[inline(always)]
+unsafe fn own_waiting(cpu: *const Cpu, place: usize) -> (u64, u64) {
+    if place >= HASHED {
+        return (0, 0);
+    }
+    // SAFETY: as the callers promise; every index is masked.
+    unsafe {
+        let label = (&raw const (*cpu).labels).cast::<Label>().add(index(place as u64, HASHED));
+        let process = (&raw const (*label).comm).cast::<u64>().read();
+        if (*label).kind != CulpritKind::Class as u32 || process == 0 {
+            return (0, 0);
+        }
+        let word = own_word(cpu.cast_mut(), process as u32).read_volatile();
+        let own = if word >> 32 == process { word & 0xffff_ffff } else { 0 };
+        (own, (*label).id.into())
+    }
+}
+
+/// Where threads of a process are counted that wait on the CPU.
+///
+/// # Safety
+/// As [`is_looked_at`].
+#[inline(always)]
+pub unsafe fn own_word(cpu: *mut Cpu, process: u32) -> *mut u64 {
+    let mixed = process.wrapping_mul(0x9e37_79b9) >> 26;
+    // SAFETY: as the caller promises; the index is masked.
+    unsafe { (&raw mut (*cpu).own_waiting).cast::<u64>().add(index(mixed.into(), OWN_PLACES)) }
+}
+
+/// A CPU that has nothing to run for long: whoever still counts as waiting there was replaced in
+/// the map of threads meanwhile.
+#[inline(never)]
+unsafe fn set_right(cpu: *mut Cpu, now: u64) {
+    // SAFETY: the map's own pointer, and the indexes are in range.
+    unsafe {
+        (*cpu).generation += 1;
+        (*cpu).begun_ns = now;
+        (&raw mut (*cpu).rows_waiting).write_volatile(0);
+        let rows = (&raw mut (*cpu).rows).cast::<u64>();
+        for n in 0..VICTIMS * 2 {
+            rows.add(n).write_volatile(0);
+        }
+        let own = (&raw mut (*cpu).own_waiting).cast::<u64>();
+        for n in 0..OWN_PLACES {
+            own.add(n).write_volatile(0);
+        }
+    }
+}
+
+/// What the present occupant had of the CPU while somebody waited, up to now, nanoseconds.
+#[inline(always)]
+pub fn present_ns(cpu: *const Cpu, now: u64) -> u64 {
+    // SAFETY: the map's own pointer.
+    unsafe {
+        let begun_ns = (&raw const (*cpu).begun_ns).read_volatile();
+        let from = begun_ns.max((*cpu).since_ns);
+        now.saturating_sub(from).saturating_sub((*cpu).interrupted_wait_ns)
     }
 }
 
@@ -63,7 +304,10 @@ pub fn interrupted(cpu: *mut Cpu, ns: u64, place: usize) {
     // SAFETY: as above.
     unsafe {
         (*cpu).interrupted_ns += ns;
-        *sum(cpu, place) += ns;
+        if waiting(cpu) != 0 {
+            (*cpu).interrupted_wait_ns += ns;
+            charge(cpu, place, ns, false);
+        }
     }
 }
 
@@ -73,31 +317,18 @@ pub fn place_of_interrupt(cpu: *mut Cpu, now: u64, kind: CulpritKind, id: u32) -
     hashed(cpu, now, Identity { kind, id, comm: [0; 2] }) as usize
 }
 
-/// What the present occupant had of the CPU since the last switch, nanoseconds.
 #[inline(always)]
-pub fn unsettled(cpu: *const Cpu, now: u64) -> u64 {
-    // SAFETY: the map's own pointer.
-    unsafe {
-        if (*cpu).since_ns == 0 {
-            return 0;
-        }
-        now.saturating_sub((*cpu).since_ns).saturating_sub((*cpu).interrupted_ns)
-    }
-}
-
-#[inline(always)]
-unsafe fn sum(cpu: *mut Cpu, place: usize) -> *mut u64 {
-    // SAFETY: as the callers promise; the index is masked.
-    unsafe { (&raw mut (*cpu).ns).cast::<u64>().add(within(place)) }
-}
-
-#[inline(always)]
-fn place_of(cpu: *mut Cpu, now: u64, task: Task, slot: u32) -> u32 {
+fn place_of(cpu: *mut Cpu, now: u64, task: Task, thread: Option<*mut Thread>) -> u32 {
     if task.tid() == 0 {
         return place::IDLE as u32;
     }
+    // SAFETY: the map's own pointer.
+    let slot = thread.map_or(NO_CLASS, |thread| unsafe { (*thread).slot });
     let who = if slot != NO_CLASS {
-        Identity { kind: CulpritKind::Class, id: slot, comm: [0; 2] }
+        // A process of several threads has a place of its own, so that those of them that wait
+        // know their own.
+        let process = if task.has_siblings() { task.tgid().into() } else { 0 };
+        Identity { kind: CulpritKind::Class, id: slot, comm: [process, 0] }
     } else {
         let kernel = task.is_kernel_thread();
         let kind = if kernel { CulpritKind::Kernel } else { CulpritKind::Program };
@@ -166,4 +397,21 @@ pub fn index(n: u64, len: usize) -> usize {
 pub fn within(place: usize) -> usize {
     let place = black_box(place);
     if place < PLACES { place } else { place::UNKNOWN }
+}
+
+/// Number of the lowest bit that is set: there is no instruction for it. Without a branch, of which
+/// the verifier would follow all sixty-four combinations.
+#[inline(always)]
+pub fn lowest_bit(word: u64) -> u64 {
+    let bit = word & word.wrapping_neg();
+    let half = |mask: u64, shift: u64| {
+        let part = black_box(bit & mask);
+        (black_box(part | part.wrapping_neg()) >> 63) << shift
+    };
+    half(0xffff_ffff_0000_0000, 5)
+        + half(0xffff_0000_ffff_0000, 4)
+        + half(0xff00_ff00_ff00_ff00, 3)
+        + half(0xf0f0_f0f0_f0f0_f0f0, 2)
+        + half(0xcccc_cccc_cccc_cccc, 1)
+        + half(0xaaaa_aaaa_aaaa_aaaa, 0)
 }

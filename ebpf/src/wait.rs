@@ -3,7 +3,9 @@
 use core::hint::black_box;
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, Job, NO_CLASS, Thread, bucket_of};
+use downbeat_abi::{
+    BUCKETS, CLASS_SLOTS, Counter, Cpu, Job, Thread, WAIT_PARTS, WakeKind, bucket_of,
+};
 
 use crate::maps::{self, BLAME_ON, WAITS, count};
 use crate::occupancy::index;
@@ -24,7 +26,8 @@ pub enum Left {
     Asleep(u64),
 }
 
-/// A thread is being woken, in whatever context wakes it.
+/// A thread is being woken, in whatever context wakes it. What that means for its jobs is told when
+/// it runs or leaves: on its own CPU, and not on that of whoever wakes it.
 #[inline(always)]
 pub fn waking(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else {
@@ -33,21 +36,18 @@ pub fn waking(task: Task) {
     let now = now();
     // SAFETY: the map's own pointer.
     unsafe {
-        let runs = (*thread).run_ns != 0;
-        // One that only seemed to have been woken on its way to sleep: it slept.
-        let slept = !runs && (*thread).woken_ns != 0;
-        let ready_ns = if slept { 0 } else { (*thread).ready_ns };
-        let job = maps::job((*thread).job);
-        if let Some(job) = job {
-            jobs::woken(job, task, (*thread).slot, ready_ns, runs, now);
+        if (*thread).run_ns != 0 {
+            // Two wakes during one turn: the first one's job is told here.
+            tell_wake(thread, task);
+        } else if (*thread).ready_ns == 0 || (*thread).unsure != 0 {
+            // One that only seemed to have been woken on its way to sleep: it slept.
+            (*thread).unsure = 0;
+            is_ready(thread, now, task.cpu());
         }
-        if runs {
-            (*thread).woken_ns = now;
-        } else if ready_ns == 0 {
-            // One that waits already (preempted on its way to sleep) has waited since then.
-            (*thread).woken_ns = 0;
-            is_ready(thread, job, task, now, task.cpu());
-        }
+        let wake = jobs::how_woken(task);
+        (*thread).woken_ns = now;
+        (*thread).late_ns = wake.late_ns;
+        (*thread).wake = wake.kind as u32;
     }
 }
 
@@ -56,16 +56,25 @@ pub fn waking(task: Task) {
 pub fn born(task: Task) {
     if let Some(thread) = gate::thread(task.tid()) {
         // SAFETY: the map's own pointer.
-        unsafe { is_ready(thread, maps::job((*thread).job), task, now(), task.cpu()) };
+        unsafe { is_ready(thread, now(), task.cpu()) };
     }
 }
 
 /// A thread moves to another CPU's run queue.
 #[inline(always)]
 pub fn migrated(task: Task, cpu: u32) {
-    if let Some(thread) = gate::thread(task.tid()) {
-        // SAFETY: the map's own pointer.
-        unsafe { blame::moved(thread, task, now(), cpu) };
+    let Some(thread) = gate::thread(task.tid()) else {
+        return;
+    };
+    // SAFETY: the map's own pointer.
+    unsafe {
+        if (*thread).ready_ns == 0 {
+            (*thread).cpu = cpu;
+            return;
+        }
+        // The waits before and after are the same job's.
+        tell_wake(thread, task);
+        blame::moved(thread, now(), cpu);
     }
 }
 
@@ -75,23 +84,22 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
     // The idle task's pid 0 is never in the gate.
     let prev_thread = gate::thread(prev.tid());
     let next_thread = gate::thread(next.tid());
-    let blames = BLAME_ON.load() != 0 && maps::any_managed();
-    if !blames && prev_thread.is_none() && next_thread.is_none() {
-        return;
-    }
-    let now = now();
-    if blames && let Some(cpu) = occupancy::here() {
-        // SAFETY: the map's own pointer.
-        let slot = next_thread.map_or(NO_CLASS, |thread| unsafe { (*thread).slot });
-        occupancy::switched(cpu, now, prev, next, slot);
-    }
+    let Some(cpu) = occupancy::here() else { return };
     // SAFETY: the maps' own pointers.
     unsafe {
+        let looked_at = BLAME_ON.load() != 0 && occupancy::is_looked_at(cpu);
+        if !looked_at && prev_thread.is_none() && next_thread.is_none() {
+            return;
+        }
+        let now = now();
+        if looked_at {
+            occupancy::switched(cpu, now, (prev, prev_thread), (next, next_thread));
+        }
         if let Some(thread) = prev_thread {
-            leaves(thread, prev, left(), now);
+            leaves(thread, cpu, prev, left(), now);
         }
         if let Some(thread) = next_thread {
-            runs(thread, next, now);
+            runs(thread, cpu, next, now);
         }
     }
 }
@@ -99,13 +107,30 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
 /// # Safety
 /// `thread` is a live value of `THREADS`.
 #[inline(always)]
-unsafe fn is_ready(thread: *mut Thread, job: Option<*mut Job>, task: Task, now: u64, cpu: u32) {
+unsafe fn is_ready(thread: *mut Thread, now: u64, cpu: u32) {
     // SAFETY: as the caller promises.
     unsafe {
+        blame::forget(thread);
         (*thread).ready_ns = now;
         (*thread).cpu = cpu;
-        if let Some(job) = job {
-            blame::begin(thread, job, task, now);
+        blame::begin(thread, now);
+    }
+}
+
+/// Tells a thread's jobs of the wake that they were not told of yet, if there is one.
+///
+/// # Safety
+/// As [`is_ready`].
+#[inline(never)]
+unsafe fn tell_wake(thread: *mut Thread, task: Task) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let wake = (*thread).wake;
+        (*thread).wake = WakeKind::None as u32;
+        if wake != WakeKind::None as u32
+            && let Some(job) = maps::job((*thread).job)
+        {
+            jobs::woken(job, thread, task, wake);
         }
     }
 }
@@ -113,34 +138,37 @@ unsafe fn is_ready(thread: *mut Thread, job: Option<*mut Job>, task: Task, now: 
 /// # Safety
 /// As [`is_ready`].
 #[inline(always)]
-unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
+unsafe fn leaves(thread: *mut Thread, here: *mut Cpu, task: Task, left: Left, now: u64) {
     // SAFETY: as the caller promises; a helper without conditions.
     unsafe {
+        if (*thread).wake != WakeKind::None as u32 {
+            tell_wake(thread, task);
+        }
         let cpu = bpf_get_smp_processor_id();
         let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
-        let job = maps::job(job);
         if run_ns != 0 && run_ns < now {
-            ran_in_class(slot, now - run_ns);
-            blame::ran(thread, task, cpu, now - run_ns);
+            ran_in_class(here, slot, now - run_ns);
         }
         (*thread).run_ns = 0;
-        (*thread).ready_ns = 0;
         let sleeps = match left {
             Left::Runnable => {
-                is_ready(thread, job, task, now, cpu);
-                (*thread).woken_ns = 0;
+                is_ready(thread, now, cpu);
                 None
             }
             Left::Asleep(state) => {
                 // Woken since it runs: perhaps between its last look at what it waits for and this
                 // switch, and then it is ready. Another wake would show that it was not.
                 if woken_ns != 0 {
-                    is_ready(thread, job, task, now, cpu);
+                    (*thread).unsure = 1;
+                    is_ready(thread, now, cpu);
+                } else {
+                    (*thread).ready_ns = 0;
+                    blame::forget(thread);
                 }
                 Some(state)
             }
         };
-        if let Some(job) = job {
+        if let Some(job) = maps::job(job) {
             jobs::left(job, task, sleeps, now);
         }
     }
@@ -149,13 +177,14 @@ unsafe fn leaves(thread: *mut Thread, task: Task, left: Left, now: u64) {
 /// # Safety
 /// As [`is_ready`].
 #[inline(always)]
-unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
+unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
-        let Thread { ready_ns, woken_ns, slot, job, .. } = *thread;
+        let Thread { ready_ns, slot, job, wake, .. } = *thread;
         let job: Option<*mut Job> = maps::job(job);
-        if ready_ns == 0
-            && woken_ns == 0
+        if wake != WakeKind::None as u32 {
+            tell_wake(thread, task);
+        } else if ready_ns == 0
             && let Some(job) = job
         {
             jobs::runs_unwoken(job, task, slot, now);
@@ -165,16 +194,19 @@ unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
             if now < ready_ns {
                 count(Counter::DiscardedSamples);
             } else {
-                waited(slot, now - ready_ns);
+                waited(here, slot, now - ready_ns);
                 if let Some(job) = job {
-                    blame::settle(thread, job, task, now);
                     jobs::waited(job, now - ready_ns);
+                    blame::keep(thread, job, now);
                 }
             }
         }
+        blame::forget(thread);
         (*thread).ready_ns = 0;
         (*thread).run_ns = now;
         (*thread).woken_ns = 0;
+        (*thread).unsure = 0;
+        (*thread).process = if task.has_siblings() { task.tgid() } else { 0 };
         (*thread).cpu = bpf_get_smp_processor_id();
         if let Some(job) = job {
             jobs::runs(job, task, now);
@@ -183,9 +215,17 @@ unsafe fn runs(thread: *mut Thread, task: Task, now: u64) {
 }
 
 /// Counts a wait of a class.
+///
+/// # Safety
+/// `here` is this CPU's record.
 #[inline(always)]
-fn waited(slot: u32, wait_ns: u64) {
-    let Some(waits) = WAITS.get_ptr_mut(slot) else {
+unsafe fn waited(here: *mut Cpu, slot: u32, wait_ns: u64) {
+    if slot >= CLASS_SLOTS {
+        return;
+    }
+    // SAFETY: a helper without conditions.
+    let part = unsafe { bpf_get_smp_processor_id() } % WAIT_PARTS;
+    let Some(waits) = WAITS.get_ptr_mut(slot * WAIT_PARTS + part) else {
         return;
     };
     // LLVM knows that the index is in range and would drop the mask by which the verifier
@@ -194,25 +234,24 @@ fn waited(slot: u32, wait_ns: u64) {
     // SAFETY: the maps' own pointers, and the indexes are in range.
     unsafe {
         atomic::add((&raw mut (*waits).buckets).cast::<u64>().add(bucket), 1);
-        if let Some(cpu) = occupancy::here() {
-            let sums = (&raw mut (*cpu).class_waited_ns).cast::<u64>();
-            *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += wait_ns;
-        }
+        let sums = (&raw mut (*here).class_waited_ns).cast::<u64>();
+        *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += wait_ns;
     }
 }
 
 /// Counts CPU time of a class on this CPU.
+///
+/// # Safety
+/// `here` is this CPU's record.
 #[inline(always)]
-fn ran_in_class(slot: u32, ns: u64) {
+unsafe fn ran_in_class(here: *mut Cpu, slot: u32, ns: u64) {
     if slot >= CLASS_SLOTS {
         return;
     }
-    if let Some(cpu) = occupancy::here() {
-        // SAFETY: the map's own pointer, and the index is in range.
-        unsafe {
-            let sums = (&raw mut (*cpu).class_ran_ns).cast::<u64>();
-            *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += ns;
-        }
+    // SAFETY: as the caller promises, and the index is in range.
+    unsafe {
+        let sums = (&raw mut (*here).class_ran_ns).cast::<u64>();
+        *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += ns;
     }
 }
 

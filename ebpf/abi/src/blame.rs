@@ -105,7 +105,7 @@ pub struct Label {
     pub kind: u32,
     /// As in [`Culprit`].
     pub id: u32,
-    /// As in [`Culprit`].
+    /// As in [`Culprit`]; of a class, the process as `u64` where that has several threads.
     pub comm: [u8; COMM_LEN],
     /// Since when; before, the place was another's, or free.
     pub since_ns: u64,
@@ -113,41 +113,77 @@ pub struct Label {
     pub used_ns: u64,
 }
 
-/// Who has one CPU, and for how long each of them had it: value of the map `CPUS`, whose index is
-/// the CPU's number. Only that CPU writes it, but for `blame`.
+/// Threads of one class that wait on a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Row {
+    /// How many.
+    pub waiting: u64,
+    /// What the present occupant had before they waited, and less what it had before they went to
+    /// wait elsewhere: nanoseconds, below 0 as two's complement.
+    pub credit_ns: u64,
+}
+
+/// Slices kept of each CPU: a power of two.
+pub const SLICES: usize = 512;
+
+/// Processes of several threads that wait on a CPU are found by their id in so many places: a power
+/// of two.
+pub const OWN_PLACES: usize = 64;
+
+/// Who has one CPU, and for whom each of them had it: value of the map `CPUS`, whose index is the
+/// CPU's number. Only that CPU writes it, but for what others write when threads begin to wait
+/// there or move away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Cpu {
-    /// The hard interrupt under way began; 0 for none.
-    pub hard_since_ns: u64,
-    /// The soft interrupt under way began; 0 for none.
-    pub soft_since_ns: u64,
-    /// Time of others within it.
-    pub soft_nested_ns: u64,
-    /// The timer's function under way began; 0 for none.
-    pub timer_since_ns: u64,
-    /// How late that timer expired.
-    pub timer_late_ns: u64,
-    /// Number of the soft interrupt under way.
-    pub soft_vector: u32,
-    /// Place of the present occupant.
-    pub place: u32,
-    /// Since when it has the CPU; 0 where that is not known.
+    /// Rows with managed threads that wait here, as bits; the last row, of threads without a class,
+    /// shares the first one's. Nothing is summed while none does.
+    pub rows_waiting: u64,
+    /// When the first of them began to.
+    pub begun_ns: u64,
+    /// Since when the present occupant has the CPU; 0 where that was not looked at.
     pub since_ns: u64,
     /// Its `sum_exec_runtime` at that moment.
     pub exec_ns: u64,
     /// Interrupts since then, nanoseconds.
     pub interrupted_ns: u64,
-    /// Its process; 0 for the idle thread.
-    pub tgid: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// Of these, since somebody waits.
+    pub interrupted_wait_ns: u64,
+    /// Changes when `rows` are set right, after which those counted before are not any more.
+    pub generation: u32,
+    /// Switches that are looked at yet although nobody waits.
+    pub awake: u32,
+    /// 1 where somebody who does not wait here any more waited for the present occupant.
+    pub owes: u32,
+    /// Slices so far; the next goes to `slices[count % SLICES]`.
+    pub slice_count: u32,
+    /// The hard interrupt under way began; 0 for none, 1 where nobody wants to know when.
+    pub hard_since_ns: u64,
+    /// The soft interrupt under way began, as above.
+    pub soft_since_ns: u64,
+    /// Time of others within it.
+    pub soft_nested_ns: u64,
+    /// The timer's function under way began, as above.
+    pub timer_since_ns: u64,
+    /// How late that timer expired.
+    pub timer_late_ns: u64,
+    /// Number of the soft interrupt under way.
+    pub soft_vector: u32,
+    /// Place of the present occupant, where `since_ns` is not 0.
+    pub place: u32,
+    /// While a slice is blamed: rows that are not dealt with yet.
+    pub rows_left: u64,
+    /// Who waits, by row.
+    pub rows: [Row; VICTIMS],
+    /// Processes of several threads that wait here: process << 32 | how many of its threads.
+    pub own_waiting: [u64; OWN_PLACES],
     /// How long threads of each class ran here, nanoseconds.
     pub class_ran_ns: [u64; CLASSES],
     /// How long threads of each class had waited that then ran here, nanoseconds.
     pub class_waited_ns: [u64; CLASSES],
-    /// How long each place had the CPU, nanoseconds, up to the last switch.
-    pub ns: [u64; PLACES],
+    /// Who had the CPU lately while somebody waited: place << 56 | nanoseconds.
+    pub slices: [u64; SLICES],
     /// Whose the hashed places are.
     pub labels: [Label; HASHED],
     /// How long threads of each class waited for each place on this CPU, nanoseconds.
@@ -158,12 +194,21 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Culprit>() == 32);
     assert!(size_of::<Label>() == 40);
-    assert!(offset_of!(Cpu, class_ran_ns) == 80);
-    assert!(offset_of!(Cpu, ns) == 80 + 16 * CLASSES);
-    assert!(offset_of!(Cpu, labels) == 80 + 16 * CLASSES + 8 * PLACES);
+    assert!(offset_of!(Cpu, hard_since_ns) == 64);
+    assert!(offset_of!(Cpu, rows) == 120);
+    assert!(offset_of!(Cpu, own_waiting) == 120 + 16 * VICTIMS);
+    assert!(offset_of!(Cpu, class_ran_ns) == 120 + 16 * VICTIMS + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, slices) == 120 + 16 * (VICTIMS + CLASSES) + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, labels) == 120 + 16 * (VICTIMS + CLASSES) + 8 * (OWN_PLACES + SLICES));
     assert!(
-        size_of::<Cpu>() == 80 + 16 * CLASSES + 8 * PLACES + 40 * HASHED + 8 * PLACES * VICTIMS
+        size_of::<Cpu>()
+            == 120
+                + 16 * (VICTIMS + CLASSES)
+                + 8 * (OWN_PLACES + SLICES + PLACES * VICTIMS)
+                + 40 * HASHED
     );
+    assert!(OWN_PLACES.is_power_of_two());
+    assert!(SLICES.is_power_of_two());
     assert!(HASHED.is_power_of_two());
     assert!(PLACES <= 64);
 };

@@ -20,6 +20,9 @@ pub const JOB_BUCKETS: usize = crate::BUCKETS - JOB_FIRST_BUCKET;
 /// Release times kept of each thread: a power of two.
 pub const RELEASES: usize = 64;
 
+/// Waits kept of one job: a power of two.
+pub const JOB_WAITS: usize = 4;
+
 /// Culprits kept of one job.
 pub const JOB_CULPRITS: usize = 4;
 
@@ -94,6 +97,22 @@ pub struct Story {
     pub culprits: [Culprit; JOB_CULPRITS],
 }
 
+/// A wait within a job: who had the CPU meanwhile is in that CPU's [`crate::Cpu::slices`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct JobWait {
+    /// Nanoseconds.
+    pub ns: u64,
+    /// Number of the CPU.
+    pub cpu: u32,
+    /// Its first slice.
+    pub from: u32,
+    /// The first slice after it.
+    pub to: u32,
+    /// What of the first slice was before it, nanoseconds.
+    pub skip_ns: u32,
+}
+
 /// What is known of one thread's jobs: value of the array `JOBS`, whose index is
 /// [`crate::Thread::job`]. The agent writes `deadline_ns`, and all of it before the index is in
 /// use; the kernel programs write the rest.
@@ -118,29 +137,8 @@ pub struct Job {
     pub pending_io_ns: u64,
     /// Since when the thread reclaims memory; 0 while it does not.
     pub reclaim_since_ns: u64,
-    /// The job under way.
-    pub story: Story,
-    /// `maj_flt` before the last sleep for a disk.
-    pub fault_mark: u64,
-    /// [`crate::Cpu::ns`] of the CPU on which the thread waits, from when on its wait is not blamed on
-    /// anyone yet.
-    pub marks: [u64; PLACES],
-    /// What the map `OWN` had for its process on that CPU.
-    pub own_mark_ns: u64,
-    /// While a wait is blamed: places that had the CPU and are not dealt with yet, as bits.
-    pub places_left: u64,
-    /// … what is left of the time of its own process, nanoseconds.
-    pub own_left_ns: u64,
-    /// … what is blamed already, nanoseconds.
-    pub blamed_ns: u64,
     /// Jobs completed.
     pub jobs: u64,
-    /// Of these, later than the deadline.
-    pub missed: u64,
-    /// Of the missed ones, those that would have been in time had they started at once.
-    pub late_starts: u64,
-    /// Releases by [`ReleaseKind`].
-    pub released: [u64; RELEASE_KINDS],
     /// Sums of what the histograms count, nanoseconds.
     pub response_sum_ns: u64,
     /// As above.
@@ -149,6 +147,28 @@ pub struct Job {
     pub interval_sum_ns: u64,
     /// Releases since the start; the next goes to `releases[count % RELEASES]`.
     pub release_count: u64,
+    /// Releases by [`ReleaseKind`].
+    pub released: [u64; RELEASE_KINDS],
+    /// The job under way.
+    pub story: Story,
+    /// `maj_flt` before the last sleep for a disk.
+    pub fault_mark: u64,
+    /// The longest waits of the job under way.
+    pub waits: [JobWait; JOB_WAITS],
+    /// How many there were.
+    pub wait_count: u64,
+    /// While a miss is told: how long each place had the CPU in those waits, nanoseconds.
+    pub had_ns: [u64; PLACES],
+    /// … places that are not dealt with yet, as bits.
+    pub places_left: u64,
+    /// … what is left of [`JobWait::skip_ns`].
+    pub skip_left_ns: u64,
+    /// … what of the wait is told, nanoseconds.
+    pub told_ns: u64,
+    /// Jobs that were later than the deadline.
+    pub missed: u64,
+    /// Of these, those that would have been in time had they started at once.
+    pub late_starts: u64,
     /// The latest release times.
     pub releases: [u64; RELEASES],
     /// Release to completion.
@@ -187,13 +207,12 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Story>() == 104 + 32 * JOB_CULPRITS);
     assert!(offset_of!(Story, culprits) == 104);
-    assert!(offset_of!(Job, story) == 64);
-    assert!(offset_of!(Job, marks) == 304);
-    assert!(offset_of!(Job, own_mark_ns) == 304 + 8 * PLACES);
-    assert!(offset_of!(Job, jobs) == 336 + 8 * PLACES);
-    assert!(offset_of!(Job, releases) == 416 + 8 * PLACES);
-    assert!(offset_of!(Job, response) == 416 + 8 * (PLACES + RELEASES));
-    assert!(size_of::<Job>() == 416 + 8 * (PLACES + RELEASES) + 12 * JOB_BUCKETS);
+    assert!(offset_of!(Job, story) == 128);
+    assert!(offset_of!(Job, waits) == 368);
+    assert!(offset_of!(Job, had_ns) == 376 + 24 * JOB_WAITS);
+    assert!(offset_of!(Job, releases) == 416 + 24 * JOB_WAITS + 8 * PLACES);
+    assert!(size_of::<Job>() == 416 + 24 * JOB_WAITS + 8 * (PLACES + RELEASES) + 12 * JOB_BUCKETS);
+    assert!(JOB_WAITS.is_power_of_two());
     assert!(size_of::<Miss>() == 272);
     assert!(offset_of!(Miss, story) == 40);
     assert!(RELEASES.is_power_of_two());

@@ -10,12 +10,15 @@ mod buckets;
 mod event;
 mod job;
 
-pub use blame::{Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, PLACES, VICTIMS, place};
+pub use blame::{
+    Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, OWN_PLACES, PLACES, Row, SLICES, VICTIMS,
+    place,
+};
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
 pub use job::{
-    JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOBS, Job, Miss, NO_JOB, RELEASE_KINDS, RELEASES,
-    ReleaseKind, SleepKind, Story, job_bucket_of,
+    JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss, NO_JOB,
+    RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story, job_bucket_of,
 };
 
 use bytemuck::{Pod, Zeroable};
@@ -41,21 +44,51 @@ pub struct Thread {
     /// When the thread became runnable without running yet; 0 while it runs, sleeps, or nothing
     /// is known of it.
     pub ready_ns: u64,
-    /// From when on its present wait has not been blamed on anyone yet.
+    /// Since when it waits on its present CPU; 0 where it is not counted there.
     pub blame_ns: u64,
     /// Since when it runs; 0 while it does not, or before its first switch.
     pub run_ns: u64,
-    /// When it was woken while it seemed to run; 0 when it was not, since it runs. Not 0 while it
-    /// does not run, where it is not sure whether it sleeps.
+    /// When it was woken last; 0 again when it gets a CPU.
     pub woken_ns: u64,
+    /// How late its timer was then.
+    pub late_ns: u64,
     /// Class slot, or [`NO_CLASS`].
     pub slot: u32,
     /// Where its jobs are kept in `JOBS`, or [`NO_JOB`].
     pub job: u32,
     /// The CPU on whose run queue it is, or on which it runs.
     pub cpu: u32,
-    /// 1 where its process had more than one thread when it last ran.
-    pub has_siblings: u32,
+    /// A [`WakeKind`]: what woke it, as long as its jobs have not been told.
+    pub wake: u32,
+    /// 1 where it was woken between its last look at what it waits for and its sleep: it is ready,
+    /// unless another wake shows that it slept.
+    pub unsure: u32,
+    /// [`Cpu::generation`] when its wait began.
+    pub generation: u32,
+    /// [`Cpu::slice_count`] when its wait began.
+    pub slice: u32,
+    /// What the occupant then had had of the CPU while others waited, nanoseconds.
+    pub skip_ns: u32,
+    /// Its process, where that had more than one thread when it last ran; else 0.
+    pub process: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// What woke a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WakeKind {
+    /// Nothing that its jobs have not been told of.
+    None = 0,
+    /// As [`ReleaseKind::Timer`].
+    Timer = 1,
+    /// As [`ReleaseKind::Interrupt`].
+    Interrupt = 2,
+    /// As [`ReleaseKind::Wake`].
+    Wake = 3,
+    /// Its own process, which only helps it on.
+    Inside = 4,
 }
 
 impl Thread {
@@ -68,16 +101,27 @@ impl Thread {
             blame_ns: 0,
             run_ns: 0,
             woken_ns: 0,
+            late_ns: 0,
             slot,
             job,
             cpu: 0,
-            has_siblings: 0,
+            wake: WakeKind::None as u32,
+            unsure: 0,
+            generation: 0,
+            slice: 0,
+            skip_ns: 0,
+            process: 0,
+            padding: 0,
         }
     }
 }
 
-/// Run-queue waits of one class: value of the map `WAITS`, whose key is the class slot. The
-/// kernel only ever adds.
+/// Parts of the waits of a class, so that CPUs seldom write the same one: each counts in the part
+/// of its number, modulo this. A power of two.
+pub const WAIT_PARTS: u32 = 4;
+
+/// Run-queue waits of one class, in part: value of the map `WAITS`, whose key is the class slot
+/// times [`WAIT_PARTS`], plus the part. The kernel only ever adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Waits {
@@ -112,7 +156,7 @@ pub mod map {
     pub const GATE: &str = "GATE";
     /// [`crate::Thread`] by thread id.
     pub const THREADS: &str = "THREADS";
-    /// [`crate::Waits`] by class slot.
+    /// [`crate::Waits`] by class slot and part.
     pub const WAITS: &str = "WAITS";
     /// `u64` by [`crate::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
@@ -122,11 +166,6 @@ pub mod map {
     pub const JOBS: &str = "JOBS";
     /// [`crate::Cpu`] by number.
     pub const CPUS: &str = "CPUS";
-    /// Time of a process's managed threads on one CPU, nanoseconds as `u64` by
-    /// process << 32 | CPU.
-    pub const OWN: &str = "OWN";
-    /// 1 where any thread is managed, as one `u64`: who has the CPUs matters only then.
-    pub const MANAGED: &str = "MANAGED";
 }
 
 /// Names of the read-only globals (all `u32`) that the loader fills before the verifier runs.
@@ -177,9 +216,9 @@ pub mod global {
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Thread>() == 48);
+    assert!(size_of::<Thread>() == 80);
     assert!(offset_of!(Thread, ready_ns) == 0);
-    assert!(offset_of!(Thread, slot) == 32);
+    assert!(offset_of!(Thread, slot) == 40);
     assert!(size_of::<Waits>() == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
     assert!(Counter::UnseenWakes as u32 + 1 == COUNTERS);

@@ -96,7 +96,10 @@ impl BlameTable {
             0..HASHED => {
                 let label = self.label(cpu, n);
                 if in_time || label.since_ns <= self.read_ns {
-                    Culprit { kind: label.kind, id: label.id, comm: label.comm, ns: 0 }
+                    // A class may have several places, one for each process.
+                    let is_class = label.kind == CulpritKind::Class as u32;
+                    let comm = if is_class { Default::default() } else { label.comm };
+                    Culprit { kind: label.kind, id: label.id, comm, ns: 0 }
                 } else {
                     plain(CulpritKind::Unknown, 0)
                 }

@@ -26,7 +26,7 @@ use aya::sys::Stats;
 use aya::{Ebpf, Pod};
 use aya_log::EbpfLogger;
 use downbeat_abi::{
-    BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, Waits, map,
+    BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, WAIT_PARTS, Waits, map,
 };
 use downbeat_api::{BpfCost, BpfProgram};
 
@@ -42,7 +42,7 @@ pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
 pub use self::jobs::ThreadJob;
 
-/// Words of one class in the map of waits.
+/// Words of one part of a class in the map of waits.
 const WAIT_WORDS: usize = BUCKETS;
 
 /// How the programs are loaded.
@@ -126,8 +126,6 @@ pub struct KernelProbes {
     threads: HashMap<MapData, u32, ThreadValue>,
     jobs: JobTable,
     blame: BlameTable,
-    /// One word: whether any thread was ever managed.
-    managed: SharedWords,
     events: RingBuf<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Threads that [`KernelProbes::manage`] could not put in.
@@ -159,13 +157,13 @@ impl KernelProbes {
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
-        let waits = shared(&mut ebpf, map::WAITS, CLASS_SLOTS as usize * WAIT_WORDS)?;
+        let waits =
+            shared(&mut ebpf, map::WAITS, (CLASS_SLOTS * WAIT_PARTS) as usize * WAIT_WORDS)?;
         let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
         let threads = take(&mut ebpf, map::THREADS)?;
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
         let cpu_words = shared(&mut ebpf, map::CPUS, cpus as usize * CPU_WORDS)?;
         let blame = BlameTable::new(cpu_words, cpus);
-        let managed = shared(&mut ebpf, map::MANAGED, 1)?;
         let events = take(&mut ebpf, map::EVENTS)?;
         let log = match options.log {
             Some(_) => Some(
@@ -185,7 +183,6 @@ impl KernelProbes {
             threads,
             jobs: JobTable::new(jobs, places),
             blame,
-            managed,
             events,
             log,
             refused_threads: 0,
@@ -215,15 +212,14 @@ impl KernelProbes {
         if tid == 0 || (slot >= CLASS_SLOTS && slot != NO_CLASS) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        if let Some(managed) = self.managed.words().first() {
-            managed.store(1, Ordering::Relaxed);
-        }
         let known = self.thread(tid);
         let job = self.jobs.place(tid).unwrap_or(NO_JOB);
         // Writing the same again could forget that the thread waits.
         if known.is_none_or(|known| (known.slot, known.job) != (slot, job)) {
             let thread = match known {
-                Some(known) => Thread { slot, job, ..known },
+                // It is not counted there any more as one that waits, and a wake may be told by
+                // now.
+                Some(known) => Thread { slot, job, blame_ns: 0, wake: 0, ..known },
                 None => Thread::new(slot, job),
             };
             if let Err(error) = self.threads.insert(tid, ThreadValue(thread), 0) {
@@ -312,8 +308,10 @@ impl KernelProbes {
         if slot >= CLASS_SLOTS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let first = slot as usize * WAIT_WORDS;
-        let buckets = std::array::from_fn(|bucket| self.waits.load(first + bucket));
+        let part = |part: u32| (slot * WAIT_PARTS + part) as usize * WAIT_WORDS;
+        let buckets = std::array::from_fn(|bucket| {
+            (0..WAIT_PARTS).map(|n| self.waits.load(part(n) + bucket)).sum()
+        });
         let sum_ns = self.blame.class_sum(WAITED, slot);
         Ok(Histogram::new(&Waits { buckets }, sum_ns))
     }
