@@ -69,9 +69,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     // thread.
     let kernel = Kernel::new(&roots);
     let reading = Arc::new(Kernel::new(&roots));
+    let serve_roots = roots.clone();
     own_priority::raise(&host);
     let probes = load_probes(cli, &roots);
-    let actuator = if cli.observe_only { None } else { Some(actuator(cli, &roots, &host, kernel)?) };
+    let actuator =
+        if cli.observe_only { None } else { Some(actuator(cli, &roots, &host, kernel)?) };
 
     // The engine's thread is this one: the pool is told to stop when the thread that started it
     // ends, so that thread must live as long as the agent.
@@ -106,6 +108,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         host,
         commands: command_sender,
         kernel: reading,
+        roots: serve_roots,
         rights,
     };
     let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
@@ -257,9 +260,10 @@ fn listen(address: Address, notices: &mut Notices) -> Option<std::net::TcpListen
 
 /// Asks systemd for what its units should have, where it is there to be asked.
 fn units(cli: &Cli, roots: &Roots, host: &HostFacts) -> Option<Units> {
-    let runs_systemd = host.findings.iter().any(|finding| {
-        finding.id == "systemd" && finding.state == downbeat_api::State::Present
-    });
+    let runs_systemd = host
+        .findings
+        .iter()
+        .any(|finding| finding.id == "systemd" && finding.state == downbeat_api::State::Present);
     if cli.observe_only || !runs_systemd {
         return None;
     }

@@ -3,15 +3,20 @@
 //! The agent makes its own plan from what it knows of each thread; `downbeat plan FILES` makes one
 //! for another policy, from `/proc` and from what a running agent says that it holds.
 
-use std::collections::HashMap;
+pub mod shared;
+
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 
-use downbeat_api::{HeldValue, HostFacts, Plan, PlanStep, PlanSubject, PlannedChange};
+use downbeat_api::{HeldValue, HostFacts, Plan, PlanStep, PlanSubject, PlannedChange, State};
 use downbeat_policy::PolicySet;
 
-use crate::act::{Lever, LeverEntry, Standing, Subject, ThreadId, Value, is_gone};
+use crate::act::{Control, Kernel, Lever, LeverEntry, Standing, Subject, ThreadId, Value, is_gone};
 use crate::decide::{self, Target};
+use crate::observe::machine::Machine;
 use crate::observe::process::ProcessSample;
+use crate::roots::Roots;
+use shared::{Member, Place, Shared};
 
 /// What one thread should have, and what is known of its levers.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +67,8 @@ pub struct Wishes {
     pub threads: Vec<Wish>,
     /// What the host cannot grant, per class that asks for it.
     pub fallbacks: Vec<String>,
+    /// For what several processes share.
+    pub shared: Shared,
 }
 
 impl Held {
@@ -83,7 +90,23 @@ impl Held {
     }
 }
 
-/// The plan. `read` says what a lever of a thread is now.
+/// The whole plan: threads first, then what they share. Reads what everything is now.
+#[must_use]
+pub fn whole(wishes: &Wishes, host: &HostFacts, roots: &Roots, kernel: &Kernel) -> Plan {
+    let read = |lever, subject: &Subject| kernel.read(lever, subject);
+    let mut plan = plan(wishes, read);
+    let systemd = host.findings.iter().any(|f| f.id == "systemd" && f.state == State::Present);
+    let machine = Machine::read(roots);
+    let groups = kernel.place_for_groups();
+    let place = Place { host, machine: &machine, groups, systemd };
+    let of_shared = shared::plan(&wishes.shared, &place, read);
+    plan.changes.extend(of_shared.changes);
+    plan.settled += of_shared.settled;
+    plan.fallbacks.extend(of_shared.fallbacks);
+    plan
+}
+
+/// The plan for threads. `read` says what a lever of a thread is now.
 #[must_use]
 pub fn plan(wishes: &Wishes, read: impl Fn(Lever, &Subject) -> io::Result<Value>) -> Plan {
     let mut plan = Plan { fallbacks: wishes.fallbacks.clone(), ..Plan::default() };
@@ -203,14 +226,16 @@ pub fn wishes_of(
         let held = Held { lever: lever.clone(), state };
         held_of.entry((*tid, *start_time)).or_default().push(held);
     }
-    let mut threads = Vec::new();
+    let (mut threads, mut members) = (Vec::new(), Vec::new());
     for process in processes {
+        let mut classes = BTreeSet::new();
         for thread in &process.threads {
             let found = policy.classify(&process.facts, &thread.name);
             let held = held_of.remove(&(thread.tid, thread.start_time)).unwrap_or_default();
             if found.is_none() && held.is_empty() {
                 continue;
             }
+            classes.extend(found.map(|found| found.class));
             let target = found.and_then(|found| targets.get(found.class));
             let rule = found.and_then(|found| policy.rules.get(found.rule));
             threads.push(Wish {
@@ -227,9 +252,15 @@ pub fn wishes_of(
                 held,
             });
         }
+        members.extend(classes.into_iter().map(|class| Member {
+            class,
+            cgroup: process.facts.cgroup.clone(),
+            unit: process.facts.unit.clone(),
+        }));
     }
     let fallbacks = targets.into_iter().filter_map(|target| target.fallback).collect();
-    Wishes { threads, fallbacks }
+    let shared = Shared { classes: policy.classes.clone(), members };
+    Wishes { threads, fallbacks, shared }
 }
 
 #[cfg(test)]
@@ -248,7 +279,7 @@ mod tests {
             wanted,
             held,
         };
-        Wishes { threads: vec![wish], fallbacks: Vec::new() }
+        Wishes { threads: vec![wish], ..Wishes::default() }
     }
 
     fn oom(state: HeldState) -> Held {

@@ -6,10 +6,9 @@
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
     Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Discovered,
-    Discovery, Explanation,
-    Finding, Gpu, GpuView, HeldValue, HostFacts, HostLoad, LeverCount, LeverState, Miss, Notice,
-    Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyState, Process,
-    Snapshot, Source, ThreadExplanation, ThreadJobs,
+    Discovery, Explanation, Finding, Gpu, GpuView, HeldValue, HostFacts, HostLoad, LeverCount,
+    LeverState, Miss, Notice, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem,
+    PolicyState, Process, Snapshot, Source, ThreadExplanation, ThreadJobs,
 };
 
 use crate::text::{clean, deceives};
@@ -142,7 +141,9 @@ pub fn plan(plan: &mut Plan) {
     for PlannedChange { subject, lever, now, wanted, step, class, because } in changes {
         match subject {
             PlanSubject::Host => {}
-            PlanSubject::Group { path } => text(path),
+            PlanSubject::Group { path: name }
+            | PlanSubject::Unit { name }
+            | PlanSubject::Device { name } => text(name),
             PlanSubject::Thread { pid: _, process, tid: _, name } => {
                 text(process);
                 text(name);

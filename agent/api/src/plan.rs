@@ -62,6 +62,16 @@ pub struct PlannedChange {
 pub enum PlanSubject {
     /// The host as a whole.
     Host,
+    /// A part of the host: an interrupt, a frequency domain.
+    Device {
+        /// Its name.
+        name: String,
+    },
+    /// A unit of systemd.
+    Unit {
+        /// Its whole name.
+        name: String,
+    },
     /// A control group.
     Group {
         /// Its path below the hierarchy's root.

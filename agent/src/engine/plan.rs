@@ -1,8 +1,11 @@
 //! What the engine knows for `downbeat plan`. What each value is now is read by whoever answers,
 //! off this loop.
 
+use std::collections::BTreeSet;
+
 use super::Engine;
 use crate::model::{Assigned, Process};
+use crate::plan::shared::{Member, Shared};
 use crate::plan::{Held, Wish, Wishes};
 
 impl Engine {
@@ -16,7 +19,20 @@ impl Engine {
         Wishes {
             threads: threads.collect(),
             fallbacks: self.policy.fallbacks().map(ToOwned::to_owned).collect(),
+            shared: Shared { classes: self.policy.set.classes.clone(), members: self.members() },
         }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let of = |process: &Process| {
+            let threads = process.threads.values();
+            let classes: BTreeSet<usize> =
+                threads.filter_map(|t| Some(t.classified?.class)).collect();
+            let (cgroup, unit) = (process.facts.cgroup.clone(), process.facts.unit.clone());
+            let member = move |class| Member { class, cgroup: cgroup.clone(), unit: unit.clone() };
+            classes.into_iter().map(member)
+        };
+        self.world.processes().flat_map(of).collect()
     }
 
     fn wish(

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::peer::{Peer, Right, Rights};
 use super::places::{Place, Places};
-use crate::act::{Control, Kernel};
-use crate::plan::{Wishes, plan};
+use crate::act::Kernel;
+use crate::plan::{Wishes, whole};
+use crate::roots::Roots;
 
 /// How long a client may take to read an answer before it is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub struct Sources {
     pub commands: mpsc::Sender<Command>,
     /// Reads what levers are, for plans.
     pub kernel: Arc<Kernel>,
+    /// Where the kernel's files are.
+    pub roots: Roots,
     /// Who may do what.
     pub rights: Arc<Rights>,
 }
@@ -210,7 +213,7 @@ async fn ask_engine(request: Request, by_uid: u32, sources: &Sources) -> Respons
     };
     match tokio::time::timeout(COMMAND_TIMEOUT, exchange).await {
         Ok(Some(Answer::Response(response))) => response,
-        Ok(Some(Answer::Plan(wishes))) => make_plan(*wishes, Arc::clone(&sources.kernel)).await,
+        Ok(Some(Answer::Plan(wishes))) => make_plan(*wishes, sources.clone()).await,
         Ok(None) => Response::Error { message: "the agent is stopping".into() },
         Err(_) => Response::Error {
             message: format!("the agent did not answer within {} s", COMMAND_TIMEOUT.as_secs()),
@@ -219,9 +222,9 @@ async fn ask_engine(request: Request, by_uid: u32, sources: &Sources) -> Respons
 }
 
 /// Reads what thousands of values are now beside the other clients.
-async fn make_plan(wishes: Wishes, kernel: Arc<Kernel>) -> Response {
-    let read = move || plan(&wishes, |lever, subject| kernel.read(lever, subject));
-    match tokio::task::spawn_blocking(read).await {
+async fn make_plan(wishes: Wishes, sources: Sources) -> Response {
+    let make = move || whole(&wishes, &sources.host, &sources.roots, &sources.kernel);
+    match tokio::task::spawn_blocking(make).await {
         Ok(plan) => Response::Plan(Box::new(plan)),
         Err(error) => Response::Error { message: format!("making the plan: {error}") },
     }

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use downbeat_agent::act::{Control, Kernel};
+use downbeat_agent::act::Kernel;
 use downbeat_agent::cli::POLICY_DIRS;
 use downbeat_agent::observe::host;
 use downbeat_agent::observe::process::ProcessReader;
-use downbeat_agent::plan::{plan, wishes_of};
+use downbeat_agent::plan::{whole, wishes_of};
 use downbeat_agent::roots::Roots;
 use downbeat_api::{ClientError, HeldValue, HostFacts, Plan, Request, Response};
 
@@ -77,6 +77,5 @@ fn with_policy(
     let roots = Roots::default();
     let processes = ProcessReader::new(&roots).scan();
     let wishes = wishes_of(&policy, host, &processes, held);
-    let kernel = Kernel::new(&roots);
-    Ok(Some(plan(&wishes, |lever, subject| kernel.read(lever, subject))))
+    Ok(Some(whole(&wishes, host, &roots, &Kernel::new(&roots))))
 }

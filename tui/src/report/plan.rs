@@ -68,7 +68,8 @@ fn because((class, because): (Option<&str>, Option<&str>)) -> String {
     match (class, because) {
         (Some(class), Some(because)) => format!("  class {class}, by {because}"),
         (Some(class), None) => format!("  class {class}"),
-        (None, _) => "  no class asks for it any more".to_owned(),
+        (None, Some(because)) => format!("  {because}"),
+        (None, None) => "  no class asks for it any more".to_owned(),
     }
 }
 
@@ -78,6 +79,8 @@ fn groups(changes: &[PlannedChange]) -> Vec<Group<'_>> {
         let PlannedChange { subject, lever, now, wanted, step, class, because } = change;
         let (head, thread) = match subject {
             PlanSubject::Host => ("the host".to_owned(), None),
+            PlanSubject::Device { name } => (name.clone(), None),
+            PlanSubject::Unit { name } => (format!("unit {name}"), None),
             PlanSubject::Group { path } => (format!("control group {path}"), None),
             PlanSubject::Thread { pid, process, tid, name } => {
                 (format!("{process} ({pid})"), Some((*tid, name.as_str())))
