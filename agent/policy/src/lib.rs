@@ -4,24 +4,8 @@
 //! them into classes and rules or into every [`Problem`] found, and [`PolicySet::classify`] says
 //! which class a thread has and which rule gave it.
 //!
-//! # The language, schema 1
-//!
-//! | key | value |
-//! | --- | --- |
-//! | `schema` | 1, in every file |
-//! | `[class.NAME]` | NAME: up to 32 letters, digits, `-`, `_`; a file may use classes of another |
-//! | `tier` | `realtime`, `interactive` or `background`; the one key that a class must have |
-//! | `modality` | `audio`, `video`, `image`, `text`, `sensor` or `other` (default) |
-//! | `deadline` | `"auto"` or a duration (`us`, `ms`, `s`) from 100 us to 60 s |
-//! | `cpus` | `"all"` or a list such as `"0-3,6"` |
-//! | `sched` | `"auto"` (default), `"keep"`, a policy (`other`, `batch`, `idle`, `fifo`, `rr`), or a table: `policy`, and `priority` 1 to 99 (`fifo`, `rr`) or `nice` −20 to 19 and `slice` 100 us to 100 ms (`other`, `batch`) |
-//! | `io` | a table: `class` (`realtime`, `best-effort`, `idle`), `level` 0 to 7 (default 4) |
-//! | `memory` | a table: `oom`, −1000 to 1000 |
-//! | `[[rule]]` | `class` and `match`; also `name`, `priority` (default 0), `unless` |
-//! | `match`, `unless` | tables of [`Pattern`]s, see [`Matcher`]; each value is one or a list of which one must fit |
-//! | `any` | inside `match` or `unless`: a list of tables of which one must hold, together with the keys beside it; a key stands in one of the two places |
-//!
-//! Everything else is a [`Problem`], keys of later versions too.
+//! The language itself is described by [`language`], from which the parser takes the keys and the
+//! bounds, and for people by `docs/policy.md`. What is not known is a [`Problem`].
 
 mod auto;
 mod class;

@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use downbeat_policy::{PolicySet, ProcessFacts, Source};
+#[path = "support/outcome.rs"]
+mod outcome;
+
+use downbeat_policy::{PolicySet, Source};
+use outcome::check;
 use proptest::prelude::*;
 
 fn valid_files() -> Vec<String> {
@@ -13,40 +17,6 @@ fn valid_files() -> Vec<String> {
     let mut files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
     files.sort();
     files.iter().map(|file| fs::read_to_string(file).expect("a text")).collect()
-}
-
-/// Parses, and checks what holds for every outcome.
-fn check(texts: &[String]) -> Result<(), TestCaseError> {
-    let sources: Vec<Source> = texts
-        .iter()
-        .enumerate()
-        .map(|(i, text)| Source { path: format!("{i}.toml").into(), text: text.clone() })
-        .collect();
-    match PolicySet::parse(&sources) {
-        Ok(set) => {
-            for rule in &set.rules {
-                prop_assert!(rule.class < set.classes.len());
-                prop_assert!(!rule.matchers.is_empty());
-                let mut tables = rule.matchers.iter().chain(&rule.unless);
-                prop_assert!(tables.all(|m| !m.is_empty()), "{:?}", rule);
-            }
-            let _ = set.classify(&ProcessFacts::default(), "");
-        }
-        Err(problems) => {
-            prop_assert!(!problems.is_empty());
-            let places = problems.iter().map(|p| (&p.path, p.line, p.column));
-            prop_assert!(places.is_sorted());
-            for problem in &problems {
-                let source = sources.iter().find(|s| s.path == problem.path);
-                let text = &source.expect("a file of the set").text;
-                let line = text.split('\n').nth(problem.line - 1);
-                let characters = line.expect("a line of the file").chars().count();
-                prop_assert!((1..=characters + 1).contains(&problem.column), "{problem}");
-                prop_assert!(!problem.message.chars().any(char::is_control), "{problem:?}");
-            }
-        }
-    }
-    Ok(())
 }
 
 /// One change to a text, at a place given as a share of its length.
@@ -123,14 +93,14 @@ proptest! {
 
     #[test]
     fn any_text_is_read_or_refused(text in any::<String>()) {
-        check(&[text])?;
+        check(&[text]);
     }
 
     #[test]
     fn any_text_of_toml_characters_is_read_or_refused(
         text in "(schema = 1\n)?([a-z\\[\\]{}=.,\"' \n#0-9*-]|class\\.|rule|match|any){0,60}",
     ) {
-        check(&[text])?;
+        check(&[text]);
     }
 
     #[test]
@@ -138,7 +108,7 @@ proptest! {
         file in prop::sample::select(valid_files()),
         changes in prop::collection::vec(change(), 1..6),
     ) {
-        check(&[changes.iter().fold(file, |text, change| apply(&text, change))])?;
+        check(&[changes.iter().fold(file, |text, change| apply(&text, change))]);
     }
 
     #[test]
@@ -146,16 +116,16 @@ proptest! {
         files in prop::collection::vec((prop::sample::select(valid_files()), change()), 1..4),
     ) {
         let texts: Vec<_> = files.iter().map(|(text, change)| apply(text, change)).collect();
-        check(&texts)?;
+        check(&texts);
     }
 }
 
 #[test]
 fn deep_nesting_is_refused() {
     let text = format!("schema = 1\nclass = {}", "[".repeat(100_000));
-    check(&[text]).expect("refused, not overflowed");
+    check(&[text]);
     let text = format!("schema = 1\n[class.{}x]\n", "x.".repeat(10_000));
-    check(&[text]).expect("refused, not overflowed");
+    check(&[text]);
 }
 
 /// A megabyte of mistakes on one line must not take time with the square of their number.
@@ -168,4 +138,18 @@ fn a_line_of_a_hundred_thousand_mistakes_is_read_in_linear_time() {
     assert_eq!(problems.len(), 100_000);
     assert_eq!(problems.last().map(|p| (p.line, p.column)), Some((2, 9 + 2 * 99_999)));
     assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// What the fuzzer found worth keeping: fuzz/fuzz_targets/parse.rs.
+#[test]
+fn the_kept_corpus_is_read_or_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/parse");
+    let mut read = 0;
+    for entry in fs::read_dir(folder).expect("the corpus") {
+        let bytes = fs::read(entry.expect("a readable folder").path()).expect("a file");
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        check(&text.split("\n%%\n").map(str::to_owned).collect::<Vec<_>>());
+        read += 1;
+    }
+    assert!(read > 20, "{read} files");
 }
