@@ -40,8 +40,7 @@ match = { exe = "{bin}/downbeat-load" }
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Every room's checks, in the order in which they run.
-const ROOMS: [&[Check]; 4] =
-    [agent::CHECKS, jobs::CHECKS, levers::CHECKS, host::CHECKS];
+const ROOMS: [&[Check]; 4] = [agent::CHECKS, jobs::CHECKS, levers::CHECKS, host::CHECKS];
 
 /// Ends a check that this kernel cannot run.
 #[derive(Debug)]
