@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use downbeat_agent::observe::policy_files;
 use downbeat_agent::observe::process::{ProcessReader, ProcessSample};
@@ -19,6 +20,9 @@ use crate::units;
 /// Processes named per rule; the rest are counted.
 const NAMED: usize = 6;
 
+/// CPU time for looking at what processes hold open and have mapped.
+const AT_MOST: Duration = Duration::from_secs(1);
+
 pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found, Failure> {
     let (policy, files) = match policy(files, &mut io::stdin().lock()) {
         Ok(read) => read,
@@ -27,7 +31,7 @@ pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found,
             return Ok(Found::Problems);
         }
     };
-    let processes = ProcessReader::new(&Roots::default()).scan();
+    let processes = processes(&policy);
     printer.lines(&lines(&policy, files, &processes, printer.paper))?;
     Ok(Found::Nothing)
 }
@@ -56,6 +60,20 @@ pub(super) fn tell(problems: &[String], printer: &mut Printer<'_>) -> io::Result
         printer.lines(&[Line::from(printer.paper.span(Ink::Bad, line))])?;
     }
     printer.lines(&[Line::from(units::count(problems.len() as u64, "problem"))])
+}
+
+/// Every process, with what the policy looks at. Devices and libraries are read by a look at what a
+/// first scan met.
+fn processes(policy: &PolicySet) -> Vec<ProcessSample> {
+    let mut reader = ProcessReader::new(&Roots::default());
+    let needs = policy.needs();
+    let looks = needs.uses || needs.maps;
+    reader.want(needs);
+    if looks {
+        reader.scan();
+        reader.news(AT_MOST);
+    }
+    reader.scan()
 }
 
 /// The folders among `files` as the agent reads them, then each file; and what could not be read.
