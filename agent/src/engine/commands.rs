@@ -17,7 +17,7 @@ impl Engine {
             Request::Misses => self.all_misses(),
             Request::Follow { pid, seconds } => self.follow_on_request(pid, seconds),
             Request::Reload => self.reload(),
-            Request::Set { pid, class, seconds } => self.set_by_hand(pid, class, seconds, by_uid),
+            Request::Set { pid, class, seconds } => self.set_by_hand(pid, &class, seconds, by_uid),
             Request::Release { pid } => self.release(pid),
             Request::Discover => self.discovered_so_far(),
             Request::Plan => {

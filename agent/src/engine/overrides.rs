@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn set_by_hand(
         &mut self,
         pid: u32,
-        class: String,
+        class: &str,
         seconds: Option<u64>,
         by_uid: u32,
     ) -> Response {
@@ -25,8 +25,8 @@ impl Engine {
         if seconds.is_some_and(|seconds| !(1..=LONGEST_SET).contains(&seconds)) {
             return refuse(format!("a time of 1 s to {} days", LONGEST_SET / 86_400));
         }
-        let Some(index) = self.policy.class_named(&class) else {
-            return refuse(self.no_such_class(&class));
+        let Some(index) = self.policy.class_named(class) else {
+            return refuse(self.no_such_class(class));
         };
         // Now, since nothing may be known yet of a process that has just been started.
         self.consider(pid);
@@ -42,7 +42,7 @@ impl Engine {
         let (start_time, name) = (process.start_time, process.facts.comm.clone());
         let wanted = Override {
             start_time,
-            class: class.clone(),
+            class: class.to_owned(),
             index: Some(index),
             until_ns: seconds.map(|s| monotonic_ns().saturating_add(s * 1_000_000_000)),
             since_unix: unix_time(),
