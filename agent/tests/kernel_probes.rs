@@ -301,6 +301,23 @@ fn two_agents_can_watch_side_by_side() {
 }
 
 #[test]
+fn waits_are_counted_without_the_parts_that_a_verifier_may_refuse() {
+    for (jobs, blame) in [(true, false), (false, true), (false, false)] {
+        let options = ProbeOptions { jobs, blame, ..Default::default() };
+        let Some(mut probes) = probes_with(&options) else { return };
+        let tid = gettid().as_raw().cast_unsigned();
+        probes.manage(tid, 0).unwrap();
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(probes.waits(0).unwrap().count() >= 15, "jobs {jobs}, blame {blame}");
+        let followed: u64 = probes.jobs().iter().map(|of_thread| of_thread.job.jobs).sum();
+        assert_eq!(followed > 0, jobs, "{followed} jobs");
+        assert_eq!(probes.blame(monotonic_ns()), []);
+    }
+}
+
+#[test]
 fn a_full_ring_is_counted_and_recovers() {
     let Some(mut probes) = probes_with(&ProbeOptions { ring_bytes: 4096, ..Default::default() })
     else {

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES, PLACES,
-    Row, SLICES, Thread, VICTIMS, place,
+    Row, SLICES, Thread, VICTIMS, own_place, place,
 };
 
 use crate::atomic;
@@ -262,9 +262,9 @@ unsafe fn own_waiting(cpu: *const Cpu, place: usize) -> (u64, u64) {
 /// As [`is_looked_at`].
 #[inline(always)]
 pub unsafe fn own_word(cpu: *mut Cpu, process: u32) -> *mut u64 {
-    let mixed = process.wrapping_mul(0x9e37_79b9) >> 26;
+    let place = index(own_place(process) as u64, OWN_PLACES);
     // SAFETY: as the caller promises; the index is masked.
-    unsafe { (&raw mut (*cpu).own_waiting).cast::<u64>().add(index(mixed.into(), OWN_PLACES)) }
+    unsafe { (&raw mut (*cpu).own_waiting).cast::<u64>().add(place) }
 }
 
 /// A CPU that has nothing to run for long: whoever still counts as waiting there was replaced in

@@ -131,6 +131,13 @@ pub const SLICES: usize = 512;
 /// of two.
 pub const OWN_PLACES: usize = 64;
 
+/// Where a process is among them.
+#[must_use]
+#[inline(always)]
+pub const fn own_place(process: u32) -> usize {
+    (process.wrapping_mul(0x9e37_79b9) >> (u32::BITS - OWN_PLACES.trailing_zeros())) as usize
+}
+
 /// Who has one CPU, and for whom each of them had it: value of the map `CPUS`, whose index is the
 /// CPU's number. Only that CPU writes it, but for what others write when threads begin to wait
 /// there or move away.

@@ -12,7 +12,7 @@ mod job;
 
 pub use blame::{
     Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, OWN_PLACES, PLACES, Row, SLICES, VICTIMS,
-    place,
+    own_place, place,
 };
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};

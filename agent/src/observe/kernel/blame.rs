@@ -2,10 +2,11 @@
 //! who the culprits are.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use downbeat_abi::{
-    CLASS_SLOTS, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, VICTIMS,
-    place,
+    CLASS_SLOTS, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, Row, Thread,
+    VICTIMS, own_place, place,
 };
 
 use super::shared::SharedWords;
@@ -19,6 +20,10 @@ const SUMS: usize = std::mem::offset_of!(Cpu, blame) / size_of::<u64>();
 /// As above, of the classes' running and waiting times.
 const RAN: usize = std::mem::offset_of!(Cpu, class_ran_ns) / size_of::<u64>();
 pub(super) const WAITED: usize = std::mem::offset_of!(Cpu, class_waited_ns) / size_of::<u64>();
+/// As above, of the threads that wait.
+const ROWS: usize = std::mem::offset_of!(Cpu, rows) / size_of::<u64>();
+const OWN: usize = std::mem::offset_of!(Cpu, own_waiting) / size_of::<u64>();
+const ROW_WORDS: usize = size_of::<Row>() / size_of::<u64>();
 const LABEL_WORDS: usize = size_of::<Label>() / size_of::<u64>();
 
 /// How long threads of one class waited for one culprit.
@@ -58,6 +63,28 @@ impl BlameTable {
 
     fn class_word(&self, cpu: usize, first: usize, slot: u32) -> u64 {
         self.words.load(cpu * CPU_WORDS + first + slot as usize)
+    }
+
+    /// A thread is taken out, or replaced, in the map of threads: if it waited, it does not count on
+    /// its CPU any more. Whoever is missed here is when that CPU has nothing to run.
+    pub(super) fn stops_waiting(&self, thread: &Thread) {
+        if thread.blame_ns == 0 {
+            return;
+        }
+        let row = (thread.slot as usize).min(VICTIMS - 1);
+        let cpu = thread.cpu as usize * CPU_WORDS;
+        self.count_down(cpu + ROWS + row * ROW_WORDS);
+        if thread.process != 0 {
+            self.count_down(cpu + OWN + own_place(thread.process));
+        }
+    }
+
+    /// One less in the lower half of a word, which is 0 already where the kernel set it right.
+    fn count_down(&self, word: usize) {
+        let less = |count: u64| (count & u64::from(u32::MAX) != 0).then(|| count - 1);
+        if let Some(word) = self.words.words().get(word) {
+            let _ = word.fetch_update(Relaxed, Relaxed, less);
+        }
     }
 
     /// What was added since the last read. `now_ns` is `CLOCK_MONOTONIC`.

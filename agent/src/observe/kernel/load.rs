@@ -117,23 +117,21 @@ struct Parts {
     jobs: bool,
 }
 
-/// A set of parts, and what is lost when even these are refused.
-struct Rung {
-    parts: Parts,
-    lost_below: Option<&'static str>,
+impl Parts {
+    /// Fewer parts, and what is lost with those left out; nothing where there is nothing to leave
+    /// out.
+    fn fewer(self) -> Option<(Self, &'static str)> {
+        if self.blame {
+            let lost = "no blame: whom threads wait for stays unknown";
+            Some((Self { blame: false, ..self }, lost))
+        } else if self.jobs {
+            let lost = "no jobs: releases, responses and misses stay unknown";
+            Some((Self { jobs: false, ..self }, lost))
+        } else {
+            None
+        }
+    }
 }
-
-const RUNGS: [Rung; 3] = [
-    Rung {
-        parts: Parts { blame: true, jobs: true },
-        lost_below: Some("no blame: whom threads wait for stays unknown"),
-    },
-    Rung {
-        parts: Parts { blame: false, jobs: true },
-        lost_below: Some("no jobs: releases, responses and misses stay unknown"),
-    },
-    Rung { parts: Parts { blame: false, jobs: false }, lost_below: None },
-];
 
 pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, ProbeError> {
     check_namespace(&roots.proc)?;
@@ -158,21 +156,20 @@ pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, Prob
         roots,
     };
     let mut lost = Vec::new();
-    for rung in &RUNGS {
-        match attempt.load(rung.parts) {
-            Err(error @ ProbeError::Verifier { .. }) if rung.lost_below.is_some() => {
-                let feature = rung.lost_below.unwrap_or_default().to_owned();
-                lost.push(Limit { feature, reason: error.to_string() });
+    let mut parts = Parts { blame: options.blame && options.jobs, jobs: options.jobs };
+    loop {
+        match (attempt.load(parts), parts.fewer()) {
+            (Err(error @ ProbeError::Verifier { .. }), Some((fewer, feature))) => {
+                lost.push(Limit { feature: feature.to_owned(), reason: error.to_string() });
+                parts = fewer;
             }
-            Ok(mut loaded) => {
+            (Ok(mut loaded), _) => {
                 loaded.limits.extend(lost);
                 return Ok(loaded);
             }
-            Err(error) => return Err(error),
+            (Err(error), _) => return Err(error),
         }
     }
-    // The last rung returns either way.
-    Err(ProbeError::Failed { what: "loading the kernel programs".into(), reason: String::new() })
 }
 
 impl Attempt<'_> {
@@ -202,7 +199,7 @@ impl Attempt<'_> {
     }
 
     fn create(&self, parts: Parts) -> Result<Ebpf, ProbeError> {
-        let ProbeOptions { log, ring_bytes, max_threads, max_jobs, btf: _ } = self.options;
+        let ProbeOptions { log, ring_bytes, max_threads, max_jobs, .. } = self.options;
         // Levels are numbered alike on both sides: 1 is error, 5 is trace, 0 is nothing at all.
         let log_level: u8 = log.map_or(0, |level| level as u8);
         let ring_wake_bytes = ring_bytes / 4;

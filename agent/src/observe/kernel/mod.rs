@@ -58,6 +58,10 @@ pub struct ProbeOptions {
     /// Of these, threads whose jobs can be followed and whose waits are blamed on someone. The
     /// kernel preallocates 3528 bytes each.
     pub max_jobs: u32,
+    /// Whether threads' jobs are followed: releases, responses, misses.
+    pub jobs: bool,
+    /// Whether it is found out whom threads wait for; only together with `jobs`.
+    pub blame: bool,
     /// A file with the kernel's types: BTF, or an ELF file with them in it. The programs then
     /// attach to raw tracepoints. Where there is none, the kernel's own are taken, else those
     /// that the distribution ships for it.
@@ -71,6 +75,8 @@ impl Default for ProbeOptions {
             ring_bytes: 256 * 1024,
             max_threads: 16_384,
             max_jobs: downbeat_abi::JOBS,
+            jobs: true,
+            blame: true,
             btf: None,
         }
     }
@@ -216,16 +222,19 @@ impl KernelProbes {
         let job = self.jobs.place(tid).unwrap_or(NO_JOB);
         // Writing the same again could forget that the thread waits.
         if known.is_none_or(|known| (known.slot, known.job) != (slot, job)) {
-            let thread = match known {
+            let thread = match &known {
                 // It is not counted there any more as one that waits, and a wake may be told by
                 // now.
-                Some(known) => Thread { slot, job, blame_ns: 0, wake: 0, ..known },
+                Some(known) => Thread { slot, job, blame_ns: 0, wake: 0, ..*known },
                 None => Thread::new(slot, job),
             };
             if let Err(error) = self.threads.insert(tid, ThreadValue(thread), 0) {
                 self.refused_threads += 1;
                 self.jobs.end(tid);
                 return Err(io_error(error));
+            }
+            if let Some(known) = known {
+                self.blame.stops_waiting(&known);
             }
         }
         if let Some((word, bit)) = self.gate_bit(tid) {
@@ -250,8 +259,12 @@ impl KernelProbes {
         if let Some((word, bit)) = self.gate_bit(tid) {
             self.gate.words()[word].fetch_and(!bit, Ordering::Relaxed);
         }
+        let known = self.thread(tid);
         // The kernel may have removed it first.
-        let _ = self.threads.remove(&tid);
+        let removed = self.threads.remove(&tid).is_ok();
+        if let Some(known) = known.filter(|_| removed) {
+            self.blame.stops_waiting(&known);
+        }
         self.jobs.end(tid);
     }
 

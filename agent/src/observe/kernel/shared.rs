@@ -25,10 +25,10 @@ unsafe impl Sync for SharedWords {}
 impl SharedWords {
     /// Maps the first `len` words of the map behind `fd`, which must have as many.
     pub(super) fn map(fd: impl AsFd, len: usize) -> io::Result<Self> {
-        let bytes = len
-            .checked_mul(size_of::<u64>())
-            .and_then(NonZeroUsize::new)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = len.checked_mul(size_of::<u64>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let Some(bytes) = NonZeroUsize::new(bytes) else {
+            return Ok(Self { start: NonNull::dangling(), len });
+        };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; it fails where the map is
         // shorter.
@@ -38,7 +38,7 @@ impl SharedWords {
 
     /// All words.
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, holds `len` words for as long as `self` lives, and
+        // SAFETY: the mapping, or the aligned nothing, holds `len` words for as long as `self` lives, and
         // every one who writes to it does so atomically.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
@@ -51,6 +51,9 @@ impl SharedWords {
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
         // SAFETY: this is the whole mapping, and no reference into it outlives `self`.
         // It can only fail for arguments that are no mapping.
         let _ = unsafe { munmap(self.start.cast(), self.len * size_of::<u64>()) };
