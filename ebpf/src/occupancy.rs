@@ -72,12 +72,7 @@ pub unsafe fn waiting(cpu: *const Cpu) -> u64 {
 
 /// The CPU went from `prev` to `next`.
 #[inline(always)]
-pub fn switched(
-    cpu: *mut Cpu,
-    now: u64,
-    (prev, prev_thread): (Task, Option<*mut Thread>),
-    (next, next_thread): (Task, Option<*mut Thread>),
-) {
+pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Thread>, next: Task) {
     // SAFETY: the map's own pointer.
     unsafe {
         if waiting(cpu) != 0 || (*cpu).owes != 0 {
@@ -94,7 +89,6 @@ pub fn switched(
             (*cpu).since_ns = 0;
             return;
         }
-        (*cpu).place = place_of(cpu, now, next, next_thread);
         (*cpu).since_ns = now;
         (*cpu).exec_ns = next.exec_ns();
         (*cpu).interrupted_ns = 0;
@@ -108,13 +102,12 @@ unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<
     // SAFETY: the map's own pointer.
     unsafe {
         let rest = present_ns(cpu, now);
+        let place = place_of(cpu, now, prev, prev_thread);
         let since = (*cpu).since_ns;
         if since == 0 {
-            let place = place_of(cpu, now, prev, prev_thread);
             charge(cpu, place as usize, rest, true);
             return;
         }
-        let place = (*cpu).place;
         let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
         let ran = now.saturating_sub(since).saturating_sub((*cpu).interrupted_ns);
         let lost = ran.saturating_sub(charged);
@@ -323,12 +316,13 @@ fn place_of(cpu: *mut Cpu, now: u64, task: Task, thread: Option<*mut Thread>) ->
         return place::IDLE as u32;
     }
     // SAFETY: the map's own pointer.
-    let slot = thread.map_or(NO_CLASS, |thread| unsafe { (*thread).slot });
-    let who = if slot != NO_CLASS {
+    let managed = thread.map(|thread| unsafe { ((*thread).slot, (*thread).process) });
+    let who = if let Some((slot, process)) = managed
+        && slot != NO_CLASS
+    {
         // A process of several threads has a place of its own, so that those of them that wait
         // know their own.
-        let process = if task.has_siblings() { task.tgid().into() } else { 0 };
-        Identity { kind: CulpritKind::Class, id: slot, comm: [process, 0] }
+        Identity { kind: CulpritKind::Class, id: slot, comm: [process.into(), 0] }
     } else {
         let kernel = task.is_kernel_thread();
         let kind = if kernel { CulpritKind::Kernel } else { CulpritKind::Program };

@@ -93,7 +93,7 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
         }
         let now = now();
         if looked_at {
-            occupancy::switched(cpu, now, (prev, prev_thread), (next, next_thread));
+            occupancy::switched(cpu, now, prev, prev_thread, next);
         }
         if let Some(thread) = prev_thread {
             leaves(thread, cpu, prev, left(), now);

@@ -177,8 +177,8 @@ pub struct Cpu {
     pub timer_late_ns: u64,
     /// Number of the soft interrupt under way.
     pub soft_vector: u32,
-    /// Place of the present occupant, where `since_ns` is not 0.
-    pub place: u32,
+    /// Always 0.
+    pub padding: u32,
     /// While a slice is blamed: rows that are not dealt with yet.
     pub rows_left: u64,
     /// Who waits, by row.
