@@ -14,12 +14,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 const USAGE: &str = "usage: probes [--manage TID]… [--manage-descendants PID [--every N]] \
-                     [--deadline-us N] [--no-cost]
+                     [--deadline-us N] [--no-blame] [--no-jobs] [--no-cost]
 
 --manage TID              counts that thread's waits and jobs
 --manage-descendants PID  watches that process; the processes and threads that it makes are managed
 --every N                 of these, only each N-th one; the others are left alone
 --deadline-us N           a managed thread's job that takes longer is a miss
+--no-blame                whom threads wait for is not found out
+--no-jobs                 nor are jobs followed
 --no-cost                 never asks what the programs cost, which would switch the kernel's run
                           statistics on for a second of eight (25 ns for each run of a program)";
 
@@ -35,6 +37,7 @@ struct Options {
     every: u64,
     deadline_ns: u64,
     cost: bool,
+    probes: ProbeOptions,
 }
 
 /// One line of output.
@@ -58,7 +61,7 @@ struct Report {
 
 fn main() -> anyhow::Result<()> {
     let options = options(std::env::args().skip(1))?;
-    let probes = KernelProbes::load(&Roots::default(), &ProbeOptions::default())?;
+    let probes = KernelProbes::load(&Roots::default(), &options.probes)?;
     let mut watch = Watch { probes, options, managed: 0, descendants: 0, ended_jobs: 0 };
     for tid in watch.options.manage.clone() {
         watch.manage(tid)?;
@@ -71,11 +74,22 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let mut options =
-        Options { manage: Vec::new(), descendants_of: None, every: 1, deadline_ns: 0, cost: true };
+    let mut options = Options {
+        manage: Vec::new(),
+        descendants_of: None,
+        every: 1,
+        deadline_ns: 0,
+        cost: true,
+        probes: ProbeOptions::default(),
+    };
     while let Some(argument) = arguments.next() {
-        if argument == "--no-cost" {
-            options.cost = false;
+        match argument.as_str() {
+            "--no-cost" => options.cost = false,
+            "--no-blame" => options.probes.blame = false,
+            "--no-jobs" => options.probes.jobs = false,
+            _ => {}
+        }
+        if argument.starts_with("--no-") {
             continue;
         }
         let Some(value) = arguments.next() else { anyhow::bail!(USAGE) };
