@@ -127,7 +127,7 @@ mod tests {
         let resident = || {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
             let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-            pages * procfs::page_size() >> 20
+            (pages * procfs::page_size()) >> 20
         };
         let mut blocks: Vec<Box<[u8; 8192]>> = Vec::new();
         blocks.resize_with(8192, || Box::new([1; 8192]));
