@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -48,6 +49,47 @@ fn a_runaway_loses_its_real_time_and_it_is_said() -> Result<()> {
     ensure!(told, "not told:\n{}", agent.log());
     std::thread::sleep(Duration::from_secs(2));
     ensure!(!is_fifo(), "it was given real time again\n{}", agent.log());
+    Ok(())
+}
+
+const STARTER: &str = r#"
+schema = 1
+
+[class.frames]
+tier = "realtime"
+deadline = "10ms"
+sched = { policy = "fifo", priority = 7 }
+
+[[rule]]
+name = "starter"
+class = "frames"
+match = { cmdline = "*starts, then works in frames*" }
+"#;
+
+/// As a program that loads a model and serves frames from then on.
+const STARTS: &str = "'starts, then works in frames'
+import time
+end = time.monotonic() + 1
+while time.monotonic() < end: pass
+while True: time.sleep(0.02)";
+
+#[test]
+fn a_program_that_was_busy_starting_has_its_real_time_again() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", STARTER)?;
+    let agent = place.start(&["--no-bpf"])?;
+    let mut program = Command::new("python3").args(["-c", STARTS]).spawn()?;
+    let is_fifo = || Scheduling::of(program.id()).is_ok_and(|scheduling| scheduling.policy == FIFO);
+    let lost = wait_until(PATIENCE, || agent.log().contains("on end"));
+    let regained = wait_until(PATIENCE, is_fifo);
+    let log = agent.log();
+    program.kill()?;
+    program.wait()?;
+    ensure!(lost, "it was not taken for a runaway\n{log}");
+    ensure!(regained, "it stays without real time\n{log}");
     Ok(())
 }
 

@@ -209,7 +209,7 @@ impl<C: Control> Actuator<C> {
     }
 
     /// A thread lost its scheduling, since it ran for too long on end: what it had before is back,
-    /// and it is not asked for again under this policy.
+    /// and it is not asked for again under this policy before [`Actuator::forgive`].
     pub fn demoted(&mut self, thread: ThreadId, reason: &str) -> Vec<Done> {
         let (mut done, subject) = (Vec::new(), Subject::Thread(thread));
         let known = self.subjects.get(&subject.key()).filter(|(known, _)| *known == subject);
@@ -220,6 +220,17 @@ impl<C: Control> Actuator<C> {
             self.tidy_journal();
         }
         done
+    }
+
+    /// What was refused of a thread's scheduling is tried again when it is asked for next.
+    pub fn forgive(&mut self, thread: ThreadId) {
+        let subject = Subject::Thread(thread);
+        if let Some((known, levers)) = self.subjects.get_mut(&subject.key())
+            && *known == subject
+        {
+            let is_refused = |entry: &LeverEntry| matches!(entry.standing, Standing::Refused(_));
+            levers.retain(|lever, entry| *lever != Lever::Sched || !is_refused(entry));
+        }
     }
 
     /// Forgets a thread that has ended. The main thread's end is not its process's: what belongs

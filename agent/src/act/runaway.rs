@@ -21,6 +21,7 @@ use nix::time::{ClockId, clock_getres};
 use super::control::{Control, sched_setattr};
 use super::subject::{Subject, ThreadId};
 use super::value::{Lever, RESET_ON_FORK, Sched, Value};
+use crate::observe::run_times::RunTimes;
 use crate::roots::Roots;
 use pace::{Pace, Verdict};
 
@@ -221,9 +222,9 @@ impl<C: Control> Watcher<C> {
 fn ran(file: &File) -> io::Result<Duration> {
     let mut bytes = [0; 96];
     let length = file.read_at(&mut bytes, 0)?;
-    let text = std::str::from_utf8(bytes.get(..length).unwrap_or_default());
-    let first = text.ok().and_then(|text| text.split(' ').next()?.parse().ok());
-    first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("a schedstat without a number"))
+    let text = std::str::from_utf8(bytes.get(..length).unwrap_or_default()).unwrap_or_default();
+    let times = RunTimes::parse(text);
+    times.map(|times| times.ran).ok_or_else(|| io::Error::other("a schedstat without numbers"))
 }
 
 /// How late the kernel may count the run time of a thread that goes on running.

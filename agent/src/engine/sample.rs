@@ -30,6 +30,7 @@ impl Engine {
         self.sample_jobs();
         self.discover();
         self.renew_reservations();
+        self.end_probations();
         self.set_switches();
         self.ask_for_units();
         self.publish_after(elapsed);

@@ -15,5 +15,6 @@ pub mod policy_files;
 pub mod policy_watch;
 pub mod pressure;
 pub mod process;
+pub mod run_times;
 pub mod system;
 pub mod uses;

@@ -2,6 +2,7 @@
 //! learned, groups of the agent's own, the host's switches, and the watch for runaways.
 
 mod groups;
+mod probation;
 mod realtime;
 mod switches;
 mod units;

@@ -10,7 +10,10 @@ use downbeat_policy::Deadline;
 use crate::act::{Demoted, Done, Event, Given, Kernel, Lever, RunawayWatch, Sched, Value};
 use crate::decide::{Measured, still_fits};
 use crate::engine::Engine;
+use crate::observe::run_times::RunTimes;
 use crate::roots::Roots;
+
+use super::probation::Probations;
 
 /// Real time that was given.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(super) struct Realtime {
     watch: Option<RunawayWatch>,
     /// By thread, what its reservation was learned to be.
     reservations: HashMap<u32, Sched>,
+    probations: Probations,
 }
 
 impl Realtime {
@@ -26,7 +30,7 @@ impl Realtime {
         let watch = acts.then(start).and_then(|started| {
             started.inspect_err(|error| tracing::error!("no watch for runaways: {error}")).ok()
         });
-        Self { watch, reservations: HashMap::new() }
+        Self { watch, reservations: HashMap::new(), probations: Probations::default() }
     }
 
     pub(super) fn reservation(&self, tid: u32) -> Option<Sched> {
@@ -71,19 +75,40 @@ impl Engine {
         let watch = self.levers.realtime.watch.as_ref();
         let demoted = watch.map_or_else(Vec::new, RunawayWatch::demoted);
         for Demoted { thread, outcome } in demoted {
-            let reason = match outcome {
-                Ok(ran) => format!(
-                    "it had a CPU for {} ms on end, longer than a frame may take: it is as it was \
-                     before, until it starts anew or its class changes",
-                    ran.as_millis()
-                ),
+            let ran = match outcome {
+                Ok(ran) => ran,
                 Err(error) => {
                     tracing::error!("thread {} runs away and stays real-time: {error}", thread.tid);
                     continue;
                 }
             };
+            let needs = self.levers.realtime.probations.begin(thread);
+            let reason = format!(
+                "it had a CPU for {} ms on end, longer than a frame may take: it is as it was \
+                 before until it sleeps for half of {} s",
+                ran.as_millis(),
+                needs.as_secs()
+            );
             let done = self.actuator.as_mut().map(|it| it.demoted(thread, &reason));
             self.enter(&done.unwrap_or_default());
+        }
+    }
+
+    /// Gives real time back to threads that lost it and sleep again.
+    pub(in crate::engine) fn end_probations(&mut self) {
+        let roots = &self.levers.roots;
+        let over = self.levers.realtime.probations.look(self.started.elapsed(), |thread| {
+            RunTimes::read(roots, thread.pid, thread.tid).ok()
+        });
+        for thread in over {
+            let process = self.world.get(thread.pid);
+            let known = process.filter(|it| it.thread_id(thread.tid) == Some(thread));
+            let of_thread = known.and_then(|it| it.threads.get(&thread.tid));
+            let Some(assigned) = of_thread.and_then(|it| it.classified) else { continue };
+            if let Some(actuator) = &mut self.actuator {
+                actuator.forgive(thread);
+            }
+            self.apply(&[(thread, Some(assigned))]);
         }
     }
 
