@@ -91,7 +91,7 @@ fn rule(modality: &str, matcher: &str, program: &Discovered, pids: &[u32]) -> St
     }
     text += &format!(
         "[[rule]]\nname  = {}\nclass = \"discovered-{modality}\"\nmatch = {{ {matcher} }}\n",
-        quoted(&program.name)
+        quoted(&rule_name(&program.name))
     );
     text
 }
@@ -119,27 +119,33 @@ fn script(cmdline: &str) -> Option<&str> {
     cmdline.split(' ').skip(1).find(of_use).filter(|word| !word.is_empty())
 }
 
-/// A pattern that matches a text alone.
+/// A pattern that matches a text alone; where that has control characters, which no pattern may
+/// have, any character stands for each.
 fn literal(text: &str) -> String {
     let mut pattern = String::new();
     for c in text.chars() {
         if matches!(c, '*' | '?' | '[' | '\\') {
             pattern.push('\\');
         }
-        pattern.push(c);
+        pattern.push(if c.is_control() { '?' } else { c });
     }
     pattern
 }
 
-/// A string as TOML writes it.
+/// A name that a rule may have: one line of at most 80 characters.
+fn rule_name(name: &str) -> String {
+    let name: String = comment(name).chars().take(80).collect();
+    if name.is_empty() { "nameless".to_owned() } else { name }
+}
+
+/// A string without control characters as TOML writes it.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => quoted += &format!("\\u{:04X}", u32::from(c)),
-            c => quoted.push(c),
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
         }
+        quoted.push(c);
     }
     quoted.push('"');
     quoted
