@@ -33,7 +33,8 @@ impl Engine {
     /// The process of a thread, whether or not the thread has a class.
     pub(super) fn process_of_any(&self, tid: u32) -> Option<&Process> {
         let has = |process: &&Process| process.threads.contains_key(&tid);
-        self.world.process_of(tid).or_else(|| self.world.processes().find(has))
+        let unlisted = || self.world.get(self.reader.process_of(tid)?);
+        self.world.process_of(tid).or_else(|| self.world.processes().find(has)).or_else(unlisted)
     }
 
     /// What gave a process's thread its class, with file and line where that is a rule.

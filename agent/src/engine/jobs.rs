@@ -104,10 +104,10 @@ impl Engine {
             let why = "jobs are followed by the kernel programs, which do not run here";
             return refuse(format!("{why}; see `downbeat doctor`"));
         }
+        let Some(pid) = self.reader.process_of(pid) else {
+            return refuse(format!("no process or thread {pid}"));
+        };
         let tids = self.reader.tids(pid);
-        if tids.is_empty() {
-            return refuse(format!("no process {pid}"));
-        }
         let requests = &mut self.following.requests;
         if requests.len() >= MOST_FOLLOWED && !requests.contains_key(&pid) {
             return refuse(format!("{MOST_FOLLOWED} processes are followed already: wait"));

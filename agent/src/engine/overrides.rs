@@ -31,12 +31,11 @@ impl Engine {
         // Now, since nothing may be known yet of a process that has just been started.
         self.consider(pid);
         let Some(process) = self.world.get(pid) else {
-            return refuse(match self.process_of_any(pid) {
-                Some(process) => format!(
-                    "{pid} is a thread of process {} ({}): name the process",
-                    process.pid, process.facts.comm
-                ),
-                None => format!("no process {pid}"),
+            return refuse(match self.reader.process_of(pid) {
+                Some(process) if process != pid => {
+                    format!("{pid} is a thread of process {process}: name the process")
+                }
+                _ => format!("no process {pid}"),
             });
         };
         let (start_time, name) = (process.start_time, process.facts.comm.clone());

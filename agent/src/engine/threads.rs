@@ -218,7 +218,11 @@ impl Engine {
         if let Some(probes) = &mut self.probes {
             probes.unmanage(tid);
         }
-        if let Some(actuator) = &mut self.actuator {
+        let Some(actuator) = &mut self.actuator else { return };
+        if actuator.is_there(tid) {
+            // The picture lost it, not the host: what is forgotten unchanged stays for good.
+            self.put_back(tid);
+        } else {
             actuator.forget(tid);
         }
     }

@@ -150,10 +150,15 @@ impl ProcessReader {
         pids
     }
 
-    /// One process with its threads; nothing when it is gone or unreadable.
+    /// One process with its threads; nothing when it is gone or unreadable, or when the id is that
+    /// of a thread: `/proc` has a folder for each, which lists all threads of its process.
     pub fn read(&mut self, pid: u32) -> Option<ProcessSample> {
+        let status = self.status(pid);
+        if process_in(&status).is_some_and(|process| process != pid) {
+            return None;
+        }
         let stat = self.stat(pid).ok()?;
-        let facts = self.facts(pid, &stat);
+        let facts = self.facts(pid, &stat, &status);
         let threads = self.threads(pid);
         Some(ProcessSample {
             pid,
@@ -193,6 +198,17 @@ impl ProcessReader {
         let mut tids = numbered_entries(&self.path(pid, "task"));
         tids.sort_unstable();
         tids
+    }
+
+    /// The process that a thread belongs to, a process being its own; nothing when it is gone.
+    #[must_use]
+    pub fn process_of(&self, tid: u32) -> Option<u32> {
+        process_in(&self.status(tid))
+    }
+
+    fn status(&self, pid: u32) -> String {
+        let status = fs::read(self.path(pid, "status")).unwrap_or_default();
+        String::from_utf8_lossy(&status).into_owned()
     }
 
     /// One thread; nothing when it is gone.
@@ -254,6 +270,11 @@ fn parse_stat(bytes: &[u8], page_size: u64) -> Option<ProcessStat> {
     })
 }
 
+/// The process that a `status` file is of.
+fn process_in(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 /// The entries of a folder whose names are numbers; none when it cannot be read.
 fn numbered_entries(folder: &std::path::Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -281,6 +302,10 @@ mod tests {
             std::thread::Builder::new().name("a (strange) one".into()).spawn(body).unwrap();
         started.recv().unwrap();
         let own = reader.read(pid).unwrap();
+        let tid = own.threads.iter().find(|t| t.name == "a (strange) one").unwrap().tid;
+        assert!(!reader.tids(tid).is_empty(), "a thread's folder lists its process's threads");
+        assert!(reader.read(tid).is_none(), "a thread is no process");
+        assert_eq!((reader.process_of(tid), reader.process_of(pid)), (Some(pid), Some(pid)));
         drop(stop);
         let _ = thread.join();
 
@@ -289,7 +314,6 @@ mod tests {
         assert!(own.facts.cmdline.contains("downbeat"), "{}", own.facts.cmdline);
         assert_eq!(own.facts.uid, nix::unistd::getuid().as_raw());
         assert!(own.facts.parent.is_some());
-        assert!(own.threads.iter().any(|t| t.name == "a (strange) one"), "{:?}", own.threads);
         let main = own.threads.iter().find(|t| t.tid == pid).unwrap();
         assert_eq!(main.start_time, own.start_time);
     }

@@ -63,6 +63,13 @@ impl<C: Control> Actuator<C> {
         })
     }
 
+    /// Whether something is known of a subject and it is there still, as the one that was meant.
+    #[must_use]
+    pub fn is_there(&self, key: impl Into<Key>) -> bool {
+        let known = self.subjects.get(&key.into());
+        known.is_some_and(|(subject, _)| self.control.is_same(subject))
+    }
+
     /// Values that would go back now.
     #[must_use]
     pub fn journalled(&self) -> u64 {

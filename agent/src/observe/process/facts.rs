@@ -25,8 +25,8 @@ const MOST_ANCESTORS: usize = 16;
 
 impl ProcessReader {
     /// What the rules look at.
-    pub(super) fn facts(&mut self, pid: u32, stat: &ProcessStat) -> ProcessFacts {
-        let (uid, gid) = self.owner(pid);
+    pub(super) fn facts(&mut self, pid: u32, stat: &ProcessStat, status: &str) -> ProcessFacts {
+        let (uid, gid) = owner(status);
         let exe = self.exe(pid);
         let cgroup = self.cgroup(pid);
         let details = self.needs.containers;
@@ -71,18 +71,6 @@ impl ProcessReader {
             }
         }
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// The real uid and gid from `status`: the owner of the folder is root for a process that may
-    /// not be dumped.
-    fn owner(&self, pid: u32) -> (u32, Option<u32>) {
-        let status = fs::read(self.path(pid, "status")).unwrap_or_default();
-        let status = String::from_utf8_lossy(&status);
-        let first_of = |key: &str| {
-            let ids = status.lines().find_map(|line| line.strip_prefix(key))?;
-            ids.split_ascii_whitespace().next()?.parse().ok()
-        };
-        (first_of("Uid:").unwrap_or(u32::MAX), first_of("Gid:"))
     }
 
     fn user(&mut self, uid: u32) -> Option<String> {
@@ -161,6 +149,16 @@ impl ProcessReader {
         let program = Program { pid, start_time, exe, age: age(start_time) };
         self.signs.of(program, Instant::now())
     }
+}
+
+/// The real uid and gid from `status`: the owner of the folder is root for a process that may not
+/// be dumped.
+fn owner(status: &str) -> (u32, Option<u32>) {
+    let first_of = |key: &str| {
+        let ids = status.lines().find_map(|line| line.strip_prefix(key))?;
+        ids.split_ascii_whitespace().next()?.parse().ok()
+    };
+    (first_of("Uid:").unwrap_or(u32::MAX), first_of("Gid:"))
 }
 
 /// How long ago something started, from its start time in clock ticks since boot.
