@@ -183,25 +183,30 @@ pub unsafe fn name_culprits(job: *mut Job, task: Task) {
     if BLAME_ON.load() == 0 {
         return;
     }
-    // SAFETY: as the caller promises; every index is masked.
+    // SAFETY: as the caller promises.
     unsafe {
-        let mut told_ns = 0;
-        for n in 0..JOB_WAITS {
-            if n as u64 >= (*job).wait_count {
-                break;
-            }
-            let wait = (&raw const (*job).waits).cast::<JobWait>().add(n);
-            told_ns += name_of_wait(job, wait, task.tgid().into());
-        }
-        (*job).story.other_ns += (*job).story.wait_ns.saturating_sub(told_ns);
+        (*job).told_ns = 0;
+        let mut telling = Telling { job, process: task.tgid().into() };
+        let waits = (*job).wait_count.min(JOB_WAITS as u64) as u32;
+        bpf_loop(waits, name_of_wait as *mut c_void, (&raw mut telling).cast(), 0);
+        (*job).story.other_ns += (*job).story.wait_ns.saturating_sub((*job).told_ns);
     }
 }
 
-/// The same for one of its waits. Returns how much of it is told.
+/// What a turn of [`name_of_wait`] needs.
+#[repr(C)]
+struct Telling {
+    job: *mut Job,
+    process: u64,
+}
+
+/// The same for one of its waits.
 #[inline(never)]
-unsafe fn name_of_wait(job: *mut Job, wait: *const JobWait, process: u64) -> u64 {
-    // SAFETY: as the caller promises; every index is masked.
+extern "C" fn name_of_wait(turn: u32, telling: *const Telling) -> u64 {
+    // SAFETY: `bpf_loop` hands over what `name_culprits` gave it; every index is masked.
     unsafe {
+        let Telling { job, process } = *telling;
+        let wait = (&raw const (*job).waits).cast::<JobWait>().add(index(turn.into(), JOB_WAITS));
         let JobWait { cpu: number, from, to, skip_ns, .. } = *wait;
         let Some(cpu) = CPUS.get_ptr_mut(number) else { return 0 };
         // What is older was written over.
@@ -210,12 +215,11 @@ unsafe fn name_of_wait(job: *mut Job, wait: *const JobWait, process: u64) -> u64
         }
         (*job).places_left = 0;
         (*job).skip_left_ns = skip_ns.into();
-        (*job).told_ns = 0;
         let mut walk = Walk { cpu, job, from: from.into(), process };
         let slices = to.wrapping_sub(from).min(SLICES as u32);
         bpf_loop(slices, add_slice as *mut c_void, (&raw mut walk).cast(), 0);
         bpf_loop(PLACES as u32, name_place as *mut c_void, (&raw mut walk).cast(), 0);
-        (*job).told_ns
+        0
     }
 }
 

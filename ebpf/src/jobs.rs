@@ -67,23 +67,21 @@ pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32)
     }
 }
 
-/// The thread has a CPU, although nobody was seen to wake it. Some hosts keep the programs from
-/// running beside processes that they protect; what released the thread is not known then, and
-/// counts as what released it before.
+/// How a thread was woken that has a CPU although nobody was seen to wake it. Some hosts keep the
+/// programs from running beside processes that they protect; what released the thread is not known
+/// then, and counts as what released it before.
 ///
 /// # Safety
 /// As [`woken`].
 #[inline(always)]
-pub unsafe fn runs_unwoken(job: *mut Job, task: Task, slot: u32, now: u64) {
+pub unsafe fn unseen_wake(job: *const Job) -> u32 {
     // SAFETY: as the caller promises.
     unsafe {
-        let slept_ns = (*job).slept_ns;
-        if slept_ns == 0 || (*job).sleep != SleepKind::Waiting as u32 {
-            return;
+        if (*job).slept_ns == 0 || (*job).sleep != SleepKind::Waiting as u32 {
+            return WakeKind::None as u32;
         }
         count(Counter::UnseenWakes);
-        complete(job, task, slot, slept_ns);
-        begin(job, (*job).release, 0, slept_ns, now);
+        (*job).release + WakeKind::Timer as u32
     }
 }
 

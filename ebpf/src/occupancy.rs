@@ -9,8 +9,8 @@ use core::hint::black_box;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
-    CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES, PLACES,
-    Row, SLICES, Thread, VICTIMS, own_place, place,
+    CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES,
+    PLACE_MASK, PLACES, Row, SLICES, Thread, VICTIMS, own_place, place,
 };
 
 use crate::atomic;
@@ -389,8 +389,7 @@ pub fn index(n: u64, len: usize) -> usize {
 /// The same for a place.
 #[inline(always)]
 pub fn within(place: usize) -> usize {
-    let place = black_box(place);
-    if place < PLACES { place } else { place::UNKNOWN }
+    black_box(place) & PLACE_MASK
 }
 
 /// Number of the lowest bit that is set: there is no instruction for it. Without a branch, of which

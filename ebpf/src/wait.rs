@@ -180,14 +180,19 @@ unsafe fn leaves(thread: *mut Thread, here: *mut Cpu, task: Task, left: Left, no
 unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
-        let Thread { ready_ns, slot, job, wake, .. } = *thread;
+        let Thread { ready_ns, slot, job, mut wake, .. } = *thread;
         let job: Option<*mut Job> = maps::job(job);
-        if wake != WakeKind::None as u32 {
-            tell_wake(thread, task);
-        } else if ready_ns == 0
+        if wake == WakeKind::None as u32
+            && ready_ns == 0
             && let Some(job) = job
         {
-            jobs::runs_unwoken(job, task, slot, now);
+            wake = jobs::unseen_wake(job);
+            (*thread).wake = wake;
+            (*thread).woken_ns = now;
+            (*thread).late_ns = 0;
+        }
+        if wake != WakeKind::None as u32 {
+            tell_wake(thread, task);
         }
         if ready_ns != 0 {
             // A thread may wait on one CPU's clock and run on another's.

@@ -14,6 +14,10 @@ pub const HASHED: usize = 32;
 /// Places for culprits on each CPU.
 pub const PLACES: usize = HASHED + 5;
 
+/// What the verifier sees of a place's number: a comparison in its place is what that of 6.1 does not
+/// always understand.
+pub const PLACE_MASK: usize = 63;
+
 /// The places after the hashed ones have a meaning of their own.
 pub mod place {
     /// The idle thread.
@@ -189,12 +193,12 @@ pub struct Cpu {
     pub class_ran_ns: [u64; CLASSES],
     /// How long threads of each class had waited that then ran here, nanoseconds.
     pub class_waited_ns: [u64; CLASSES],
-    /// Who had the CPU lately while somebody waited: place << 56 | nanoseconds.
-    pub slices: [u64; SLICES],
     /// Whose the hashed places are.
     pub labels: [Label; HASHED],
     /// How long threads of each class waited for each place on this CPU, nanoseconds.
     pub blame: [[u64; PLACES]; VICTIMS],
+    /// Who had the CPU lately while somebody waited: place << 56 | nanoseconds.
+    pub slices: [u64; SLICES],
 }
 
 const _: () = {
@@ -205,15 +209,15 @@ const _: () = {
     assert!(offset_of!(Cpu, rows) == 120);
     assert!(offset_of!(Cpu, own_waiting) == 120 + 16 * VICTIMS);
     assert!(offset_of!(Cpu, class_ran_ns) == 120 + 16 * VICTIMS + 8 * OWN_PLACES);
-    assert!(offset_of!(Cpu, slices) == 120 + 16 * (VICTIMS + CLASSES) + 8 * OWN_PLACES);
-    assert!(offset_of!(Cpu, labels) == 120 + 16 * (VICTIMS + CLASSES) + 8 * (OWN_PLACES + SLICES));
+    assert!(offset_of!(Cpu, labels) == 120 + 16 * (VICTIMS + CLASSES) + 8 * OWN_PLACES);
     assert!(
-        size_of::<Cpu>()
-            == 120
-                + 16 * (VICTIMS + CLASSES)
-                + 8 * (OWN_PLACES + SLICES + PLACES * VICTIMS)
-                + 40 * HASHED
+        offset_of!(Cpu, slices)
+            == 120 + 16 * (VICTIMS + CLASSES) + 8 * (OWN_PLACES + PLACES * VICTIMS) + 40 * HASHED
     );
+    assert!(size_of::<Cpu>() == offset_of!(Cpu, slices) + 8 * SLICES);
+    // A place is masked to fewer than `PLACE_MASK` + 1, and what is behind each table of places is
+    // longer than what the last row lacks.
+    assert!(PLACES <= PLACE_MASK + 1 && PLACE_MASK + 1 - PLACES <= SLICES);
     assert!(OWN_PLACES.is_power_of_two());
     assert!(SLICES.is_power_of_two());
     assert!(HASHED.is_power_of_two());

@@ -213,6 +213,7 @@ const _: () = {
     assert!(offset_of!(Job, releases) == 416 + 24 * JOB_WAITS + 8 * PLACES);
     assert!(size_of::<Job>() == 416 + 24 * JOB_WAITS + 8 * (PLACES + RELEASES) + 12 * JOB_BUCKETS);
     assert!(JOB_WAITS.is_power_of_two());
+    assert!(crate::PLACE_MASK + 1 - PLACES <= RELEASES);
     assert!(size_of::<Miss>() == 272);
     assert!(offset_of!(Miss, story) == 40);
     assert!(RELEASES.is_power_of_two());

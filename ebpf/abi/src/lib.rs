@@ -11,8 +11,8 @@ mod event;
 mod job;
 
 pub use blame::{
-    Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, OWN_PLACES, PLACES, Row, SLICES, VICTIMS,
-    own_place, place,
+    Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, OWN_PLACES, PLACE_MASK, PLACES, Row, SLICES,
+    VICTIMS, own_place, place,
 };
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
