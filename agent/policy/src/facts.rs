@@ -3,6 +3,8 @@
 /// One process as the rules see it. What could not be read is empty and matches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessFacts {
+    /// Whether rules are for it at all.
+    pub kind: ProcessKind,
     /// Path of the executable, without the ` (deleted)` that the kernel may add.
     pub exe: Option<String>,
     /// The main thread's name (at most 15 bytes).
@@ -35,6 +37,19 @@ pub struct ProcessFacts {
     /// File names of the libraries that it has mapped, without their folders
     /// (`libonnxruntime.so.1.17.0`); only where [`crate::Needs::maps`] asks.
     pub maps: Vec<String>,
+}
+
+/// Whether rules are for a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessKind {
+    /// They are.
+    #[default]
+    Ordinary,
+    /// A kernel thread: only for rules that name it by `comm`. Work of the whole host goes through
+    /// these, and what waits for it waits with them.
+    Kernel,
+    /// The agent itself or process 1, which end or hold up everything: for no rule.
+    KeptOut,
 }
 
 /// A process's parent, or one further up.

@@ -27,7 +27,7 @@ mod sched;
 pub use auto::Auto;
 pub use class::{Class, Deadline, Modality, Tier};
 pub use cpus::{ChosenCpus, CpuChoice, CpuGroup, CpuListError, HIGHEST_CPU};
-pub use facts::{ContainerFacts, ParentFacts, ProcessFacts, Use, Uses};
+pub use facts::{ContainerFacts, ParentFacts, ProcessFacts, ProcessKind, Use, Uses};
 pub use levers::{
     CpuLevers, CpuMax, Energy, Goal, GpuShare, IoClass, IoLevers, IoMax, IoPriority, Irqs,
     MemoryLevers, Uclamp,

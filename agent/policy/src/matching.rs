@@ -4,7 +4,9 @@ use std::cell::OnceCell;
 
 use crate::index::Field;
 use crate::pattern::ByteSet;
-use crate::{Classified, Matcher, NamedPattern, Pattern, PolicySet, ProcessFacts, Rule};
+use crate::{
+    Classified, Matcher, NamedPattern, Pattern, PolicySet, ProcessFacts, ProcessKind, Rule,
+};
 
 impl PolicySet {
     /// The class of the thread named `thread` in `process`: the first rule that holds. The main
@@ -30,20 +32,27 @@ impl PolicySet {
 
 impl Rule {
     fn holds(&self, subject: &Subject<'_>) -> bool {
-        self.matchers.iter().any(|m| m.holds(subject))
+        self.matchers.iter().any(|m| m.is_for(subject.facts.kind) && m.holds(subject))
             && !self.unless.iter().any(|m| m.holds(subject))
     }
 
     fn looks_at_threads_of(&self, subject: &Subject<'_>) -> bool {
         let looks = |m: &Matcher| !m.thread.is_empty() && m.holds_for_process(subject);
-        let matchers = &self.matchers;
-        matchers.iter().any(looks)
-            || self.unless.iter().any(looks)
-                && matchers.iter().any(|m| m.holds_for_process(subject))
+        let mut matchers = self.matchers.iter().filter(|m| m.is_for(subject.facts.kind));
+        matchers.clone().any(looks)
+            || self.unless.iter().any(looks) && matchers.any(|m| m.holds_for_process(subject))
     }
 }
 
 impl Matcher {
+    fn is_for(&self, kind: ProcessKind) -> bool {
+        match kind {
+            ProcessKind::Ordinary => true,
+            ProcessKind::Kernel => !self.comm.is_empty(),
+            ProcessKind::KeptOut => false,
+        }
+    }
+
     fn holds(&self, subject: &Subject<'_>) -> bool {
         holds(&self.thread, |p| subject.thread.fits(p)) && self.holds_for_process(subject)
     }

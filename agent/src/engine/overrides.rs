@@ -1,6 +1,7 @@
 //! Classes by hand: `downbeat set` and `downbeat release`.
 
 use downbeat_api::{LONGEST_SET, Mode, Response};
+use downbeat_policy::ProcessKind;
 
 use super::Engine;
 use super::threads::{monotonic_ns, unix_time};
@@ -38,6 +39,15 @@ impl Engine {
                 _ => format!("no process {pid}"),
             });
         };
+        let whose = match process.facts.kind {
+            ProcessKind::Ordinary => None,
+            ProcessKind::Kernel => Some("a kernel thread: name it by `comm` in a rule if you must"),
+            ProcessKind::KeptOut if pid == 1 => Some("process 1, without which nothing runs"),
+            ProcessKind::KeptOut => Some("downbeat itself, which has to stay able to put all back"),
+        };
+        if let Some(whose) = whose {
+            return refuse(format!("{} ({pid}) is {whose}", process.facts.comm));
+        }
         let (start_time, name) = (process.start_time, process.facts.comm.clone());
         let wanted = Override {
             start_time,

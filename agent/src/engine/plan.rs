@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use downbeat_policy::ProcessKind;
+
 use super::Engine;
 use crate::model::{Assigned, Process};
 use crate::plan::shared::{Member, Shared};
@@ -32,7 +34,8 @@ impl Engine {
             let member = move |class| Member { class, cgroup: cgroup.clone(), unit: unit.clone() };
             classes.into_iter().map(member)
         };
-        self.world.processes().flat_map(of).collect()
+        let ordinary = |process: &&Process| process.facts.kind == ProcessKind::Ordinary;
+        self.world.processes().filter(ordinary).flat_map(of).collect()
     }
 
     fn wish(

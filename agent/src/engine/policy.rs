@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use downbeat_api::HostFacts;
-use downbeat_policy::{Class, Deadline, PolicySet, ProcessFacts};
+use downbeat_policy::{Class, Deadline, PolicySet, ProcessFacts, ProcessKind};
 
 use crate::decide::{self, Target};
 use crate::model::{Assigned, By};
@@ -71,6 +71,7 @@ impl Policy {
         match by_hand {
             Some(class) => Some(Assigned { class, by: By::Hand }),
             None => {
+                let discovered = discovered.filter(|_| facts.kind == ProcessKind::Ordinary);
                 let by_rule = self.set.classify(facts, thread).map(Assigned::from);
                 by_rule.or(discovered.map(|class| Assigned { class, by: By::Discovery }))
             }

@@ -309,6 +309,7 @@ mod tests {
     fn stat(cpu_ticks: u64) -> ProcessStat {
         ProcessStat {
             ppid: 1,
+            is_kernel: false,
             group: 1,
             session: 1,
             start_time: 5,

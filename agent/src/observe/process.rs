@@ -20,6 +20,9 @@ use crate::roots::Roots;
 /// More than the longest `stat`: 52 numbers and a name.
 const MAX_STAT: usize = 2048;
 
+/// The flag of a kernel thread in a `stat` file (`PF_KTHREAD`).
+const KERNEL_THREAD: u32 = 0x20_0000;
+
 /// One process at one moment.
 #[derive(Clone, Debug)]
 pub struct ProcessSample {
@@ -55,6 +58,8 @@ pub struct ThreadSample {
 pub struct ProcessStat {
     /// Parent.
     pub ppid: u32,
+    /// Whether it is a kernel thread.
+    pub is_kernel: bool,
     /// Process group: the id of the process that made it, which may be gone.
     pub group: u32,
     /// Session, likewise.
@@ -246,7 +251,8 @@ fn parse_stat(bytes: &[u8], page_size: u64) -> Option<ProcessStat> {
     let ppid = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
     let group = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
     let session = fields.next()?.parse::<i32>().ok()?.cast_unsigned();
-    let user = fields.nth(7)?.parse::<u64>().ok()?;
+    let flags = fields.nth(2)?.parse::<u32>().ok()?;
+    let user = fields.nth(4)?.parse::<u64>().ok()?;
     let system = fields.next()?.parse::<u64>().ok()?;
     let nice = fields.nth(3)?.parse().ok()?;
     let threads = fields.next()?.parse().ok()?;
@@ -256,6 +262,7 @@ fn parse_stat(bytes: &[u8], page_size: u64) -> Option<ProcessStat> {
     let policy = fields.next()?.parse().ok()?;
     Some(ProcessStat {
         ppid,
+        is_kernel: flags & KERNEL_THREAD != 0,
         group,
         session,
         start_time,
@@ -285,6 +292,8 @@ fn numbered_entries(folder: &std::path::Path) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use downbeat_policy::ProcessKind;
+
     use super::*;
 
     #[test]
@@ -355,11 +364,24 @@ mod tests {
         assert_eq!(process.facts.cgroup.as_deref(), Some("/user.slice"));
         assert_eq!(process.facts.exe, None);
         assert_eq!(process.threads[0].name, "a b) c");
+        assert_eq!(process.facts.kind, ProcessKind::Ordinary);
         let stat = reader.stat(42).unwrap();
         assert_eq!((stat.cpu_ticks, stat.threads, stat.nice), (42, 3, 5));
         assert_eq!((stat.ppid, stat.group, stat.session, stat.state), (1, 42, 42, 'S'));
         assert_eq!((stat.policy, stat.priority), (1, 7));
         assert_eq!(stat.rss, 25 * procfs::page_size());
+    }
+
+    #[test]
+    fn init_the_agent_and_kernel_threads_are_told_apart() {
+        let kind = |pid, stat: &[u8]| {
+            let (_root, mut reader) = proc_with(pid, &[("stat", stat)]);
+            reader.read(pid).unwrap().facts.kind
+        };
+        let kernel = String::from_utf8_lossy(STAT).replace(" 4194560 ", " 69238880 ");
+        assert_eq!(kind(42, kernel.as_bytes()), ProcessKind::Kernel);
+        assert_eq!(kind(1, STAT), ProcessKind::KeptOut);
+        assert_eq!(kind(std::process::id(), STAT), ProcessKind::KeptOut);
     }
 
     #[test]

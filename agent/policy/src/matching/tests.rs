@@ -41,6 +41,33 @@ fn exe_without_a_slash_is_its_last_part() {
 }
 
 #[test]
+fn the_agent_is_for_no_rule_and_a_kernel_thread_for_those_that_name_it() {
+    let rule = |matcher: &str| {
+        let text = format!(
+            "schema = 1\n[class.c]\ntier = \"background\"\n[[rule]]\nclass = \"c\"\n\
+             match = {{ {matcher} }}\n"
+        );
+        PolicySet::parse(&[crate::Source { path: "test.toml".into(), text }]).expect(matcher)
+    };
+    let of_kind = |kind| ProcessFacts { kind, ..process() };
+    for (matcher, ordinary, kernel) in [
+        ("user = 'ann'", true, false),
+        ("thread = 'whisper-*'", true, false),
+        ("user = 'ann', comm = 'whisper-*'", true, true),
+        ("any = [{ user = 'ann' }, { comm = 'other' }]", true, false),
+    ] {
+        let set = rule(matcher);
+        let matches = |kind| set.classify(&of_kind(kind), "whisper-server").is_some();
+        assert_eq!(matches(ProcessKind::Ordinary), ordinary, "{matcher}");
+        assert_eq!(matches(ProcessKind::Kernel), kernel, "{matcher}");
+        assert!(!matches(ProcessKind::KeptOut), "{matcher}");
+    }
+    let looks = |kind| rule("thread = 'x'").looks_at_threads_of(&of_kind(kind));
+    assert!(looks(ProcessKind::Ordinary));
+    assert!(!looks(ProcessKind::Kernel) && !looks(ProcessKind::KeptOut));
+}
+
+#[test]
 fn user_is_a_name_or_a_number() {
     for (pattern, expected) in [("ann", true), ("1000", true), ("100", false), ("root", false)] {
         let matcher = Matcher { user: patterns(&[pattern]), ..Matcher::default() };

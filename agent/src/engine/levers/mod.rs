@@ -9,6 +9,8 @@ mod units;
 
 use std::borrow::Cow;
 
+use downbeat_policy::ProcessKind;
+
 use crate::act::{Lever, ThreadId, Units, Value};
 use crate::decide::Target;
 use crate::model::Assigned;
@@ -54,6 +56,10 @@ impl Engine {
         let reserved = self.levers.realtime.reservation(thread.tid);
         let reserved = reserved.filter(|_| target.reservation.is_some());
         let group = self.levers.groups.of_class(assigned.class);
+        // A rule may name a kernel thread, and a group may be frozen: the host would stop with it.
+        let process = self.world.get(thread.pid);
+        let group = group
+            .filter(|_| process.is_none_or(|process| process.facts.kind == ProcessKind::Ordinary));
         if reserved.is_none() && group.is_none() {
             return Cow::Borrowed(&target.values);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use downbeat_api::{Mode, Severity};
+use downbeat_policy::ProcessKind;
 
 use crate::act::{Subject, UnitRequest, Units};
 use crate::engine::Engine;
@@ -42,6 +43,9 @@ impl Engine {
         let mut left_alone: BTreeMap<usize, String> = BTreeMap::new();
         if self.mode == Mode::Engaged {
             for process in self.world.processes() {
+                if process.facts.kind != ProcessKind::Ordinary {
+                    continue;
+                }
                 let Some(class) = process.classified().map(|assigned| assigned.class) else {
                     continue;
                 };

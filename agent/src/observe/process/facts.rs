@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use downbeat_policy::{ParentFacts, ProcessFacts};
+use downbeat_policy::{ParentFacts, ProcessFacts, ProcessKind};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -35,6 +35,7 @@ impl ProcessReader {
         let (parent, ancestors) = self.lineage(stat.ppid);
         let Seen { uses, maps } = self.seen(pid, stat.start_time, exe.as_deref());
         ProcessFacts {
+            kind: kind(pid, stat),
             comm: stat.comm.clone(),
             cmdline: self.cmdline(pid),
             uid,
@@ -148,6 +149,16 @@ impl ProcessReader {
         let Some(exe) = exe else { return Seen::default() };
         let program = Program { pid, start_time, exe, age: age(start_time) };
         self.signs.of(program, Instant::now())
+    }
+}
+
+fn kind(pid: u32, stat: &ProcessStat) -> ProcessKind {
+    if pid == 1 || pid == std::process::id() {
+        ProcessKind::KeptOut
+    } else if stat.is_kernel {
+        ProcessKind::Kernel
+    } else {
+        ProcessKind::Ordinary
     }
 }
 
