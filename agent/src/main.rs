@@ -179,6 +179,10 @@ fn read_policy(cli: &Cli) -> anyhow::Result<(PolicySet, PolicyFolders)> {
     Ok((policy, policy_folders))
 }
 
+/// What becomes of changes that could not be put back.
+const AT_THE_STOP: &str = "they are tried again at the stop; a journal that is not understood is \
+                           kept in the run directory, as *.unread-1";
+
 /// A killed agent left its journal: what it set goes back before anything new is set.
 fn put_back_predecessors_changes(
     run_dir: &Path,
@@ -189,7 +193,12 @@ fn put_back_predecessors_changes(
     if report.restored > 0 || !report.failed.is_empty() {
         tracing::warn!("an earlier agent was killed; of its changes: {report}");
         let text = format!("an earlier agent was killed; of its changes: {report}");
-        notices.set("predecessor", vec![notice(Severity::Info, text, None)]);
+        let (severity, remedy) = if report.failed.is_empty() {
+            (Severity::Info, None)
+        } else {
+            (Severity::Warning, Some(AT_THE_STOP))
+        };
+        notices.set("predecessor", vec![notice(severity, text, remedy)]);
     }
     Ok(())
 }
@@ -223,11 +232,13 @@ fn actuator(
     host: &HostFacts,
     kernel: Kernel,
 ) -> anyhow::Result<Actuator<Kernel>> {
-    let journal = Journal::create(&cli.run_dir, roots).with_context(|| {
+    let (journal, left) = Journal::open(&cli.run_dir, roots).with_context(|| {
         format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
     })?;
     let cap = Cap::of(host.cpus.len(), host::realtime_share(roots));
-    Ok(Actuator::new(kernel, journal, cap))
+    let mut actuator = Actuator::new(kernel, journal, cap);
+    actuator.take_over(left);
+    Ok(actuator)
 }
 
 /// Who may use the socket.

@@ -94,7 +94,7 @@ fn an_orphan_is_restored_after_a_kill_by_its_group() {
     let mut shell = Shell::start();
     let pid = shell.child.id();
     let before = sched(&kernel, pid);
-    let journal = Journal::create(run.path(), &roots).unwrap();
+    let journal = Journal::open(run.path(), &roots).unwrap().0;
     let mut actuator = Actuator::new(Kernel::new(&roots), journal, Cap::of(1, 1.0));
     set(&mut actuator, &kernel, pid, idle());
     // As a kill does it: nothing is put back, and nobody hears of the orphan.
@@ -118,7 +118,7 @@ fn a_child_of_a_real_time_process_gets_its_timer_slack_back() {
     let mut shell = Shell::start();
     let pid = shell.child.id();
     let slack = kernel.timer_slack(pid).unwrap();
-    let journal = Journal::create(run.path(), &roots).unwrap();
+    let journal = Journal::open(run.path(), &roots).unwrap().0;
     let mut actuator = Actuator::new(Kernel::new(&roots), journal, Cap::of(1, 1.0));
     set(&mut actuator, &kernel, pid, fifo());
     let orphan = shell.make_orphan();

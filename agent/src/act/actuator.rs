@@ -119,6 +119,14 @@ impl<C: Control> Actuator<C> {
         true
     }
 
+    /// Notes what a predecessor could not put back: it is ours, and nobody asks for it.
+    pub fn take_over(&mut self, left: Changes) {
+        for ((subject, lever), change) in left {
+            let entry = LeverEntry { wanted: None, standing: Standing::Ours(change) };
+            self.note(&subject, lever, entry);
+        }
+    }
+
     /// How many children were found to have something from us.
     #[must_use]
     pub fn heirs(&self) -> u64 {

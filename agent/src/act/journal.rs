@@ -75,23 +75,35 @@ pub struct Journal {
 const DEAD_LIMIT: usize = 4096;
 
 impl Journal {
-    /// Starts an empty journal in `run_dir`, in place of any that is there.
+    /// Opens the journal in `run_dir`, and says what a predecessor left in it that is still to be
+    /// put back. A file of this boot that is not understood is moved aside, to `journal.unread-1`
+    /// or the next number that is free.
     ///
     /// # Errors
     /// When the file cannot be made or the boot's id cannot be read; the error names the file.
-    pub fn create(run_dir: &Path, roots: &Roots) -> io::Result<Self> {
-        Self::create_named(FILE_NAME, run_dir, roots)
+    pub fn open(run_dir: &Path, roots: &Roots) -> io::Result<(Self, Changes)> {
+        Self::open_named(FILE_NAME, run_dir, roots)
     }
 
     /// The same under another name.
     ///
     /// # Errors
-    /// As for [`Self::create`].
-    pub fn create_named(name: &str, run_dir: &Path, roots: &Roots) -> io::Result<Self> {
+    /// As for [`Self::open`].
+    pub fn open_named(name: &str, run_dir: &Path, roots: &Roots) -> io::Result<(Self, Changes)> {
         let path = run_dir.join(name);
         let boot_id = boot_id(roots)?;
-        let file = write_anew(&path, &boot_id, &Changes::new())?;
-        Ok(Self { path, boot_id, file, dead: 0, live: 0, buffer: Vec::new(), torn: false })
+        let changes = match read(&path, roots)? {
+            Found::Nothing | Found::Stale => Changes::new(),
+            Found::Changes(changes) => changes,
+            Found::Unreadable { understood, .. } => {
+                set_aside(&path)?;
+                understood
+            }
+        };
+        let file = write_anew(&path, &boot_id, &changes)?;
+        let live = changes.len();
+        let journal = Self { path, boot_id, file, dead: 0, live, buffer: Vec::new(), torn: false };
+        Ok((journal, changes))
     }
 
     /// Notes a change that is about to be made. Nothing is on disk before [`Self::commit`].
@@ -149,7 +161,7 @@ impl Journal {
     /// Writes the file anew, atomically, holding `changes` alone.
     ///
     /// # Errors
-    /// As for [`Self::create`]; the old file stays in force.
+    /// As for [`Self::open`]; the old file stays in force.
     pub fn compact(&mut self, changes: &Changes) -> io::Result<()> {
         self.file = write_anew(&self.path, &self.boot_id, changes)?;
         self.buffer.clear();
@@ -184,6 +196,21 @@ pub enum Found {
     Stale,
     /// To be put back. A last line cut short by a kill is left out: its change was never made.
     Changes(Changes),
+    /// Not, or not wholly, understood, and perhaps of this boot: another version wrote it.
+    Unreadable {
+        /// What is not understood.
+        reason: String,
+        /// To be put back, as far as it is understood.
+        understood: Changes,
+    },
+}
+
+/// The first line, of whichever version.
+#[derive(Deserialize)]
+struct FirstLine {
+    boot_id: String,
+    #[serde(default)]
+    schema: u32,
 }
 
 /// Reads a journal that a predecessor left.
@@ -197,25 +224,68 @@ pub fn read(path: &Path, roots: &Roots) -> io::Result<Found> {
         Err(error) => return Err(error),
     };
     let this_boot = boot_id(roots)?;
-    let mut changes = Changes::new();
-    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-        let Ok(record) = serde_json::from_slice(&line?) else {
-            continue;
-        };
-        match record {
-            Record::Boot { schema: SCHEMA, boot_id } if boot_id == this_boot => {}
-            Record::Boot { .. } => return Ok(Found::Stale),
-            // Without its first line the file may be of any boot.
-            _ if number == 0 => return Ok(Found::Stale),
-            Record::Set { subject, change } => {
+    let mut file = BufReader::new(file);
+    let mut line = Vec::new();
+    if file.read_until(b'\n', &mut line)? == 0 {
+        return Ok(Found::Changes(Changes::new()));
+    }
+    let unreadable = |reason| Found::Unreadable { reason, understood: Changes::new() };
+    match serde_json::from_slice(&line) {
+        Ok(FirstLine { boot_id, .. }) if boot_id != this_boot => return Ok(Found::Stale),
+        Ok(FirstLine { schema: SCHEMA, .. }) => {}
+        Ok(FirstLine { schema, .. }) => {
+            let reason = format!("it has schema {schema}, and this version reads {SCHEMA}");
+            return Ok(unreadable(reason));
+        }
+        // Without its first line the file may be of any boot.
+        Err(error) => return Ok(unreadable(format!("its first line names no boot: {error}"))),
+    }
+    let (mut changes, mut unread, mut first) = (Changes::new(), 0_u64, None);
+    for number in 2_u64.. {
+        line.clear();
+        file.read_until(b'\n', &mut line)?;
+        // The end, or a line cut short.
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(Record::Set { subject, change }) => {
                 changes.insert((subject, change.ours.lever()), change);
             }
-            Record::Forget { subject, lever } => {
+            Ok(Record::Forget { subject, lever }) => {
                 changes.remove(&(subject, lever));
+            }
+            Ok(Record::Boot { .. }) => {}
+            Err(error) => {
+                unread += 1;
+                first.get_or_insert_with(|| format!("line {number}: {error}"));
             }
         }
     }
-    Ok(Found::Changes(changes))
+    Ok(match first {
+        None => Found::Changes(changes),
+        Some(first) => Found::Unreadable {
+            reason: format!("lines that are not understood: {unread}, the first {first}"),
+            understood: changes,
+        },
+    })
+}
+
+/// Keeps a file that nobody here understands, under a name of its own.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let mut names = (1..).map(|number: u32| path.with_extension(format!("unread-{number}")));
+    match names.find(|name| !name.exists()) {
+        Some(name) => fs::rename(path, name),
+        None => Err(io::Error::other(format!("{}: no name is free", path.display()))),
+    }
+}
+
+/// Leaves in a journal what could not be put back, and nothing else.
+///
+/// # Errors
+/// When the file cannot be written or the boot's id cannot be read.
+pub fn keep(path: &Path, left: &Changes, roots: &Roots) -> io::Result<()> {
+    write_anew(path, &boot_id(roots)?, left).map(drop)
 }
 
 /// Writes a journal under a temporary name and moves it into place, so that a kill in between
@@ -272,7 +342,7 @@ mod tests {
     fn what_was_committed_is_read_back_less_what_was_forgotten() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        let mut journal = Journal::open(run.path(), &roots).unwrap().0;
         journal.set(&thread(1), &change(-500));
         journal.set(&thread(2), &change(-500));
         journal.forget(&thread(1), Lever::OomScoreAdj);
@@ -288,7 +358,7 @@ mod tests {
     fn a_line_cut_short_by_a_kill_is_left_out() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        let mut journal = Journal::open(run.path(), &roots).unwrap().0;
         journal.set(&thread(1), &change(1));
         journal.set(&thread(2), &change(1));
         journal.commit().unwrap();
@@ -307,7 +377,7 @@ mod tests {
         let (_one, before) = roots("one");
         let (_two, after) = roots("two");
         let run = tempfile::tempdir().unwrap();
-        drop(Journal::create(run.path(), &before).unwrap());
+        drop(Journal::open(run.path(), &before).unwrap());
         assert_eq!(read(&run.path().join(FILE_NAME), &after).unwrap(), Found::Stale);
         assert_eq!(
             read(&run.path().join(FILE_NAME), &before).unwrap(),
@@ -316,20 +386,54 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_in_its_place_is_stale_and_none_is_nothing() {
+    fn what_is_not_understood_is_moved_aside_and_none_is_nothing() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Nothing);
-        let set = r#"{"record":"forget","subject":"host","lever":"sched"}"#;
-        fs::write(run.path().join(FILE_NAME), set).unwrap();
-        assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Stale);
+        let path = run.path().join(FILE_NAME);
+        assert_eq!(read(&path, &roots).unwrap(), Found::Nothing);
+        let mut journal = Journal::open(run.path(), &roots).unwrap().0;
+        journal.set(&thread(1), &change(1));
+        journal.set(&thread(2), &change(2));
+        journal.commit().unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        let second = whole.lines().nth(1).unwrap();
+        for (text, reason, understood) in [
+            (r#"{"record":"forget","subject":"host","lever":"sched"}"#.into(), "no boot", 0),
+            (whole.replace("\"schema\":2", "\"schema\":1"), "it has schema 1", 0),
+            (whole.replace(second, r#"{"record":"later"}"#), "1, the first line 2", 1),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let Found::Unreadable { reason: said, .. } = read(&path, &roots).unwrap() else {
+                panic!("{text}");
+            };
+            assert!(said.contains(reason), "{said}");
+            let (_, left) = Journal::open(run.path(), &roots).unwrap();
+            assert_eq!(left.len(), understood, "{text}");
+            assert_eq!(read(&path, &roots).unwrap(), Found::Changes(left));
+        }
+        let aside = |number| fs::read_to_string(path.with_extension(format!("unread-{number}")));
+        assert!(aside(1).unwrap().contains("host") && aside(3).unwrap().contains("later"));
+        assert!(aside(4).is_err());
+    }
+
+    #[test]
+    fn what_a_predecessor_left_is_still_there_after_a_start() {
+        let (_proc, roots) = roots("one");
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join(FILE_NAME);
+        drop(Journal::open(run.path(), &roots).unwrap());
+        let left = HashMap::from([((thread(5), Lever::OomScoreAdj), change(7))]);
+        keep(&path, &left, &roots).unwrap();
+        let (_, found) = Journal::open(run.path(), &roots).unwrap();
+        assert_eq!(found, left);
+        assert_eq!(read(&path, &roots).unwrap(), Found::Changes(left));
     }
 
     #[test]
     fn compaction_keeps_what_is_to_be_put_back_and_nothing_else() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        let mut journal = Journal::open(run.path(), &roots).unwrap().0;
         for tid in 0..3000 {
             journal.set(&thread(tid), &change(7));
             journal.forget(&thread(tid), Lever::OomScoreAdj);
@@ -348,7 +452,7 @@ mod tests {
     fn after_a_failed_write_nothing_is_written_until_the_file_is_whole_again() {
         let (_proc, roots) = roots("one");
         let run = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(run.path(), &roots).unwrap();
+        let mut journal = Journal::open(run.path(), &roots).unwrap().0;
         journal.fill_up();
         journal.set(&thread(1), &change(1));
         assert_eq!(journal.commit().unwrap_err().kind(), io::ErrorKind::StorageFull);

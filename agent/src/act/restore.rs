@@ -83,15 +83,28 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
     let mut all = RestoreReport::default();
     for path in journals(run_dir) {
         let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
-        let report = match journal::read(&path, roots).map_err(unreadable)? {
+        let (changes, not_understood) = match journal::read(&path, roots).map_err(unreadable)? {
             Found::Nothing => continue,
-            Found::Stale => RestoreReport::default(),
-            Found::Changes(changes) if path.ends_with(UNITS_NAME) => put_back_units(&changes),
-            Found::Changes(changes) => put_back_all(&changes, &Kernel::new(roots), roots),
+            Found::Stale => (Changes::new(), None),
+            Found::Changes(changes) => (changes, None),
+            Found::Unreadable { reason, understood } => (understood, Some(reason)),
         };
-        // What failed can be tried again, with more rights.
-        if report.failed.is_empty() {
+        let Work { mut report, left } = if path.ends_with(UNITS_NAME) {
+            put_back_units(changes)
+        } else {
+            put_back_all(&changes, &Kernel::new(roots), roots)
+        };
+        if let Some(reason) = not_understood {
+            report.failed.push(format!(
+                "{}: {reason}; the file is kept: the version that wrote it can put back the rest",
+                path.display()
+            ));
+        } else if left.is_empty() && report.failed.is_empty() {
             fs::remove_file(&path).map_err(unreadable)?;
+        } else {
+            // It can be tried again, with more rights. Where there is no room for that, the file
+            // says this and more.
+            let _ = journal::keep(&path, &left, roots);
         }
         all.restored += report.restored;
         all.handed_off += report.handed_off;
@@ -107,22 +120,34 @@ pub fn journals(run_dir: &Path) -> [PathBuf; 2] {
     [journal::FILE_NAME, UNITS_NAME].map(|name| run_dir.join(name))
 }
 
-fn put_back_units(changes: &Changes) -> RestoreReport {
-    let mut report = RestoreReport::default();
+/// What came of the changes in one journal.
+#[derive(Debug, Default)]
+struct Work {
+    report: RestoreReport,
+    /// What could not be put back.
+    left: Changes,
+}
+
+fn put_back_units(changes: Changes) -> Work {
+    let mut work = Work::default();
     if changes.is_empty() {
-        return report;
+        return work;
     }
-    let put_all_back = |report: &mut RestoreReport| {
-        let systemd = Systemd::connect(Path::new(systemd::RUN), true)?;
-        for ((subject, lever), change) in in_order(changes) {
-            report.count(subject, *lever, put_back(&systemd, subject, change));
+    let systemd = match Systemd::connect(Path::new(systemd::RUN), true) {
+        Ok(systemd) => systemd,
+        Err(error) => {
+            work.report.failed.push(error.to_string());
+            work.left = changes;
+            return work;
         }
-        systemd.clean_up()
     };
-    if let Err(error) = put_all_back(&mut report) {
-        report.failed.push(error.to_string());
+    for ((subject, _), change) in in_order(&changes) {
+        work.enter(subject, change, put_back(&systemd, subject, change));
     }
-    report
+    if let Err(error) = systemd.clean_up() {
+        work.report.failed.push(error.to_string());
+    }
+    work
 }
 
 /// How long a creator whose values went back may take to end a fork that was under way: its child
@@ -133,18 +158,18 @@ pub const UNDER_WAY: Duration = Duration::from_millis(100);
 /// another look; only a process that forks faster than all is read needs more than two.
 const ROUNDS: usize = 8;
 
-fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> RestoreReport {
-    let mut report = RestoreReport::default();
+fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Work {
+    let mut work = Work::default();
     // Threads first: a group of the agent's own can only be removed once nobody is in it.
     let is_thread = |change: &&Change| change.ours.lever().is_of_thread();
-    for ((subject, lever), change) in in_order(changes).filter(|(_, change)| is_thread(change)) {
-        report.count(subject, *lever, put_back(control, subject, change));
+    for ((subject, _), change) in in_order(changes).filter(|(_, change)| is_thread(change)) {
+        work.enter(subject, change, put_back(control, subject, change));
     }
-    put_back_strays(changes, control, roots, &mut report);
-    for ((subject, lever), change) in in_order(changes).filter(|(_, change)| !is_thread(change)) {
-        report.count(subject, *lever, put_back(control, subject, change));
+    put_back_strays(changes, control, roots, &mut work);
+    for ((subject, _), change) in in_order(changes).filter(|(_, change)| !is_thread(change)) {
+        work.enter(subject, change, put_back(control, subject, change));
     }
-    report
+    work
 }
 
 /// By lever, and a group before the one that it is in.
@@ -154,12 +179,7 @@ fn in_order(changes: &Changes) -> impl Iterator<Item = (&(Subject, Lever), &Chan
     all.into_iter()
 }
 
-fn put_back_strays<C: Control>(
-    changes: &Changes,
-    control: &C,
-    roots: &Roots,
-    report: &mut RestoreReport,
-) {
+fn put_back_strays<C: Control>(changes: &Changes, control: &C, roots: &Roots, work: &mut Work) {
     let mut seen: HashSet<(Subject, Lever)> = changes.keys().cloned().collect();
     for round in 0..ROUNDS {
         let mut strays = strays(changes, control, roots);
@@ -171,7 +191,7 @@ fn put_back_strays<C: Control>(
         }
         for (thread, change) in strays {
             let subject = Subject::Thread(thread);
-            report.count(&subject, change.ours.lever(), put_back(control, &subject, &change));
+            work.enter(&subject, &change, put_back(control, &subject, &change));
         }
         thread::sleep(UNDER_WAY);
     }
@@ -218,14 +238,17 @@ fn of_ancestors<'a>(
     ancestors.filter_map(|pid| by_process.get(&pid)).flatten().copied().collect()
 }
 
-impl RestoreReport {
-    fn count(&mut self, subject: &Subject, lever: Lever, event: Option<Event>) {
+impl Work {
+    fn enter(&mut self, subject: &Subject, change: &Change, event: Option<Event>) {
+        let report = &mut self.report;
         match event {
-            None => self.gone += 1,
-            Some(Event::Restored { .. } | Event::Applied { .. }) => self.restored += 1,
-            Some(Event::HandedOff { .. }) => self.handed_off += 1,
+            None => report.gone += 1,
+            Some(Event::Restored { .. } | Event::Applied { .. }) => report.restored += 1,
+            Some(Event::HandedOff { .. }) => report.handed_off += 1,
             Some(Event::Failed { reason, .. }) => {
-                self.failed.push(format!("{subject} {}: {reason}", lever.name()));
+                let lever = change.ours.lever();
+                self.left.insert((subject.clone(), lever), change.clone());
+                report.failed.push(format!("{subject} {}: {reason}", lever.name()));
             }
         }
     }
@@ -237,5 +260,28 @@ impl fmt::Display for RestoreReport {
         write!(f, "{restored} put back, {handed_off} left to whoever changed them since, ")?;
         write!(f, "{gone} whose thread or group is gone, {} failed", failed.len())?;
         failed.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_is_not_understood_is_told_and_kept_and_one_of_another_boot_goes() {
+        let (run, roots) = (tempfile::tempdir().unwrap(), Roots::default());
+        drop(journal::Journal::open(run.path(), &roots).unwrap());
+        let [path, _] = journals(run.path());
+        let text = fs::read_to_string(&path).unwrap();
+        let older = text.replace("\"schema\":", "\"schema\":9");
+        fs::write(&path, &older).unwrap();
+        let report = restore(run.path(), &roots).unwrap();
+        assert_eq!(report.failed.len(), 1, "{report}");
+        assert!(report.failed[0].contains("it has schema 92"), "{report}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), older);
+
+        fs::write(&path, "{\"boot_id\":\"another\"}\n").unwrap();
+        assert_eq!(restore(run.path(), &roots).unwrap(), RestoreReport::default());
+        assert!(!path.exists());
     }
 }

@@ -95,9 +95,11 @@ impl Units {
 
 fn connect(run_dir: &Path, roots: &Roots) -> io::Result<Actuator<Systemd>> {
     let systemd = Systemd::connect(Path::new(systemd::RUN), false)?;
-    let journal = Journal::create_named(UNITS_NAME, run_dir, roots)?;
+    let (journal, left) = Journal::open_named(UNITS_NAME, run_dir, roots)?;
     // Units have no real time to be bounded.
-    Ok(Actuator::new(systemd, journal, Cap { bandwidth: 0.0, threads: 0 }))
+    let mut actuator = Actuator::new(systemd, journal, Cap { bandwidth: 0.0, threads: 0 });
+    actuator.take_over(left);
+    Ok(actuator)
 }
 
 fn change(

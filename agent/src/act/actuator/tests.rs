@@ -118,7 +118,7 @@ impl Bench {
         let roots = Roots { proc: proc.path().into(), ..Roots::default() };
         let run = tempfile::tempdir().unwrap();
         let kernel = FakeKernel::default();
-        let journal = Journal::create(run.path(), &roots).unwrap();
+        let journal = Journal::open(run.path(), &roots).unwrap().0;
         let actuator = Actuator::new(kernel.clone(), journal, CAP);
         Self { kernel, actuator, run, roots, _proc: proc }
     }
@@ -516,6 +516,12 @@ fn what_cannot_be_put_back_stays_in_the_journal() {
     bench.kernel.refuse(7, Lever::Sched, libc::EPERM);
     assert!(matches!(events(&bench.actuator.undo_all())[..], [Event::Failed { .. }]));
     assert_eq!(bench.journalled(), 1);
+    // Also through the start of another agent.
+    let (journal, left) = Journal::open(bench.run.path(), &bench.roots).unwrap();
+    bench.actuator = Actuator::new(bench.kernel.clone(), journal, CAP);
+    bench.actuator.take_over(left);
+    bench.actuator.undo_all();
+    assert_eq!((bench.actuator.journalled(), bench.journalled()), (1, 1));
     bench.kernel.0.borrow_mut().refused.clear();
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
