@@ -118,10 +118,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .context("starting the thread that serves clients")?;
     notify_ready();
     tracing::info!("watching; socket {}", cli.run_dir.join(SOCKET_NAME).display());
-    runtime.block_on(engine.run(commands)).context("the agent's loop")?;
+    let left = runtime.block_on(engine.run(commands)).context("the agent's loop")?;
 
     let _ = fs::remove_file(cli.run_dir.join(SOCKET_NAME));
     drop(lock);
+    if left > 0 {
+        anyhow::bail!(
+            "stopped, but {left} of the values that were set could not be put back (see above); \
+             run `downbeat restore` once what is in the way is gone"
+        );
+    }
     tracing::info!("stopped; everything is as it was");
     Ok(())
 }

@@ -263,12 +263,17 @@ impl<C: Control> Actuator<C> {
         self.tidy_journal();
     }
 
-    /// Ends the journal once everything was put back; keeps it when something is still ours.
+    /// Ends the journal once everything was put back; keeps it when something is still ours, and
+    /// says how many values that are.
     ///
     /// # Errors
     /// As `unlink(2)`.
-    pub fn finish(self) -> io::Result<()> {
-        if self.ours().next().is_none() { self.journal.remove() } else { Ok(()) }
+    pub fn finish(self) -> io::Result<u64> {
+        let left = self.journalled();
+        if left == 0 {
+            self.journal.remove()?;
+        }
+        Ok(left)
     }
 
     fn plan(

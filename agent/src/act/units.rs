@@ -23,7 +23,7 @@ pub type UnitRequest = BTreeMap<Arc<str>, Vec<Value>>;
 pub struct Units {
     wanted: Option<Sender<(UnitRequest, u64)>>,
     done: Receiver<Vec<Done>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<u64>>,
 }
 
 impl Units {
@@ -58,10 +58,12 @@ impl Units {
                 if let Err(error) = actuator.control().clean_up() {
                     tracing::warn!("removing what systemd noted at run time: {error}");
                 }
-                if let Err(error) = actuator.finish() {
+                return actuator.finish().unwrap_or_else(|error| {
                     tracing::warn!("removing the journal of units: {error}");
-                }
+                    0
+                });
             }
+            0
         };
         let thread = thread::Builder::new().name("systemd".into()).spawn(work)?;
         Ok(Self { wanted: Some(wanted), done, thread: Some(thread) })
@@ -81,15 +83,14 @@ impl Units {
         self.done.try_iter().flatten().collect()
     }
 
-    /// Has everything put back, and waits for that.
+    /// Has everything put back, and waits for that. Says what was done, and how many values could
+    /// not be put back.
     #[must_use]
-    pub fn stop(mut self) -> Vec<Done> {
+    pub fn stop(mut self) -> (Vec<Done>, u64) {
         self.wanted = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has told itself already.
-            let _ = thread.join();
-        }
-        self.done()
+        // A panic there has told itself already.
+        let left = self.thread.take().and_then(|thread| thread.join().ok());
+        (self.done(), left.unwrap_or(0))
     }
 }
 

@@ -196,11 +196,12 @@ impl Engine {
         (engine, receiver)
     }
 
-    /// Runs until SIGTERM or SIGINT, then puts everything back.
+    /// Runs until SIGTERM or SIGINT, then puts everything back. Returns how many values could not
+    /// be put back; they stay in the journal.
     ///
     /// # Errors
     /// When signals or the kernel programs' ring cannot be waited for.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> std::io::Result<()> {
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> std::io::Result<u64> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -226,8 +227,7 @@ impl Engine {
             }
         }
         drop((ring, frames));
-        self.stop().await;
-        Ok(())
+        Ok(self.stop().await)
     }
 
     fn on_tick(&mut self) {
@@ -264,7 +264,7 @@ impl Engine {
         self.events = events;
     }
 
-    async fn stop(mut self) {
+    async fn stop(mut self) -> u64 {
         // The pool first: its workers end before their values would have to go back.
         if let Some(pool) = &mut self.pool {
             pool.stop().await;
@@ -273,12 +273,15 @@ impl Engine {
         // A process that was just being made has its creator's values and is not to be seen yet.
         tokio::time::sleep(UNDER_WAY).await;
         self.disengage();
-        self.stop_asking_for_units();
-        if let Some(actuator) = self.actuator.take()
-            && let Err(error) = actuator.finish()
-        {
-            tracing::warn!("removing the journal: {error}");
-        }
+        let left = self.stop_asking_for_units();
+        let finished = self.actuator.take().map(Actuator::finish);
+        left + finished
+            .transpose()
+            .unwrap_or_else(|error| {
+                tracing::warn!("removing the journal: {error}");
+                None
+            })
+            .unwrap_or(0)
     }
 }
 

@@ -113,9 +113,10 @@ impl Engine {
     }
 
     /// Has everything put back that systemd was asked for, and waits for it.
-    pub(in crate::engine) fn stop_asking_for_units(&mut self) {
-        let done = self.levers.units.units.take().map_or_else(Vec::new, Units::stop);
+    pub(in crate::engine) fn stop_asking_for_units(&mut self) -> u64 {
+        let (done, left) = self.levers.units.units.take().map(Units::stop).unwrap_or_default();
         self.enter(&done);
+        left
     }
 
     /// A subject that is no thread, for people. The processes of a unit share its values.
