@@ -1,13 +1,17 @@
 //! One agent per run directory: a lock that dies with its holder.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 /// The lock's name inside the run directory.
 const FILE_NAME: &str = "agent.lock";
+
+/// Whoever can open the file can lock it, and so keep every agent and every restore out.
+const MODE: u32 = 0o600;
 
 /// Held while an agent, or `downbeat restore`, owns the run directory. The kernel lets it go when
 /// its process ends, however it ends.
@@ -53,8 +57,11 @@ impl RunLock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(MODE)
             .open(&path)
             .map_err(unusable)?;
+        // One of an earlier version.
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 write_pid(&mut file).map_err(unusable)?;
@@ -91,5 +98,17 @@ mod tests {
         assert_eq!(pid, std::process::id());
         drop(first);
         RunLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn nobody_else_can_open_the_file_even_if_it_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(RunLock::acquire(dir.path()).unwrap());
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        drop(RunLock::acquire(dir.path()).unwrap());
+        assert_eq!(mode(), 0o600);
     }
 }
