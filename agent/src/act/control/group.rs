@@ -277,20 +277,26 @@ fn set_controllers(
     let on = wanted.difference(now).map(|name| format!("+{name}"));
     let off = now.difference(wanted).map(|name| format!("-{name}"));
     on.chain(off).try_for_each(|change| {
-        put(&folder.join("cgroup.subtree_control"), &change).map_err(|error| {
-            let why = match error.raw_os_error() {
-                Some(libc::EBUSY) => {
-                    "processes are in this group itself, or a group below still uses it"
-                }
-                Some(libc::EINVAL) => {
-                    "under RT_GROUP_SCHED the cpu controller needs all real-time processes in the \
-                     root group; else a threaded group is in the way"
-                }
-                _ => "",
-            };
-            io::Error::new(error.kind(), format!("{change} in {}: {error} {why}", folder.display()))
-        })
+        put(&folder.join("cgroup.subtree_control"), &change)
+            .map_err(|error| not_passed_on(&error, &change, folder))
     })
+}
+
+/// The group has been read a moment ago: whatever the kernel says, it is not gone.
+fn not_passed_on(error: &io::Error, change: &str, folder: &Path) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(libc::EBUSY) => "processes are in this group itself, or a group below still uses it",
+        Some(libc::EINVAL) => {
+            "under RT_GROUP_SCHED the cpu controller needs all real-time processes in the root \
+             group; else a threaded group is in the way"
+        }
+        Some(libc::ENOENT) => {
+            "this hierarchy has no such controller: it is mounted as version 1, or not passed on \
+             from above"
+        }
+        _ => "",
+    };
+    io::Error::other(format!("{change} in {}: {error} {why}", folder.display()))
 }
 
 /// One write, as these files want it. Without blocking: since kernel 6.16 `memory.max` and

@@ -106,6 +106,14 @@ fn a_group_without_the_file_says_what_lacks_and_one_that_is_gone_is_gone() {
 }
 
 #[test]
+fn a_controller_that_is_not_there_does_not_make_the_group_gone() {
+    let missing = io::Error::from_raw_os_error(libc::ENOENT);
+    let error = not_passed_on(&missing, "+cpu", Path::new("/sys/fs/cgroup/it"));
+    assert!(!crate::act::is_gone(&error));
+    assert!(error.to_string().contains("version 1"), "{error}");
+}
+
+#[test]
 fn a_folder_is_made_and_removed() {
     let it = Hierarchy::new();
     assert_eq!(it.groups.read(Lever::Folder, "/own").unwrap(), Value::Folder(false));
