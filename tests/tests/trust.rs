@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use downbeat_api::Request;
 use downbeat_tests::agent::{PATIENCE, Place, said};
 use downbeat_tests::processes::wait_until;
 use downbeat_tests::skip::root_or_skip;
@@ -144,6 +145,10 @@ fn adopted_until(signal: Signal) -> Result<()> {
     ensure!(wait_until(PATIENCE, moved), "{}\n{}", group_of(load.pid())?, agent.log());
     let frozen = fs::read_to_string(own.join("adopted/cgroup.freeze"))?;
     ensure!(frozen.trim() == "1", "{frozen}");
+    agent.client()?.request(&Request::Pause)?;
+    ensure!(group_of(load.pid())? == before && !own.exists(), "paused\n{}", agent.log());
+    agent.client()?.request(&Request::Resume)?;
+    ensure!(wait_until(PATIENCE, moved), "not adopted again\n{}", agent.log());
     agent.end(signal)?;
     if signal == Signal::SIGKILL {
         let restored = place.restore()?;

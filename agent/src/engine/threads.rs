@@ -249,6 +249,7 @@ impl Engine {
             }
             break;
         }
+        self.forget_groups();
         restored as u64
     }
 

@@ -52,8 +52,7 @@ impl Engine {
     /// Makes the groups that the policy in force asks for, before anyone is moved into them.
     pub(in crate::engine) fn prepare_groups(&mut self) {
         if self.actuator.is_none() || self.mode != Mode::Engaged {
-            self.levers.groups.own.clear();
-            self.levers.groups.made.clear();
+            self.forget_groups();
             return;
         }
         self.levers.machine = Machine::read(&self.levers.roots);
@@ -175,6 +174,12 @@ impl Engine {
             self.levers.groups.made.insert(Arc::clone(path), values);
         }
         done
+    }
+
+    /// All groups were taken back: whoever is managed again needs them anew.
+    pub(in crate::engine) fn forget_groups(&mut self) {
+        self.levers.groups.own.clear();
+        self.levers.groups.made.clear();
     }
 
     /// Removes groups that no class asks for any more, once everyone has left them.
