@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 
-use super::control::{Control, is_gone};
+use super::control::{Control, VanishedGroup, is_gone};
 use super::journal::{Change, Changes, Journal};
 use super::lineage::{Lineage, inherited};
 use super::outcome::{Done, Event, LeverEntry, Request, Standing};
@@ -484,10 +484,26 @@ pub(super) fn put_back<C: Control>(
         Ok(()) => Some(Event::Restored { old: change.old.clone() }),
         Err(error) if is_gone(&error) => None,
         Err(error) => {
+            if VanishedGroup::is(&error)
+                && let Some(old) = nearest_home(control, subject, &change.old)
+            {
+                tracing::warn!("{error}: {subject} went to {old}, the nearest that is left");
+                return Some(Event::Restored { old });
+            }
             let reason = words(&error, &change.old);
             Some(Event::Failed { wanted: change.old.clone(), reason })
         }
     }
+}
+
+/// Moves a process whose group has gone to the nearest group above it that takes it; returns which
+/// that is. The root takes every process.
+fn nearest_home<C: Control>(control: &C, subject: &Subject, home: &Value) -> Option<Value> {
+    let Value::Cgroup(path) = home else { return None };
+    let above = std::iter::successors(path.rsplit_once('/'), |(above, _)| above.rsplit_once('/'));
+    above
+        .map(|(above, _)| Value::Cgroup(if above.is_empty() { "/" } else { above }.into()))
+        .find(|home| control.write(subject, home).is_ok())
 }
 
 /// Whether nothing is to be done for `wanted`: it was asked for before and came to an end.

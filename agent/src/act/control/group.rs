@@ -16,6 +16,18 @@ use crate::act::value::{CpuLimit, CpuShare, Cpuset, Lever, PerDevice, Value, cpu
 use crate::observe::cgroups::{Hierarchies, Membership, Mount};
 use crate::roots::Roots;
 
+/// A group to which a process should go is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the group {0} is gone")]
+pub(in crate::act) struct VanishedGroup(String);
+
+impl VanishedGroup {
+    /// Whether an error is this one.
+    pub(in crate::act) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 /// The version 2 hierarchy, where one is mounted.
 #[derive(Debug)]
 pub(super) struct Groups {
@@ -57,7 +69,7 @@ impl Groups {
             }
             // The folder is not there, which does not say that the process is not.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(io::Error::other(format!("the group {path} is gone")))
+                Err(io::Error::other(VanishedGroup(path.to_owned())))
             }
             result => result,
         }

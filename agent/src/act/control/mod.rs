@@ -18,6 +18,7 @@ use super::subject::Subject;
 use super::value::{Lever, Sched, Value};
 use crate::roots::Roots;
 
+pub(in crate::act) use self::group::VanishedGroup;
 pub use self::sched::{sched_getaffinity, sched_setattr};
 
 /// Reads and sets one lever of one subject. A test stands in for the kernel with its own.
