@@ -24,7 +24,7 @@ pub(in crate::act) struct VanishedGroup(String);
 impl VanishedGroup {
     /// Whether an error is this one.
     pub(in crate::act) fn is(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+        matches!(error.get_ref(), Some(inner) if inner.is::<Self>())
     }
 }
 

@@ -12,6 +12,7 @@ mod jobs;
 mod levers;
 
 use std::fmt;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use downbeat_tests::agent::{Agent, Load, Place};
@@ -60,8 +61,11 @@ pub fn run_all(tell: impl Fn(Line)) {
     let only = std::env::var(ONLY).unwrap_or_default();
     let chosen = ROOMS.into_iter().flatten().filter(|(name, _)| name.contains(&only));
     let mut none = true;
+    let begun = Instant::now();
     for (name, check) in chosen {
         none = false;
+        // For whoever reads the console of a guest that stood still, or wonders where its time went.
+        println!("{:4} s: {name}", begun.elapsed().as_secs());
         let name = (*name).to_owned();
         tell(match check() {
             Ok(()) => Line::Ok(name),
