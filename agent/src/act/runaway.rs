@@ -21,7 +21,7 @@ use nix::time::{ClockId, clock_getres};
 use super::control::{Control, sched_setattr};
 use super::subject::{Subject, ThreadId};
 use super::value::{Lever, RESET_ON_FORK, Sched, Value};
-use crate::observe::run_times::RunTimes;
+use crate::observe::run_times::{RunTimes, voluntary_switches};
 use crate::roots::Roots;
 use pace::{Pace, Verdict};
 
@@ -187,7 +187,9 @@ impl<C: Control> Watcher<C> {
                 None => File::open(self.proc.join(tid.to_string()).join("schedstat"))
                     .and_then(|file| ran(&file)),
             };
-            match ran.map(|ran| watched.pace.look(now, ran)) {
+            let thread = watched.given.thread;
+            let sleeps = || voluntary_switches(&self.proc, thread.pid, thread.tid).ok();
+            match ran.map(|ran| watched.pace.look(now, ran, sleeps)) {
                 Ok(Verdict::Paused) => {}
                 Ok(Verdict::OnEndUntil(due)) => next = next.min(due),
                 Ok(Verdict::Runaway(on_end)) => over.push((*tid, Some(on_end))),

@@ -1,7 +1,9 @@
-//! How long a thread ran and how long it waited to: `/proc/PID/task/TID/schedstat`.
+//! How long a thread ran and how long it waited to: `/proc/PID/task/TID/schedstat`; and how often it
+//! slept by its own wish: `status` beside it.
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::roots::Roots;
@@ -37,6 +39,26 @@ impl RunTimes {
     }
 }
 
+/// How often a thread left its CPU by its own wish, to sleep or to wait, since its start; a thread
+/// that is preempted, that yields or whose CPU is stolen by the hypervisor did not. Dear beside
+/// [`RunTimes::read`]: the kernel writes some sixty lines. `proc` is where it is mounted.
+///
+/// # Errors
+/// When the thread is gone or the kernel does not count.
+pub fn voluntary_switches(proc: &Path, pid: u32, tid: u32) -> io::Result<u64> {
+    let path = proc.join(format!("{pid}/task/{tid}/status"));
+    let text = fs::read_to_string(&path)?;
+    parse_switches(&text).ok_or_else(|| {
+        io::Error::other(format!("{}: no voluntary_ctxt_switches in it", path.display()))
+    })
+}
+
+fn parse_switches(status: &str) -> Option<u64> {
+    // Among the last lines. A thread's name, in the first, has no line ends in it.
+    let line = status.lines().rev().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +70,12 @@ mod tests {
         assert_eq!(times.waited, Duration::from_nanos(20));
         assert_eq!(RunTimes::parse("1500000"), None);
         assert_eq!(RunTimes::parse("-1 2 3"), None);
+    }
+
+    #[test]
+    fn switches_by_the_threads_own_wish_are_not_those_that_it_suffered() {
+        let status = "Name:\tx\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        assert_eq!(parse_switches(status), Some(150));
+        assert_eq!(parse_switches("Name:\tx\nnonvoluntary_ctxt_switches:\t545\n"), None);
     }
 }

@@ -14,6 +14,14 @@ const FIRST: Duration = Duration::from_secs(2);
 /// … but not longer than this.
 const LONGEST: Duration = Duration::from_secs(64);
 
+/// What a look sees of a thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) times: RunTimes,
+    /// How often it slept by its own wish.
+    pub(super) sleeps: u64,
+}
+
 /// All of them, by thread.
 #[derive(Debug, Default)]
 pub(super) struct Probations {
@@ -28,7 +36,7 @@ struct Probation {
     /// Whether it has none now.
     waits: bool,
     /// The last look.
-    last: Option<(Duration, RunTimes)>,
+    last: Option<(Duration, Seen)>,
     /// How long it has been calm.
     calm: Duration,
 }
@@ -45,17 +53,17 @@ impl Probations {
         needs
     }
 
-    /// Looks at each thread's times, which `read` tells while it lives. Returns those that may have
-    /// their real time again. `now` is on any clock that never goes back.
+    /// Looks at each thread, which `read` does while it lives. Returns those that may have their real
+    /// time again. `now` is on any clock that never goes back.
     pub(super) fn look(
         &mut self,
         now: Duration,
-        mut read: impl FnMut(ThreadId) -> Option<RunTimes>,
+        mut read: impl FnMut(ThreadId) -> Option<Seen>,
     ) -> Vec<ThreadId> {
         let mut over = Vec::new();
         self.threads.retain(|_, probation| {
-            let Some(times) = read(probation.thread) else { return false };
-            if probation.waits && probation.is_over(now, times) {
+            let Some(seen) = read(probation.thread) else { return false };
+            if probation.waits && probation.is_over(now, seen) {
                 probation.waits = false;
                 over.push(probation.thread);
             }
@@ -72,13 +80,15 @@ impl Probation {
     }
 
     /// Takes in a look. A thread is calm while it sleeps for at least half of the time: one that
-    /// only waits for a CPU is not.
-    fn is_over(&mut self, now: Duration, times: RunTimes) -> bool {
-        if let Some((then, before)) = self.last.replace((now, times)) {
+    /// only waits for a CPU is not, nor one whose CPU is stolen by the hypervisor, which counts
+    /// neither as running nor as waiting.
+    fn is_over(&mut self, now: Duration, seen: Seen) -> bool {
+        if let Some((then, before)) = self.last.replace((now, seen)) {
             let elapsed = now.saturating_sub(then);
-            let busy =
-                times.ran.saturating_sub(before.ran) + times.waited.saturating_sub(before.waited);
-            let is_calm = busy * 2 <= elapsed;
+            let ran = seen.times.ran.saturating_sub(before.times.ran);
+            let busy = ran + seen.times.waited.saturating_sub(before.times.waited);
+            let sleeps = ran.is_zero() || seen.sleeps > before.sleeps;
+            let is_calm = sleeps && busy * 2 <= elapsed;
             self.calm = if is_calm { self.calm + elapsed } else { Duration::ZERO };
         }
         self.calm >= self.needs()
@@ -91,15 +101,17 @@ mod tests {
 
     const THREAD: ThreadId = ThreadId { pid: 7, tid: 7, start_time: 1 };
 
-    /// Looks once a second at a thread that ran and waited so many milliseconds in each; the
-    /// second in which it may have its real time again.
-    fn over_after(probations: &mut Probations, seconds: &[(u64, u64)]) -> Option<usize> {
-        let mut times = RunTimes { ran: Duration::ZERO, waited: Duration::ZERO };
-        probations.look(Duration::ZERO, |_| Some(times));
-        seconds.iter().enumerate().find_map(|(n, (ran, waited))| {
-            times.ran += Duration::from_millis(*ran);
-            times.waited += Duration::from_millis(*waited);
-            let over = probations.look(Duration::from_secs(n as u64 + 1), |_| Some(times));
+    /// Looks once a second at a thread that ran and waited so many milliseconds in each, and slept
+    /// so often; the second in which it may have its real time again.
+    fn over_after(probations: &mut Probations, seconds: &[(u64, u64, u64)]) -> Option<usize> {
+        let times = RunTimes { ran: Duration::ZERO, waited: Duration::ZERO };
+        let mut seen = Seen { times, sleeps: 9 };
+        probations.look(Duration::ZERO, |_| Some(seen));
+        seconds.iter().enumerate().find_map(|(n, (ran, waited, sleeps))| {
+            seen.times.ran += Duration::from_millis(*ran);
+            seen.times.waited += Duration::from_millis(*waited);
+            seen.sleeps += sleeps;
+            let over = probations.look(Duration::from_secs(n as u64 + 1), |_| Some(seen));
             (over == [THREAD]).then_some(n + 1)
         })
     }
@@ -108,7 +120,7 @@ mod tests {
     fn a_thread_that_sleeps_again_has_its_real_time_back() {
         let mut probations = Probations::default();
         assert_eq!(probations.begin(THREAD), FIRST);
-        let loads_a_model = [(1000, 0), (900, 50), (200, 0), (200, 0), (200, 0)];
+        let loads_a_model = [(1000, 0, 0), (900, 50, 3), (200, 0, 30), (200, 0, 30)];
         assert_eq!(over_after(&mut probations, &loads_a_model), Some(4));
     }
 
@@ -116,7 +128,14 @@ mod tests {
     fn one_that_only_waits_for_a_cpu_is_not_calm() {
         let mut probations = Probations::default();
         probations.begin(THREAD);
-        assert_eq!(over_after(&mut probations, &[(10, 900); 10]), None);
+        assert_eq!(over_after(&mut probations, &[(10, 900, 4); 10]), None);
+    }
+
+    #[test]
+    fn one_whose_cpu_is_stolen_is_not_calm() {
+        let mut probations = Probations::default();
+        probations.begin(THREAD);
+        assert_eq!(over_after(&mut probations, &[(450, 0, 0); 10]), None);
     }
 
     #[test]
@@ -124,7 +143,7 @@ mod tests {
         let mut probations = Probations::default();
         let needs: Vec<u64> = (0..7).map(|_| probations.begin(THREAD).as_secs()).collect();
         assert_eq!(needs, [2, 4, 8, 16, 32, 64, 64]);
-        assert_eq!(over_after(&mut probations, &[(0, 0); 100]), Some(64));
+        assert_eq!(over_after(&mut probations, &[(0, 0, 0); 100]), Some(64));
         let another = ThreadId { start_time: 2, ..THREAD };
         assert_eq!(probations.begin(another), FIRST, "the id is another thread's");
     }

@@ -10,10 +10,10 @@ use downbeat_policy::Deadline;
 use crate::act::{Demoted, Done, Event, Given, Kernel, Lever, RunawayWatch, Sched, Value};
 use crate::decide::{Measured, still_fits};
 use crate::engine::Engine;
-use crate::observe::run_times::RunTimes;
+use crate::observe::run_times::{RunTimes, voluntary_switches};
 use crate::roots::Roots;
 
-use super::probation::Probations;
+use super::probation::{Probations, Seen};
 
 /// Real time that was given.
 #[derive(Debug)]
@@ -98,7 +98,9 @@ impl Engine {
     pub(in crate::engine) fn end_probations(&mut self) {
         let roots = &self.levers.roots;
         let over = self.levers.realtime.probations.look(self.started.elapsed(), |thread| {
-            RunTimes::read(roots, thread.pid, thread.tid).ok()
+            let times = RunTimes::read(roots, thread.pid, thread.tid).ok()?;
+            let sleeps = voluntary_switches(&roots.proc, thread.pid, thread.tid).ok()?;
+            Some(Seen { times, sleeps })
         });
         for thread in over {
             let process = self.world.get(thread.pid);
