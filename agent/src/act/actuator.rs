@@ -5,15 +5,14 @@
 //! value, which is in the journal too), already so, left alone, handed off, refused. Everything
 //! that it sets passes the journal first.
 
-use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::control::{Control, VanishedGroup, is_gone};
+use super::control::{Control, is_gone};
 use super::journal::{Change, Changes, Journal};
-use super::lineage::{Lineage, inherited};
+use super::lineage::Lineage;
 use super::outcome::{Done, Event, LeverEntry, Request, Standing};
 use super::reason::words;
-use super::subject::{Key, Subject, ThreadId};
+use super::subject::{Key, Subject};
 use super::value::{Lever, Value};
 
 type Levers = HashMap<Lever, LeverEntry>;
@@ -23,6 +22,8 @@ type Levers = HashMap<Lever, LeverEntry>;
 struct Write {
     subject: Subject,
     change: Change,
+    /// What is there until then.
+    now: Value,
     /// What was ours there before, under another policy.
     before: Option<Change>,
     /// What was asked for: the change is a later rung where that was refused.
@@ -44,6 +45,9 @@ pub struct Actuator<C> {
     looks: u32,
     /// Refused by the journal alone: tried again.
     unwritten: Vec<(Subject, Value)>,
+    /// Had at the last look what it had before us, in place of real time: the watch for runaways may
+    /// have done that and not told yet.
+    doubted: HashSet<Key>,
 }
 
 impl<C: Control> Actuator<C> {
@@ -59,6 +63,7 @@ impl<C: Control> Actuator<C> {
             heirs: 0,
             looks: 0,
             unwritten: Vec::new(),
+            doubted: HashSet::new(),
         }
     }
 
@@ -91,191 +96,6 @@ impl<C: Control> Actuator<C> {
         done
     }
 
-    /// Notes what `child` has from us through whoever made it, so that it goes back to what its
-    /// creator had before; `creators` are the processes that may have passed it on. Returns whether
-    /// there was anything. Levers of the child that are known stay as they are.
-    pub fn inherit(&mut self, child: ThreadId, creators: &[u32]) -> bool {
-        let subject = Subject::Thread(child);
-        let known = self.subjects.get(&subject.key()).filter(|(known, _)| *known == subject);
-        let mut left = self.lineage.left_by(creators, child.start_time);
-        left.retain(|it| known.is_none_or(|(_, levers)| !levers.contains_key(&it.ours.lever())));
-        let is_other = known.is_none();
-        let found = inherited(&self.control, child, &left);
-        if found.is_empty() {
-            return false;
-        }
-        self.heirs += 1;
-        if is_other {
-            self.bury(&subject.key());
-        }
-        for change in found {
-            self.journal.set(&subject, &change);
-            let entry = LeverEntry { wanted: None, standing: Standing::Ours(change.clone()) };
-            self.note(&subject, change.ours.lever(), entry);
-        }
-        // A journal that cannot be written is reported by the next `apply`; nothing is changed
-        // here.
-        let _ = self.journal.commit();
-        true
-    }
-
-    /// Notes what a predecessor could not put back: it is ours, and nobody asks for it.
-    pub fn take_over(&mut self, left: Changes) {
-        for ((subject, lever), change) in left {
-            let entry = LeverEntry { wanted: None, standing: Standing::Ours(change) };
-            self.note(&subject, lever, entry);
-        }
-    }
-
-    /// How many children were found to have something from us.
-    #[must_use]
-    pub fn heirs(&self) -> u64 {
-        self.heirs
-    }
-
-    /// Notes that the process `parent` made the process `child`, which ended before anyone looked
-    /// at it: what its own children inherited came from `parent`.
-    pub fn pass_on(&mut self, parent: u32, child: u32) {
-        self.lineage.pass_on(parent, child);
-    }
-
-    /// A thread that was not the main one called exec: the kernel ended all others and gave it the
-    /// main thread's id and start time. What it had from us it has under its new id; the process's
-    /// own values (the OOM score, the group) stay.
-    pub fn succeed(&mut self, old_tid: u32, pid: u32) {
-        let Ok(start_time) = self.control.start_time(pid) else {
-            return;
-        };
-        let subject = Subject::Thread(ThreadId { pid, tid: pid, start_time });
-        let mut remove = |tid| self.subjects.remove(&Key::Thread(tid));
-        let (old_main, heir) = (remove(pid), remove(old_tid));
-        let mut levers = Levers::new();
-        for (id, of_thread) in [old_main, heir].into_iter().flatten() {
-            for (lever, entry) in of_thread {
-                let is_ours = matches!(entry.standing, Standing::Ours(_));
-                if is_ours {
-                    self.journal.forget(&id, lever);
-                }
-                if id.key() == Key::Thread(old_tid) || lever.is_per_process() {
-                    levers.insert(lever, entry);
-                }
-            }
-        }
-        for entry in levers.values() {
-            if let Standing::Ours(change) = &entry.standing {
-                self.journal.set(&subject, change);
-            }
-        }
-        if !levers.is_empty() {
-            self.subjects.insert(subject.key(), (subject, levers));
-        }
-        self.tidy_journal();
-    }
-
-    /// Puts back everything that is still ours on one subject, and forgets what it had. What
-    /// someone else changed stays theirs, and what could not be put back stays ours.
-    pub fn undo(&mut self, key: impl Into<Key>) -> Vec<Done> {
-        let key = key.into();
-        let mut done = Vec::new();
-        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
-            return done;
-        };
-        self.unwritten.retain(|(id, _)| *id != subject);
-        for lever in Lever::ALL {
-            let Some(entry) = levers.get(&lever) else { continue };
-            let stays = match &entry.standing {
-                // What a child loses again was not set there, so it is not told.
-                Standing::Ours(change) if entry.wanted.is_none() => {
-                    self.put_back(&subject, change, &mut Vec::new())
-                }
-                Standing::Ours(change) => self.put_back(&subject, change, &mut done),
-                Standing::HandedOff(_) => true,
-                _ => false,
-            };
-            if !stays {
-                levers.remove(&lever);
-            }
-        }
-        if !levers.is_empty() {
-            self.subjects.insert(key, (subject, levers));
-        }
-        // What is put back twice is put back: a lost "forget" does no harm.
-        let _ = self.journal.commit();
-        done
-    }
-
-    /// Puts back everything: threads first, since a group of the agent's own can only go once
-    /// nobody is in it, and a group before the one that it is in.
-    pub fn undo_all(&mut self) -> Vec<Done> {
-        let is_thread = |key: &&Key| matches!(key, Key::Thread(_));
-        let (mut keys, mut others): (Vec<Key>, Vec<Key>) =
-            self.subjects.keys().cloned().partition(|key| is_thread(&key));
-        keys.sort_unstable();
-        others.sort_unstable_by(|a, b| b.cmp(a));
-        keys.extend(others);
-        keys.into_iter().flat_map(|key| self.undo(key)).collect()
-    }
-
-    /// A thread lost its scheduling, since it ran for too long on end: what it had before is back,
-    /// and it is not asked for again under this policy before [`Actuator::forgive`].
-    pub fn demoted(&mut self, thread: ThreadId, reason: &str) -> Vec<Done> {
-        let (mut done, subject) = (Vec::new(), Subject::Thread(thread));
-        let known = self.subjects.get(&subject.key()).filter(|(known, _)| *known == subject);
-        let entry = known.and_then(|(_, levers)| levers.get(&Lever::Sched)).cloned();
-        if let Some(LeverEntry { wanted: Some(wanted), standing: Standing::Ours(_) }) = entry {
-            self.journal.forget(&subject, Lever::Sched);
-            self.refuse(&subject, wanted, reason.to_owned(), &mut done);
-            self.tidy_journal();
-        }
-        done
-    }
-
-    /// What was refused of a thread's scheduling is tried again when it is asked for next.
-    pub fn forgive(&mut self, thread: ThreadId) {
-        let subject = Subject::Thread(thread);
-        if let Some((known, levers)) = self.subjects.get_mut(&subject.key())
-            && *known == subject
-        {
-            let is_refused = |entry: &LeverEntry| matches!(entry.standing, Standing::Refused(_));
-            levers.retain(|lever, entry| *lever != Lever::Sched || !is_refused(entry));
-        }
-    }
-
-    /// Forgets a thread that has ended. The main thread's end is not its process's: what belongs
-    /// to the process as a whole stays ours until that is gone.
-    pub fn forget(&mut self, key: impl Into<Key>) {
-        let key = key.into();
-        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
-            return;
-        };
-        let is_main = subject.thread().is_some_and(|id| id.tid == id.pid);
-        let process_lives = is_main && self.control.is_same(&subject);
-        levers.retain(|lever, entry| {
-            let stays = process_lives && lever.is_per_process();
-            if !stays && matches!(entry.standing, Standing::Ours(_)) {
-                self.journal.forget(&subject, *lever);
-            }
-            stays
-        });
-        if !levers.is_empty() {
-            self.subjects.insert(key, (subject, levers));
-        }
-        self.tidy_journal();
-    }
-
-    /// Ends the journal once everything was put back; keeps it when something is still ours, and
-    /// says how many values that are.
-    ///
-    /// # Errors
-    /// As `unlink(2)`.
-    pub fn finish(self) -> io::Result<u64> {
-        let left = self.journalled();
-        if left == 0 {
-            self.journal.remove()?;
-        }
-        Ok(left)
-    }
-
     fn plan(
         &mut self,
         request: &Request<'_>,
@@ -300,7 +120,7 @@ impl<C: Control> Actuator<C> {
             if known.is_some_and(|entry| is_settled(entry, wanted)) {
                 continue;
             }
-            let before = match known {
+            let mut before = match known {
                 Some(LeverEntry { standing: Standing::Ours(change), .. }) => Some(change.clone()),
                 _ => None,
             };
@@ -308,34 +128,39 @@ impl<C: Control> Actuator<C> {
                 Ok(current) => current,
                 Err(error) if is_gone(&error) => return self.forget(key),
                 Err(error) => {
-                    self.refuse(subject, wanted.clone(), format!("reading it: {error}"), done);
+                    let reason = format!("reading it: {error}");
+                    self.refuse(subject, wanted.clone(), before, reason, done);
                     continue;
                 }
             };
-            let standing = match before {
+            let standing = match &before {
                 Some(change) if !current.agrees_with(&change.ours) => {
                     self.journal.forget(subject, lever);
-                    let event = Event::HandedOff { ours: change.ours, theirs: current.clone() };
+                    let (ours, theirs) = (change.ours.clone(), current.clone());
+                    let event = Event::HandedOff { ours, theirs };
                     done.push(Done { subject: subject.clone(), lever, event });
                     Standing::HandedOff(current)
                 }
-                Some(change) if current.agrees_with(wanted) => Standing::Ours(change),
+                Some(change) if current.agrees_with(wanted) => Standing::Ours(change.clone()),
                 None if current.agrees_with(wanted) => Standing::AlreadySo,
                 None if current.is_realtime() => Standing::RealtimeByOwnWish(current),
-                before => {
+                _ => {
                     let mut rungs: VecDeque<Value> = request
                         .otherwise
                         .iter()
                         .filter(|other| other.lever() == lever)
                         .cloned()
                         .collect();
-                    let Some(first) = self.first_admitted(subject, wanted, &mut rungs, done) else {
+                    if let Some(before) = &mut before {
+                        before.old = before.to_go_back(&current);
+                    }
+                    let old = before.as_ref().map_or_else(|| current.clone(), |it| it.old.clone());
+                    let way = Way { subject, old: &old, before: before.as_ref() };
+                    let Some(first) = self.first_admitted(&way, wanted, &mut rungs, done) else {
                         continue;
                     };
-                    let mut old = match &before {
-                        Some(change) => change.old.clone(),
-                        None => current.as_far_as(&first),
-                    };
+                    let first = first.beside(&current);
+                    let mut old = if before.is_some() { old } else { old.as_far_as(&first) };
                     if let (true, Value::Sched(old), Some(id)) =
                         (first.is_realtime(), &mut old, subject.thread())
                         && old.timer_slack.is_none()
@@ -344,30 +169,13 @@ impl<C: Control> Actuator<C> {
                     }
                     let change = Change { old, ours: first, since: now };
                     let (subject, wanted) = (subject.clone(), wanted.clone());
-                    writes.push(Write { subject, change: change.clone(), before, wanted, rungs });
-                    Standing::Ours(change)
+                    let standing = Standing::Ours(change.clone());
+                    writes.push(Write { subject, change, now: current, before, wanted, rungs });
+                    standing
                 }
             };
             self.note(subject, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
         }
-    }
-
-    /// A lever that the new request does not name any more goes back.
-    fn put_back_unwanted(&mut self, request: &Request<'_>, done: &mut Vec<Done>) {
-        let key = request.subject.key();
-        let Some((subject, mut levers)) = self.subjects.remove(&key) else {
-            return;
-        };
-        levers.retain(|lever, entry| {
-            let is_wanted = request.wanted.iter().any(|value| value.lever() == *lever);
-            is_wanted
-                || match &entry.standing {
-                    Standing::Ours(change) => self.put_back(&subject, change, done),
-                    Standing::HandedOff(_) => true,
-                    _ => false,
-                }
-        });
-        self.subjects.insert(key, (subject, levers));
     }
 
     fn write(&mut self, mut write: Write, done: &mut Vec<Done>) {
@@ -383,6 +191,7 @@ impl<C: Control> Actuator<C> {
                 Err(error) if is_gone(&error) => return self.forget(subject.key()),
                 Err(error) => {
                     let reason = words(&error, &change.ours);
+                    self.take_back_a_part(&write);
                     if !self.steps_down(&mut write, &reason, done) {
                         return self.fail(write, reason, done);
                     }
@@ -391,47 +200,49 @@ impl<C: Control> Actuator<C> {
         }
     }
 
+    /// Some values are several writes, of which the first may have been taken before one was
+    /// refused: a group's controllers, a quota and its burst, limits by device.
+    fn take_back_a_part(&self, write: &Write) {
+        let Write { subject, change, now, .. } = write;
+        let before = now.clone().as_far_as(&change.ours);
+        let found = self.control.read(change.ours.lever(), subject);
+        if found.is_ok_and(|found| !found.agrees_with(&before))
+            && let Err(error) = self.control.write(subject, &before)
+        {
+            tracing::warn!("{subject}: {before} cannot be put back after a refusal: {error}");
+        }
+    }
+
     /// A value that could not be set. What was set there before is still there, and ours.
     fn fail(&mut self, write: Write, reason: String, done: &mut Vec<Done>) {
         let Write { subject, change, before, wanted, .. } = write;
-        let lever = change.ours.lever();
-        self.refuse(&subject, wanted, reason, done);
-        self.journal.forget(&subject, lever);
-        if let Some(before) = before {
-            self.journal.set(&subject, &before);
-            let wanted = Some(before.ours.clone());
-            self.note(&subject, lever, LeverEntry { wanted, standing: Standing::Ours(before) });
+        self.journal.forget(&subject, change.ours.lever());
+        if let Some(before) = &before {
+            self.journal.set(&subject, before);
         }
+        self.refuse(&subject, wanted, before, reason, done);
     }
 
-    /// Puts one value back; returns whether it is still ours, since the kernel refused.
-    fn put_back(&mut self, subject: &Subject, change: &Change, done: &mut Vec<Done>) -> bool {
-        let lever = change.ours.lever();
-        let event = put_back(&self.control, subject, change);
-        let failed = matches!(event, Some(Event::Failed { .. }));
-        if !failed {
-            self.journal.forget(subject, lever);
-        }
-        done.extend(event.map(|event| Done { subject: subject.clone(), lever, event }));
-        failed
-    }
-
-    /// Forgets a subject whose name is free or another's.
-    fn bury(&mut self, key: &Key) {
-        let Some((subject, levers)) = self.subjects.remove(key) else {
-            return;
-        };
-        for (lever, entry) in levers {
-            if matches!(entry.standing, Standing::Ours(_)) {
-                self.journal.forget(&subject, lever);
-            }
-        }
-    }
-
-    fn refuse(&mut self, subject: &Subject, wanted: Value, reason: String, done: &mut Vec<Done>) {
+    /// Tells a refusal. What was set there `before` stays ours, as what is wanted there.
+    fn refuse(
+        &mut self,
+        subject: &Subject,
+        wanted: Value,
+        before: Option<Change>,
+        reason: String,
+        done: &mut Vec<Done>,
+    ) {
         let lever = wanted.lever();
-        let standing = Standing::Refused(reason.clone());
-        self.note(subject, lever, LeverEntry { wanted: Some(wanted.clone()), standing });
+        let entry = match before {
+            Some(before) => {
+                LeverEntry { wanted: Some(before.ours.clone()), standing: Standing::Ours(before) }
+            }
+            None => LeverEntry {
+                wanted: Some(wanted.clone()),
+                standing: Standing::Refused(reason.clone()),
+            },
+        };
+        self.note(subject, lever, entry);
         let event = Event::Failed { wanted, reason };
         done.push(Done { subject: subject.clone(), lever, event });
     }
@@ -465,47 +276,6 @@ impl<C: Control> Actuator<C> {
     }
 }
 
-/// Puts one value back if it is still ours and its subject is still the same. Nothing when that is
-/// gone.
-pub(super) fn put_back<C: Control>(
-    control: &C,
-    subject: &Subject,
-    change: &Change,
-) -> Option<Event> {
-    if !control.is_same(subject) {
-        return None;
-    }
-    let lever = change.ours.lever();
-    let current = control.read(lever, subject).ok()?;
-    if !current.agrees_with(&change.ours) {
-        return Some(Event::HandedOff { ours: change.ours.clone(), theirs: current });
-    }
-    match control.write(subject, &change.old) {
-        Ok(()) => Some(Event::Restored { old: change.old.clone() }),
-        Err(error) if is_gone(&error) => None,
-        Err(error) => {
-            if VanishedGroup::is(&error)
-                && let Some(old) = nearest_home(control, subject, &change.old)
-            {
-                tracing::warn!("{error}: {subject} went to {old}, the nearest that is left");
-                return Some(Event::Restored { old });
-            }
-            let reason = words(&error, &change.old);
-            Some(Event::Failed { wanted: change.old.clone(), reason })
-        }
-    }
-}
-
-/// Moves a process whose group has gone to the nearest group above it that takes it; returns which
-/// that is. The root takes every process.
-fn nearest_home<C: Control>(control: &C, subject: &Subject, home: &Value) -> Option<Value> {
-    let Value::Cgroup(path) = home else { return None };
-    let above = std::iter::successors(path.rsplit_once('/'), |(above, _)| above.rsplit_once('/'));
-    above
-        .map(|(above, _)| Value::Cgroup(if above.is_empty() { "/" } else { above }.into()))
-        .find(|home| control.write(subject, home).is_ok())
-}
-
 /// Whether nothing is to be done for `wanted`: it was asked for before and came to an end.
 fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
     match &entry.standing {
@@ -518,10 +288,15 @@ fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
     }
 }
 
+mod back;
+mod kin;
 mod ladder;
 mod query;
 mod verify;
 
+use ladder::Way;
+
+pub(super) use back::put_back;
 pub use ladder::Cap;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::subject::Subject;
-use super::value::{Lever, Value};
+use super::value::{Lever, Sched, Value};
 use crate::roots::Roots;
 
 /// The journal's name inside the run directory.
@@ -51,6 +51,34 @@ pub struct Change {
     /// When it was set, clock ticks since boot: only a child that started later can have
     /// inherited it.
     pub since: u64,
+}
+
+impl Change {
+    /// What goes back where `current` is there now: the old value, with the nice value that someone
+    /// else set since. The kernel keeps one beside every policy, and ours named none where it is
+    /// real time or idle.
+    #[must_use]
+    pub fn to_go_back(&self, current: &Value) -> Value {
+        match (&self.old, &self.ours, current) {
+            (Value::Sched(old), Value::Sched(ours), Value::Sched(current))
+                if !ours.is_fair() && current.agrees_with(ours) && current.nice != ours.nice =>
+            {
+                Value::Sched(Sched { nice: current.nice, ..*old })
+            }
+            _ => self.old.clone(),
+        }
+    }
+
+    /// What `back`, the value that went back, kept of someone else's, in words.
+    #[must_use]
+    pub fn kept(&self, back: &Value) -> Option<String> {
+        match (&self.old, back) {
+            (Value::Sched(old), Value::Sched(back)) if old.nice != back.nice => {
+                Some(format!("nice stays {}, as someone set it after downbeat", back.nice))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Everything to be put back.

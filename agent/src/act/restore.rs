@@ -32,6 +32,8 @@ pub struct RestoreReport {
     pub gone: u64,
     /// What could not be put back, each with its reason.
     pub failed: Vec<String>,
+    /// What else there is to say: a journal of an earlier boot, a nice value that stays.
+    pub notes: Vec<String>,
 }
 
 /// Why nothing could be restored.
@@ -85,7 +87,11 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
         let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
         let (changes, not_understood) = match journal::read(&path, roots).map_err(unreadable)? {
             Found::Nothing => continue,
-            Found::Stale => (Changes::new(), None),
+            Found::Stale => {
+                let name = path.display();
+                all.notes.push(format!("{name}: a journal of an earlier boot, removed"));
+                (Changes::new(), None)
+            }
             Found::Changes(changes) => (changes, None),
             Found::Unreadable { reason, understood } => (understood, Some(reason)),
         };
@@ -110,6 +116,7 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
         all.handed_off += report.handed_off;
         all.gone += report.gone;
         all.failed.extend(report.failed);
+        all.notes.extend(report.notes);
     }
     Ok(all)
 }
@@ -243,7 +250,11 @@ impl Work {
         let report = &mut self.report;
         match event {
             None => report.gone += 1,
-            Some(Event::Restored { .. } | Event::Applied { .. }) => report.restored += 1,
+            Some(Event::Applied { .. }) => report.restored += 1,
+            Some(Event::Restored { old }) => {
+                report.restored += 1;
+                report.notes.extend(change.kept(&old).map(|kept| format!("{subject}: {kept}")));
+            }
             Some(Event::HandedOff { .. }) => report.handed_off += 1,
             Some(Event::Failed { reason, .. }) => {
                 let lever = change.ours.lever();
@@ -256,10 +267,10 @@ impl Work {
 
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { restored, handed_off, gone, failed } = self;
+        let Self { restored, handed_off, gone, failed, notes } = self;
         write!(f, "{restored} put back, {handed_off} left to whoever changed them since, ")?;
         write!(f, "{gone} whose thread or group is gone, {} failed", failed.len())?;
-        failed.iter().try_for_each(|line| write!(f, "\n  {line}"))
+        failed.iter().chain(notes).try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
@@ -281,7 +292,12 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), older);
 
         fs::write(&path, "{\"boot_id\":\"another\"}\n").unwrap();
-        assert_eq!(restore(run.path(), &roots).unwrap(), RestoreReport::default());
+        let report = restore(run.path(), &roots).unwrap();
+        assert!(report.notes[0].contains("an earlier boot, removed"), "{report}");
+        assert_eq!(
+            report,
+            RestoreReport { notes: report.notes.clone(), ..RestoreReport::default() }
+        );
         assert!(!path.exists());
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_getres};
 
 use super::control::{Control, sched_setattr};
+use super::journal::Change;
 use super::subject::{Subject, ThreadId};
 use super::value::{Lever, RESET_ON_FORK, Sched, Value};
 use crate::observe::run_times::{RunTimes, voluntary_switches};
@@ -207,14 +208,22 @@ impl<C: Control> Watcher<C> {
 
     fn demote(&self, given: &Given, on_end: Duration) {
         let subject = Subject::Thread(given.thread);
-        let ours = Value::Sched(given.ours);
-        let still_ours = self.control.is_same(&subject)
-            && self.control.read(Lever::Sched, &subject).is_ok_and(|now| now.agrees_with(&ours));
+        let (old, ours) = (Value::Sched(given.old), Value::Sched(given.ours));
+        let change = Change { old, ours, since: 0 };
         // What someone else gave it is theirs.
-        if !still_ours {
+        let Some(Ok(now)) =
+            self.control.is_same(&subject).then(|| self.control.read(Lever::Sched, &subject))
+        else {
+            return;
+        };
+        if !now.agrees_with(&change.ours) {
             return;
         }
-        let set = self.control.write(&subject, &Value::Sched(given.old));
+        let old = change.to_go_back(&now);
+        if let Some(kept) = change.kept(&old) {
+            tracing::info!("{subject}: {kept}");
+        }
+        let set = self.control.write(&subject, &old);
         let outcome = set.map(|()| on_end).map_err(|error| error.to_string());
         let _ = self.demoted.send(Demoted { thread: given.thread, outcome });
     }

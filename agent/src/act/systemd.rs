@@ -252,6 +252,11 @@ impl Control for Systemd {
         // A property belongs to the name: it also holds for the unit's next run.
         matches!(subject, Subject::Unit(_))
     }
+
+    fn no_way_back(&self, _subject: &Subject, _old: &Value, _new: &Value) -> Option<String> {
+        // Who may set a property may set it again.
+        None
+    }
 }
 
 /// `foo.scope` → `org.freedesktop.systemd1.Scope`.

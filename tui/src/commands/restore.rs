@@ -38,7 +38,7 @@ pub(super) fn run(run_dir: &Path, printer: &mut Printer<'_>) -> Result<Found, Fa
 }
 
 fn lines(report: &RestoreReport, run_dir: &Path, paper: Paper) -> Vec<Line<'static>> {
-    let RestoreReport { restored, handed_off, gone, failed } = report;
+    let RestoreReport { restored, handed_off, gone, failed, notes } = report;
     let mut parts = Vec::new();
     if *restored > 0 {
         parts.push(format!("{} put back", units::count(*restored, "value")));
@@ -56,10 +56,12 @@ fn lines(report: &RestoreReport, run_dir: &Path, paper: Paper) -> Vec<Line<'stat
         parts.push(format!("{} not put back", units::count(failed.len() as u64, "value")));
     }
     if parts.is_empty() {
-        let text = format!("nothing to put back in {}", run_dir.display());
-        return paper.paragraph(Ink::Plain, &clean(&text), 0);
+        parts.push(format!("nothing to put back in {}", clean(&run_dir.display().to_string())));
     }
     let mut lines = paper.paragraph(Ink::Plain, &parts.join("; "), 0);
+    for note in notes {
+        lines.extend(paper.paragraph(Ink::Plain, &clean(note), 2));
+    }
     for reason in failed {
         lines.extend(paper.paragraph(Ink::Bad, &format!("✗ {}", clean(reason)), 2));
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::{Actuator, Write};
 use crate::act::control::Control;
+use crate::act::journal::Change;
 use crate::act::outcome::{Done, Event, LeverEntry, Standing};
 use crate::act::subject::Subject;
 use crate::act::value::{Lever, Value};
@@ -32,20 +33,30 @@ impl Cap {
     }
 }
 
+/// Where a new value leads from, and back to.
+pub(super) struct Way<'a> {
+    pub(super) subject: &'a Subject,
+    /// What is to go back one day.
+    pub(super) old: &'a Value,
+    /// What is ours there already.
+    pub(super) before: Option<&'a Change>,
+}
+
 impl<C: Control> Actuator<C> {
-    /// The first of `wanted` and its rungs that the cap has room for; the rungs behind it are left
-    /// in `rungs`. Nothing when there is none, which is told.
+    /// The first of `wanted` and its rungs that the cap has room for and that has a way back; the
+    /// rungs behind it are left in `rungs`. Nothing when there is none, which is told.
     pub(super) fn first_admitted(
         &mut self,
-        subject: &Subject,
+        way: &Way<'_>,
         wanted: &Value,
         rungs: &mut VecDeque<Value>,
         done: &mut Vec<Done>,
     ) -> Option<Value> {
+        let Way { subject, old, before } = *way;
         let mut value = wanted.clone();
-        while let Some(reason) = self.over_cap(subject, &value) {
+        while let Some(reason) = self.obstacle(subject, old, &value) {
             let Some(next) = rungs.pop_front() else {
-                self.refuse(subject, wanted.clone(), reason, done);
+                self.refuse(subject, wanted.clone(), before.cloned(), reason, done);
                 return None;
             };
             let reason = format!("{reason}; {next} in its place");
@@ -54,6 +65,11 @@ impl<C: Control> Actuator<C> {
             value = next;
         }
         Some(value)
+    }
+
+    /// Why a value is not to be set, whatever the kernel says.
+    fn obstacle(&self, subject: &Subject, old: &Value, value: &Value) -> Option<String> {
+        self.over_cap(subject, value).or_else(|| self.control.no_way_back(subject, old, value))
     }
 
     /// Why there is no room for a value, if it is one of real time.
@@ -103,7 +119,12 @@ impl<C: Control> Actuator<C> {
         if write.before.is_some() {
             return false;
         }
-        let Some(next) = write.rungs.pop_front() else { return false };
+        let next = loop {
+            let Some(next) = write.rungs.pop_front() else { return false };
+            if self.obstacle(&write.subject, &write.change.old, &next).is_none() {
+                break next.beside(&write.now);
+            }
+        };
         let lever = next.lever();
         let refused = std::mem::replace(&mut write.change.ours, next.clone());
         let reason = format!("{reason}; {next} in its place");

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::{Actuator, Levers};
 use crate::act::control::{Control, is_gone};
+use crate::act::journal::Change;
 use crate::act::outcome::{Done, Event, Request, Standing};
 use crate::act::subject::{Key, Subject};
 use crate::act::value::Value;
@@ -19,8 +20,8 @@ const MOST_TURNS: usize = 4;
 const LOOKS_PER_ATTEMPT: u32 = 5;
 
 impl<C: Control> Actuator<C> {
-    /// Looks whether what we set is still so. What someone else changed is theirs. `now` is in clock
-    /// ticks since boot; a second between two looks is enough.
+    /// Looks whether what we set, or found as wanted, is still so. What someone else changed is
+    /// theirs. `now` is in clock ticks since boot; a second between two looks is enough.
     ///
     /// Where many threads are managed, each has its turn at every second to fourth look. Real-time
     /// threads are looked at each time: a wrong value there hurts at once.
@@ -38,7 +39,12 @@ impl<C: Control> Actuator<C> {
             }
             let looked_at = has_turn || has_realtime(levers);
             for (lever, entry) in levers {
-                let Standing::Ours(change) = &entry.standing else {
+                let change = match &entry.standing {
+                    Standing::Ours(change) => Some(change),
+                    Standing::AlreadySo if has_turn => None,
+                    _ => continue,
+                };
+                let Some(ours) = change.map(|it| &it.ours).or(entry.wanted.as_ref()) else {
                     continue;
                 };
                 // Until its turn comes it counts as ours: a child that started meanwhile has it.
@@ -54,25 +60,39 @@ impl<C: Control> Actuator<C> {
                 } else {
                     None
                 };
-                let Some(theirs) = theirs.filter(|theirs| !theirs.agrees_with(&change.ours)) else {
-                    if let Some(pid) = subject.pid() {
+                let Some(theirs) = theirs.filter(|theirs| !theirs.agrees_with(ours)) else {
+                    if let (Some(pid), Some(change)) = (subject.pid(), change) {
                         self.lineage.note(pid, change, now);
                     }
                     continue;
                 };
+                // The watch for runaways tells what it did before the next look.
+                let may_be_demoted = |change: &Change| {
+                    change.ours.is_realtime() && theirs.agrees_with(&change.to_go_back(&theirs))
+                };
+                if change.is_some_and(may_be_demoted) && self.doubted.insert(key.clone()) {
+                    continue;
+                }
+                self.doubted.remove(key);
                 // It may be another thread's by now.
                 if !has_turn && !self.control.is_same(subject) {
                     gone.push(key.clone());
                     break;
                 }
-                self.journal.forget(subject, *lever);
-                let event = Event::HandedOff { ours: change.ours.clone(), theirs: theirs.clone() };
+                if change.is_some() {
+                    self.journal.forget(subject, *lever);
+                }
+                let event = Event::HandedOff { ours: ours.clone(), theirs: theirs.clone() };
                 done.push(Done { subject: subject.clone(), lever: *lever, event });
                 entry.standing = Standing::HandedOff(theirs);
             }
         }
         for key in gone {
             self.bury(&key);
+        }
+        if !self.doubted.is_empty() {
+            let subjects = &self.subjects;
+            self.doubted.retain(|key| subjects.contains_key(key));
         }
         self.lineage.expire(now);
         if self.looks.is_multiple_of(LOOKS_PER_ATTEMPT) {

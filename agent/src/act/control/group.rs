@@ -49,6 +49,21 @@ impl Groups {
         group.map(Arc::from).ok_or_else(|| unsupported("no version 2 hierarchy is mounted here"))
     }
 
+    /// Why a process could not be moved back to `home`, where the kernel would not let this agent.
+    pub(super) fn no_way_home(&self, home: &str) -> Option<String> {
+        let procs = self.folder(home).ok()?.join("cgroup.procs");
+        let error = OpenOptions::new().write(true).open(&procs).err()?;
+        let refused =
+            matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS));
+        refused.then(|| {
+            format!(
+                "it could not be moved back: {}: {error}; run downbeatd as root, or where it may \
+                 write there",
+                procs.display()
+            )
+        })
+    }
+
     /// Moves a process with all its threads.
     pub(super) fn move_process(&self, pid: u32, path: &str) -> io::Result<()> {
         let here = self.folder(&self.of_process(pid)?)?;
@@ -79,12 +94,21 @@ impl Groups {
     /// hierarchy, else the agent's own group, if systemd handed that over. The agent's processes
     /// then move to a leaf of it, since a group that passes controllers on can hold none.
     pub(super) fn place(&self) -> Result<Arc<str>, String> {
+        let (place, handed_over) = self.find_place()?;
+        if let Some(folder) = handed_over {
+            self.move_to_leaf(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        Ok(place)
+    }
+
+    /// The same without moving anyone; with its folder where systemd handed it over.
+    pub(super) fn find_place(&self) -> Result<(Arc<str>, Option<PathBuf>), String> {
         let init = fs::read_to_string(self.proc.join("1/comm")).unwrap_or_default();
         if self.mount.is_none() {
             return Err("no version 2 hierarchy is mounted here (see `downbeat doctor`)".into());
         }
         if init.trim() != "systemd" {
-            return Ok("/downbeat.slice".into());
+            return Ok(("/downbeat.slice".into(), None));
         }
         let here = self.of_process(std::process::id()).map_err(|error| error.to_string())?;
         let place: Arc<str> = here.strip_suffix(LEAF).map_or_else(|| Arc::clone(&here), Arc::from);
@@ -95,8 +119,7 @@ impl Groups {
                  unit with Delegate=yes (packaging/systemd has one)"
             ));
         }
-        self.move_to_leaf(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(place)
+        Ok((place, Some(folder)))
     }
 
     fn move_to_leaf(&self, folder: &Path) -> io::Result<()> {

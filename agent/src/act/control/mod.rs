@@ -2,6 +2,7 @@
 
 mod group;
 mod host;
+mod rights;
 mod sched;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,10 @@ use std::sync::Arc;
 
 use self::group::Groups;
 use self::host::HostFiles;
-use self::sched::{ioprio_get, ioprio_set, sched_getattr, sched_setaffinity, set_clamp};
+use self::rights::{Limits, Rights};
+use self::sched::{
+    getpriority, ioprio_get, ioprio_set, sched_getattr, sched_setaffinity, set_clamp,
+};
 use super::subject::Subject;
 use super::value::{Lever, Sched, Value};
 use crate::roots::Roots;
@@ -51,6 +55,10 @@ pub trait Control {
 
     /// Whether the subject is there and still the one that is meant.
     fn is_same(&self, subject: &Subject) -> bool;
+
+    /// Why `old` could not be put back once `new` is set, where that is so: anyone may lower the
+    /// priority of what is theirs, and few may raise it again.
+    fn no_way_back(&self, subject: &Subject, old: &Value, new: &Value) -> Option<String>;
 }
 
 /// Whether an error says that the subject is gone.
@@ -70,6 +78,7 @@ pub struct Kernel {
     default_slice: u64,
     groups: Groups,
     host: HostFiles,
+    rights: Rights,
 }
 
 impl Kernel {
@@ -83,6 +92,7 @@ impl Kernel {
             default_slice,
             groups: Groups::new(roots),
             host: HostFiles::new(roots),
+            rights: Rights::of_this_process(&roots.proc),
         }
     }
 
@@ -93,6 +103,14 @@ impl Kernel {
     /// Why there is none, with the remedy.
     pub fn place_for_groups(&self) -> Result<Arc<str>, String> {
         self.groups.place()
+    }
+
+    /// The same group, for a plan: nobody is moved.
+    ///
+    /// # Errors
+    /// Why there is none, with the remedy.
+    pub fn where_groups_would_lie(&self) -> Result<Arc<str>, String> {
+        self.groups.find_place().map(|(place, _)| place)
     }
 
     fn file(&self, tid: u32, name: &str) -> PathBuf {
@@ -126,10 +144,13 @@ impl Kernel {
         let attr = sched_getattr(tid)?;
         let fair = matches!(attr.sched_policy.cast_signed(), libc::SCHED_OTHER | libc::SCHED_BATCH);
         let default = fair && attr.sched_runtime == self.default_slice;
+        // The kernel says it here only where the policy uses it.
+        let realtime = attr.sched_priority > 0 || attr.sched_policy == libc::SCHED_DEADLINE as u32;
+        let nice = if realtime { getpriority(tid)? } else { attr.sched_nice };
         Ok(Sched {
             policy: attr.sched_policy,
             flags: attr.sched_flags,
-            nice: attr.sched_nice,
+            nice,
             priority: attr.sched_priority,
             runtime: if default { 0 } else { attr.sched_runtime },
             deadline: attr.sched_deadline,
@@ -216,6 +237,15 @@ impl Control for Kernel {
             // What is gone of these says so when it is read.
             Subject::Unit(_) | Subject::Irq(_) | Subject::Frequency(_) | Subject::Host => true,
         }
+    }
+
+    fn no_way_back(&self, subject: &Subject, old: &Value, new: &Value) -> Option<String> {
+        let id = subject.thread()?;
+        if let Value::Cgroup(home) = old {
+            return self.groups.no_way_home(home);
+        }
+        let limits = || Limits::read(&self.proc, id.tid);
+        self.rights.no_way_back(old, new, limits)
     }
 }
 

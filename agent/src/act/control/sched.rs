@@ -134,6 +134,14 @@ pub(super) fn sched_setaffinity(tid: u32, cpus: &[u32]) -> io::Result<()> {
     check(result).map(drop)
 }
 
+/// A thread's nice value, which the kernel keeps also while the policy has no use for it.
+pub(super) fn getpriority(tid: u32) -> io::Result<i32> {
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) };
+    // The system call itself returns 20 − nice, so that no value looks like an error.
+    check(result).map(|value| 20 - value as i32)
+}
+
 /// `IOPRIO_WHO_PROCESS`: one thread, by its id (linux/ioprio.h).
 const IOPRIO_WHO_PROCESS: i32 = 1;
 

@@ -256,6 +256,18 @@ impl Value {
         }
     }
 
+    /// `self`, about to be set where `current` is: a policy without a nice value of its own leaves
+    /// the one that is there, and remembers it.
+    #[must_use]
+    pub fn beside(self, current: &Self) -> Self {
+        match (self, current) {
+            (Self::Sched(ours), Self::Sched(current)) if !ours.is_fair() => {
+                Self::Sched(Sched { nice: current.nice, ..ours })
+            }
+            (ours, _) => ours,
+        }
+    }
+
     /// FIFO, RR or a reservation.
     #[must_use]
     pub fn is_realtime(&self) -> bool {

@@ -13,7 +13,8 @@ pub struct Sched {
     pub policy: u32,
     /// `SCHED_FLAG_*` bits. Only `RESET_ON_FORK` (1) is ever compared.
     pub flags: u64,
-    /// −20 to 19; meaningful for OTHER and BATCH.
+    /// −20 to 19; meaningful for OTHER and BATCH. Under other policies the kernel keeps it: in a
+    /// value that is read it is the one to come back to, in one that was set what it was then.
     pub nice: i32,
     /// 1 to 99 for FIFO and RR, else 0.
     pub priority: u32,
@@ -75,7 +76,8 @@ impl Sched {
     }
 
     /// OTHER or BATCH: the policies with a nice value and a slice.
-    fn is_fair(&self) -> bool {
+    #[must_use]
+    pub fn is_fair(&self) -> bool {
         matches!(self.policy, OTHER | BATCH)
     }
 
