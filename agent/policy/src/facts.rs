@@ -91,6 +91,8 @@ pub struct Uses {
     pub camera: bool,
     /// A device that encodes or decodes video.
     pub encoder: bool,
+    /// A device that measures, or the bus or port that one hangs on.
+    pub sensor: bool,
 }
 
 /// One kind of device, as written in `uses = …`.
@@ -104,6 +106,8 @@ pub enum Use {
     Camera,
     /// [`Uses::encoder`].
     Encoder,
+    /// [`Uses::sensor`].
+    Sensor,
 }
 
 impl Uses {
@@ -115,6 +119,7 @@ impl Uses {
             Use::Sound => self.sound,
             Use::Camera => self.camera,
             Use::Encoder => self.encoder,
+            Use::Sensor => self.sensor,
         }
     }
 
@@ -127,7 +132,7 @@ impl Uses {
 
 impl Use {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Gpu, Self::Sound, Self::Camera, Self::Encoder];
+    pub const ALL: [Self; 5] = [Self::Gpu, Self::Sound, Self::Camera, Self::Encoder, Self::Sensor];
 
     /// As written in a policy.
     #[must_use]
@@ -137,6 +142,7 @@ impl Use {
             Self::Sound => "sound",
             Self::Camera => "camera",
             Self::Encoder => "encoder",
+            Self::Sensor => "sensor",
         }
     }
 }

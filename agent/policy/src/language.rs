@@ -369,7 +369,8 @@ pub const MATCHERS: &[Key] = &[
     key("thread", "A thread's own name, at most 15 bytes.", Shape::Patterns),
     key(
         "uses",
-        "What it holds open: a GPU, sound, a camera, a video encoder.",
+        "What it holds open: a GPU, sound, a camera, a video encoder, a sensor or the bus or port that \
+         one hangs on.",
         Shape::OrList(&Shape::Words(uses)),
     ),
     key(
@@ -408,5 +409,5 @@ pub const AUTO: &[Key] = &[
     key("video", "Class of what shows moving pictures.", Shape::ClassName),
     key("image", "Class of what shows single pictures.", Shape::ClassName),
     key("text", "Class of what shows tokens.", Shape::ClassName),
-    key("sensor", "Class of what shows other periodic input.", Shape::ClassName),
+    key("sensor", "Class of what reads a sensor in time.", Shape::ClassName),
 ];

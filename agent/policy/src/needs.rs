@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
-/// Facts that cost more than a look at `/proc/PID/stat`, `status`, `cmdline`, `exe` and `cgroup`.
+/// Facts that cost more than one look at `/proc/PID/stat`, `status`, `cmdline`, `exe` and `cgroup`
+/// when a program starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Names of the environment variables that a rule looks at.
     pub env: BTreeSet<String>,
+    /// Its user and group, which it may change after it started.
+    pub owner: bool,
+    /// Its control group and what follows from that, its unit and container: it may be moved.
+    pub place: bool,
     /// [`crate::ProcessFacts::uses`].
     pub uses: bool,
     /// [`crate::ProcessFacts::maps`].

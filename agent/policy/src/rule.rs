@@ -89,13 +89,16 @@ impl PolicySet {
         let mut needs =
             Needs { uses: self.auto.enabled, maps: self.auto.enabled, ..Needs::default() };
         for matcher in self.rules.iter().flat_map(|rule| rule.matchers.iter().chain(&rule.unless)) {
-            let Matcher { env, uses, maps, ancestor, container, image, pod, label, .. } = matcher;
+            let Matcher { user, group, cgroup, unit, container, image, pod, label, .. } = matcher;
+            let Matcher { env, uses, maps, ancestor, .. } = matcher;
             needs.env.extend(env.iter().map(|pattern| pattern.name.clone()));
             needs.uses |= !uses.is_empty();
             needs.maps |= !maps.is_empty();
             needs.ancestors |= !ancestor.is_empty();
             needs.containers |= !(container.is_empty() && image.is_empty() && pod.is_empty());
             needs.containers |= !label.is_empty();
+            needs.owner |= !(user.is_empty() && group.is_empty());
+            needs.place |= !(cgroup.is_empty() && unit.is_empty()) || needs.containers;
         }
         needs
     }

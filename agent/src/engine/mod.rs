@@ -7,6 +7,7 @@ mod affinities;
 mod commands;
 mod discovery;
 mod explain;
+mod home;
 mod jobs;
 mod ledger;
 mod levers;

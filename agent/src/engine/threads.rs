@@ -88,11 +88,12 @@ impl Engine {
     /// Looks at a process anew: which threads have which class, and what they should have. Returns
     /// the number of its threads that have a class.
     pub(super) fn consider(&mut self, pid: u32) -> usize {
-        let Some(sample) = self.reader.read(pid) else {
+        let Some(mut sample) = self.reader.read(pid) else {
             self.forget_process(pid);
             return 0;
         };
         let heirs = self.inherit_new(&sample);
+        self.see_at_home(&mut sample);
         let policy = &self.policy;
         let by_hand = self.overrides.class_of(pid, sample.start_time);
         let watched = policy.set.looks_at_threads_of(&sample.facts)

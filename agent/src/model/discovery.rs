@@ -4,6 +4,8 @@
 //! Each sign speaks for one modality with a weight; weights of one modality add up. No weak sign is
 //! enough alone: half of a desktop is connected to the sound server, and many a daemon has a timer.
 
+use std::ops::RangeInclusive;
+
 use downbeat_policy::{Modality, ProcessFacts};
 
 /// From this confidence on a process gets the class of its modality.
@@ -27,6 +29,13 @@ pub struct Beat {
     pub thread: String,
     /// Nanoseconds between two releases.
     pub period_ns: u64,
+}
+
+impl Beat {
+    fn told(&self) -> String {
+        let ms = self.period_ns as f64 / 1e6;
+        format!("its thread {} has a beat of {ms:.2} ms", self.thread)
+    }
 }
 
 /// What a process seems to work on.
@@ -134,7 +143,10 @@ const PICTURES: [f64; 10] =
 const NEAR: f64 = 0.015;
 
 /// Beats outside of this are nobody's frames, ms.
-const FRAMES: std::ops::RangeInclusive<f64> = 2.4..=50.5;
+const FRAMES: RangeInclusive<f64> = 2.4..=50.5;
+
+/// Beats outside of this read no sensor in time, ms: from 1000 to 1 a second.
+const READINGS: RangeInclusive<f64> = 0.98..=1020.0;
 
 /// Sums of what speaks for each modality.
 #[derive(Default)]
@@ -143,6 +155,7 @@ struct Scales {
     video: Scale,
     image: Scale,
     text: Scale,
+    sensor: Scale,
     /// A model runs, whatever it works on.
     runtime: Scale,
 }
@@ -180,12 +193,16 @@ pub fn finding(facts: &ProcessFacts, beats: &[Beat]) -> Option<Finding> {
     weigh_devices(facts, &mut scales);
     weigh_libraries(&facts.maps, &mut scales);
     weigh_beats(beats, &mut scales);
-    let Scales { audio, video, image, text, runtime } = scales;
+    if facts.uses.sensor {
+        weigh_readings(beats, &mut scales.sensor);
+    }
+    let Scales { audio, video, image, text, sensor, runtime } = scales;
     let candidates = [
         (Modality::Audio, audio),
         (Modality::Video, video),
         (Modality::Image, image),
         (Modality::Text, text),
+        (Modality::Sensor, sensor),
     ];
     candidates
         .into_iter()
@@ -262,19 +279,24 @@ fn weigh_beats(beats: &[Beat], scales: &mut Scales) {
             (false, false, _) => (0.15, 0.15),
         }
     };
-    let told = |beat: &Beat| {
-        let (thread, ms) = (&beat.thread, beat.period_ns as f64 / 1e6);
-        format!("its thread {thread} has a beat of {ms:.2} ms")
-    };
     let most = |weight: fn((f64, f64)) -> f64| {
         let weighed = beats.iter().map(|beat| (weight(weights(beat)), beat));
         weighed.filter(|(weight, _)| *weight > 0.0).max_by(|a, b| a.0.total_cmp(&b.0))
     };
     if let Some((weight, beat)) = most(|(audio, _)| audio) {
-        scales.audio.add_living(weight, told(beat));
+        scales.audio.add_living(weight, beat.told());
     }
     if let Some((weight, beat)) = most(|(_, video)| video) {
-        scales.video.add_living(weight, told(beat));
+        scales.video.add_living(weight, beat.told());
+    }
+}
+
+/// A sensor alone may be looked at now and then; with a beat somebody waits for each reading.
+fn weigh_readings(beats: &[Beat], sensor: &mut Scale) {
+    sensor.add_living(0.4, "holds a sensor, or the bus or port of one, open");
+    let of_readings = |beat: &&Beat| READINGS.contains(&(beat.period_ns as f64 / 1e6));
+    if let Some(beat) = beats.iter().filter(of_readings).min_by_key(|beat| beat.period_ns) {
+        sensor.add_living(0.35, beat.told());
     }
 }
 
@@ -302,14 +324,16 @@ mod tests {
         periods_ms.iter().map(beat).collect()
     }
 
-    const NONE: Uses = Uses { gpu: false, sound: false, camera: false, encoder: false };
+    const NONE: Uses =
+        Uses { gpu: false, sound: false, camera: false, encoder: false, sensor: false };
     const SOUND_OPEN: Uses = Uses { sound: true, ..NONE };
     const CAMERA: Uses = Uses { camera: true, ..NONE };
+    const SENSOR: Uses = Uses { sensor: true, ..NONE };
     const GPU: Uses = Uses { gpu: true, ..NONE };
 
     #[test]
     fn programs_are_what_they_show() {
-        use Modality::{Audio, Text, Video};
+        use Modality::{Audio, Sensor, Text, Video};
         let onnx = "libonnxruntime.so.1.17.0";
         for (what, uses, maps, periods, expected) in [
             ("a speech server", NONE, &["libwhisper.so.1", "libggml.so"][..], &[][..], Audio),
@@ -321,6 +345,8 @@ mod tests {
             ("a detector behind a camera", CAMERA, &[onnx], &[33.37], Video),
             ("a model on frames from elsewhere", NONE, &[onnx], &[33.333], Video),
             ("a streamer", NONE, &["libavcodec.so.60"], &[16.667], Video),
+            ("a control loop", SENSOR, &[], &[4.0], Sensor),
+            ("a slow logger of a sensor", SENSOR, &[], &[1000.0, 3000.0], Sensor),
             ("a language server", GPU, &["libllama.so", "libggml-cuda.so"], &[], Text),
         ] {
             let found = finding(&facts(uses, maps), &beats(periods)).expect(what);
@@ -333,6 +359,7 @@ mod tests {
     fn what_many_programs_show_is_not_enough() {
         for (what, uses, maps, periods) in [
             ("a desktop's panel", SOUND_OPEN, &["libpulse.so.0"][..], &[][..]),
+            ("a serial console", SENSOR, &[], &[]),
             ("a daemon with a timer", NONE, &[], &[10.0]),
             ("a game", Uses { gpu: true, ..SOUND_OPEN }, &["libasound.so.2"], &[16.667]),
             ("a transcode", NONE, &["libavcodec.so.60", "libx264.so.164"], &[]),
@@ -371,8 +398,8 @@ mod tests {
     proptest! {
         #[test]
         fn more_signs_never_lower_the_confidence(
-            bits in 0_u8..16,
-            more in 0_u8..16,
+            bits in 0_u8..32,
+            more in 0_u8..32,
             libraries in prop::collection::vec(0..LIBRARIES.len(), 0..6),
             periods in prop::collection::vec(1.0_f64..100.0, 0..3),
         ) {
@@ -381,6 +408,7 @@ mod tests {
                 sound: bits & 2 > 0,
                 camera: bits & 4 > 0,
                 encoder: bits & 8 > 0,
+                sensor: bits & 16 > 0,
             };
             let names: Vec<&str> = libraries.iter().map(|&at| LIBRARIES[at].0).collect();
             let confidence = |uses, maps: &[&str], periods: &[f64]| {

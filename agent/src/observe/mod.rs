@@ -18,3 +18,4 @@ pub mod process;
 pub mod run_times;
 pub mod system;
 pub mod uses;
+pub mod whereabouts;

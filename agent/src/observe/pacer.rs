@@ -1,6 +1,6 @@
 //! Keeps a costly reading within a share of one core.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -32,6 +32,44 @@ impl Pacer {
     pub fn spent(&mut self, now_ns: u64, cost: Duration) {
         let pause = cost.saturating_mul(self.parts).min(LONGEST);
         self.due_ns = now_ns.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// CPU time that may be spent over time, where the work is done in small pieces.
+#[derive(Debug)]
+pub struct Purse {
+    /// One part in this many of one core is earned.
+    parts: u32,
+    /// The most that is saved up.
+    most: Duration,
+    saved: Duration,
+    at: Instant,
+}
+
+impl Purse {
+    /// A full purse that earns one part in `parts` of one core and holds at most `most`.
+    #[must_use]
+    pub fn new(parts: u32, most: Duration) -> Self {
+        Self { parts, most, saved: most, at: Instant::now() }
+    }
+
+    /// What may be spent `now`, of a piece of at most `slice`.
+    pub fn granted(&mut self, now: Instant, slice: Duration) -> Duration {
+        let passed = now.saturating_duration_since(self.at);
+        self.at = now;
+        self.saved = (self.saved + passed / self.parts).min(self.most);
+        slice.min(self.saved)
+    }
+
+    /// Takes in what a piece of work cost; one that cost more than there was leaves nothing.
+    pub fn spend(&mut self, cost: Duration) {
+        self.saved = self.saved.saturating_sub(cost);
+    }
+
+    /// Has all but `left` spent.
+    #[cfg(test)]
+    pub(super) fn empty_to(&mut self, left: Duration) {
+        self.saved = left;
     }
 }
 

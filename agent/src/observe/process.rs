@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use downbeat_policy::{Needs, ProcessFacts};
 
 use super::containers::{Containers, Places};
-use super::uses::{Signs, Wanted};
+use super::uses::{self, Signs};
+use super::whereabouts::{self, Whereabouts};
 use crate::act::{ThreadId, start_time_of};
 use crate::roots::Roots;
 
@@ -95,6 +96,7 @@ pub struct ProcessReader {
     needs: Needs,
     containers: Containers,
     signs: Signs,
+    whereabouts: Whereabouts,
 }
 
 impl ProcessReader {
@@ -109,21 +111,25 @@ impl ProcessReader {
             needs: Needs::default(),
             containers: Containers::new(Places::default()),
             signs: Signs::new(roots),
+            whereabouts: Whereabouts::new(&roots.proc),
         }
     }
 
     /// Which of the costly facts are read from now on; none until this says so.
     pub fn want(&mut self, needs: Needs) {
-        self.signs.want(Wanted { uses: needs.uses, maps: needs.maps });
+        self.signs.want(uses::Wanted { uses: needs.uses, maps: needs.maps });
+        self.whereabouts.want(whereabouts::Wanted { owner: needs.owner, place: needs.place });
         self.needs = needs;
     }
 
-    /// Looks for what no event tells of, with at most `slice` of CPU time: devices that were
-    /// opened, libraries that were mapped, containers whose engine has answered. Returns the
-    /// processes whose facts are others now. Never waits.
+    /// Looks for what no event tells of, with at most `slice` of CPU time for each: devices that
+    /// were opened and libraries that were mapped, users and control groups that changed. Takes in
+    /// what engines said of containers. Returns the processes whose facts are others now. Never
+    /// waits.
     pub fn news(&mut self, slice: Duration) -> Vec<u32> {
         let now = Instant::now();
         let mut changed = self.signs.news(now, slice);
+        changed.extend(self.whereabouts.news(now, slice));
         changed.extend(self.containers.news(now));
         changed.sort_unstable();
         changed.dedup();
@@ -139,6 +145,7 @@ impl ProcessReader {
     /// Forgets what is kept of a process that is gone.
     pub fn forget(&mut self, pid: u32) {
         self.signs.forget(pid);
+        self.whereabouts.forget(pid);
         self.containers.forget(pid);
     }
 

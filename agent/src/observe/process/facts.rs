@@ -5,13 +5,14 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use downbeat_policy::{ParentFacts, ProcessFacts, ProcessKind};
+use downbeat_policy::{ContainerFacts, ParentFacts, ProcessFacts, ProcessKind};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{ProcessReader, ProcessStat};
 use crate::observe::containers::unit_of;
 use crate::observe::uses::{Program, Seen};
+use crate::observe::whereabouts::{Bearings, Moved, owner_in, place_in};
 
 /// How much of a command line is read; what comes behind is of no use to rules or people, and a
 /// process may have megabytes of it.
@@ -26,12 +27,19 @@ const MOST_ANCESTORS: usize = 16;
 impl ProcessReader {
     /// What the rules look at.
     pub(super) fn facts(&mut self, pid: u32, stat: &ProcessStat, status: &str) -> ProcessFacts {
-        let (uid, gid) = owner(status);
+        let owner = owner_in(status);
+        let (uid, gid) = (owner.0.unwrap_or(u32::MAX), owner.1);
         let exe = self.exe(pid);
-        let cgroup = self.cgroup(pid);
-        let details = self.needs.containers;
-        let container =
-            cgroup.as_deref().and_then(|cgroup| self.containers.of(pid, cgroup, details));
+        let cgroup = place_in(&self.cgroup(pid), None);
+        // The kernel's own threads have no program to change who they are.
+        if !stat.is_kernel {
+            let age = age(stat.start_time);
+            let exe = exe.as_deref().unwrap_or_default();
+            let program = Program { pid, start_time: stat.start_time, exe, age };
+            let bearings = Bearings { owner, place: cgroup.clone() };
+            self.whereabouts.note(program, bearings, Instant::now());
+        }
+        let container = self.container(pid, cgroup.as_deref());
         let (parent, ancestors) = self.lineage(stat.ppid);
         let Seen { uses, maps } = self.seen(pid, stat.start_time, exe.as_deref());
         ProcessFacts {
@@ -88,21 +96,21 @@ impl ProcessReader {
             .clone()
     }
 
-    fn cgroup(&self, pid: u32) -> Option<String> {
-        let text = fs::read_to_string(self.path(pid, "cgroup")).ok()?;
-        let path_of = |wanted: fn(&str, &str) -> bool| {
-            text.lines().find_map(|line| {
-                let mut fields = line.splitn(3, ':');
-                let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-                wanted(id, controllers).then(|| path.to_owned())
-            })
-        };
-        // On a hybrid host the v2 tree may hold everything in its root and say nothing.
-        path_of(|id, controllers| id == "0" && controllers.is_empty())
-            .filter(|path| path != "/")
-            .or_else(|| path_of(|_, controllers| controllers == "name=systemd"))
-            .or_else(|| path_of(|_, controllers| controllers.split(',').any(|c| c == "cpu")))
-            .or_else(|| path_of(|id, _| id == "0"))
+    /// The text of its `cgroup` file.
+    fn cgroup(&self, pid: u32) -> String {
+        fs::read_to_string(self.path(pid, "cgroup")).unwrap_or_default()
+    }
+
+    /// Takes back from the facts of a process what the agent itself changed by moving it into a
+    /// group of its own: to the rules it is what it would be without.
+    pub fn see_at_home(&mut self, pid: u32, facts: &mut ProcessFacts, moved: Moved<'_>) {
+        facts.cgroup = place_in(&self.cgroup(pid), Some(moved));
+        facts.unit = facts.cgroup.as_deref().and_then(unit_of);
+        facts.container = self.container(pid, facts.cgroup.as_deref());
+    }
+
+    fn container(&mut self, pid: u32, cgroup: Option<&str>) -> Option<ContainerFacts> {
+        self.containers.of(pid, cgroup?, self.needs.containers)
     }
 
     /// The parent, and those above it where a rule asks for them.
@@ -160,16 +168,6 @@ fn kind(pid: u32, stat: &ProcessStat) -> ProcessKind {
     } else {
         ProcessKind::Ordinary
     }
-}
-
-/// The real uid and gid from `status`: the owner of the folder is root for a process that may not
-/// be dumped.
-fn owner(status: &str) -> (u32, Option<u32>) {
-    let first_of = |key: &str| {
-        let ids = status.lines().find_map(|line| line.strip_prefix(key))?;
-        ids.split_ascii_whitespace().next()?.parse().ok()
-    };
-    (first_of("Uid:").unwrap_or(u32::MAX), first_of("Gid:"))
 }
 
 /// How long ago something started, from its start time in clock ticks since boot.

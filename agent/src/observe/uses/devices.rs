@@ -84,6 +84,8 @@ impl DeviceReader {
                 uses.camera |= !codec;
             } else if is_board_codec(device) {
                 uses.encoder = true;
+            } else if is_sensor(device) {
+                uses.sensor = true;
             } else {
                 uses.gpu |= is_gpu(device);
             }
@@ -128,6 +130,15 @@ fn is_board_codec(device: &str) -> bool {
     name.is_some_and(|name| {
         ["msenc", "nvenc", "nvdec", "nvjpg"].iter().any(|kind| name.starts_with(kind))
     })
+}
+
+/// Industrial I/O, data acquisition, and the buses, pins and ports that sensors hang on. Not the
+/// input devices, which every desktop holds open, nor the board's own serial ports with their
+/// consoles.
+fn is_sensor(device: &str) -> bool {
+    let kinds = ["iio:device", "i2c-", "gpiochip", "hidraw", "comedi", "ttyUSB", "ttyACM"];
+    kinds.iter().any(|kind| device.strip_prefix(kind).is_some_and(is_number))
+        || device.strip_prefix("spidev").is_some_and(|bus| bus.split('.').all(is_number))
 }
 
 fn is_number(text: &str) -> bool {
@@ -185,6 +196,12 @@ mod tests {
             ("/dev/video11", Uses { encoder: true, ..none }),
             ("/dev/video3", Uses { camera: true, ..none }),
             ("/dev/nvhost-msenc", Uses { encoder: true, ..none }),
+            ("/dev/iio:device0", Uses { sensor: true, ..none }),
+            ("/dev/spidev0.1", Uses { sensor: true, ..none }),
+            ("/dev/ttyUSB0", Uses { sensor: true, ..none }),
+            ("/dev/ttyS0", none),
+            ("/dev/input/event3", none),
+            ("/dev/i2c", none),
             ("socket:[77]", Uses { sound: true, ..none }),
             ("socket:[78]", none),
             ("/home/ann/dev/video0", none),
@@ -193,7 +210,7 @@ mod tests {
             assert_eq!(uses_of(&[link]), expected, "{link}");
         }
         let all = uses_of(&["/dev/null", "/dev/video0", "/dev/snd/seq", "/dev/dri/renderD129"]);
-        assert_eq!(all, Uses { gpu: true, sound: true, camera: true, encoder: false });
+        assert_eq!(all, Uses { gpu: true, sound: true, camera: true, ..none });
     }
 
     #[test]

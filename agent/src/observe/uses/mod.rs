@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use downbeat_policy::Uses;
 
 use self::devices::DeviceReader;
-use super::pacer::cpu_time;
+use super::pacer::{Purse, cpu_time};
 use crate::roots::Roots;
 
 /// Ages at which a program is looked at.
@@ -92,21 +92,6 @@ struct Known {
     seen: Seen,
 }
 
-/// CPU time that may be spent.
-#[derive(Debug)]
-struct Purse {
-    saved: Duration,
-    at: Instant,
-}
-
-impl Purse {
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at);
-        self.at = now;
-        self.saved = (self.saved + passed / PARTS).min(SAVED);
-    }
-}
-
 impl Signs {
     /// Nothing is wanted yet, so nothing is looked at.
     #[must_use]
@@ -117,7 +102,7 @@ impl Signs {
             wanted: Wanted::default(),
             known: HashMap::new(),
             due: BTreeSet::new(),
-            purse: Purse { saved: SAVED, at: Instant::now() },
+            purse: Purse::new(PARTS, SAVED),
             connections: HashSet::new(),
             listed: None,
         }
@@ -177,10 +162,9 @@ impl Signs {
     /// Looks at what is due, for at most `slice` of CPU time and within the share of a core;
     /// returns the processes of which something else is known than before.
     pub fn news(&mut self, now: Instant, slice: Duration) -> Vec<u32> {
-        self.purse.fill(now);
         let mut changed = Vec::new();
         let begun = cpu_time();
-        let granted = slice.min(self.purse.saved);
+        let granted = self.purse.granted(now, slice);
         let mut spent = Duration::ZERO;
         while spent < granted
             && let Some(&(due, pid)) = self.due.first()
@@ -192,7 +176,7 @@ impl Signs {
             }
             spent = cpu_time().saturating_sub(begun);
         }
-        self.purse.saved = self.purse.saved.saturating_sub(spent);
+        self.purse.spend(spent);
         changed
     }
 

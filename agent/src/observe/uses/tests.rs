@@ -111,7 +111,7 @@ fn what_is_not_earned_waits() {
         process(proc.path(), pid, "/dev/null", "libc.so.6");
         signs.of(program(pid, Duration::from_secs(3600)), now);
     }
-    signs.purse.saved = Duration::from_micros(1);
+    signs.purse.empty_to(Duration::from_micros(1));
     assert_eq!(signs.news(now, AMPLE).len(), 1, "the first one overdraws");
     assert!(signs.news(now, AMPLE).is_empty());
     // 10 s earn 10 ms, enough for some hundred of these.
