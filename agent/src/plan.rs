@@ -1,22 +1,27 @@
 //! What would change, and why: the difference between what is and what is wanted. Changes nothing.
 //!
 //! The agent makes its own plan from what it knows of each thread; `downbeat plan FILES` makes one
-//! for another policy, from `/proc` and from what a running agent says that it holds.
+//! for another policy, from `/proc` and from what a running agent knows beside its policy.
 
+pub mod other;
 pub mod shared;
+mod verdict;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
-use downbeat_api::{HeldValue, HostFacts, Plan, PlanStep, PlanSubject, PlannedChange, State};
-use downbeat_policy::PolicySet;
+use downbeat_api::{
+    Held, HeldState, HeldValue, HostFacts, Known, Plan, PlanStep, PlanSubject, PlannedChange, State,
+};
 
-use crate::act::{Control, Kernel, Lever, LeverEntry, Standing, Subject, ThreadId, Value, is_gone};
-use crate::decide::{self, Target};
+use crate::act::{Control, Kernel, Lever, Subject, ThreadId, Value, is_gone};
 use crate::observe::machine::Machine;
-use crate::observe::process::ProcessSample;
 use crate::roots::Roots;
-use shared::{Member, Place, Shared};
+use shared::{Place, Shared};
+use verdict::{Verdict, verdict};
+
+pub use verdict::held;
 
 /// What one thread should have, and what is known of its levers.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,35 +34,15 @@ pub struct Wish {
     pub name: String,
     /// Its class; absent for one that only has something to lose.
     pub class: Option<String>,
-    /// What gave the class.
+    /// What gave the class, in words.
     pub because: Option<String>,
     /// At most one value per lever.
     pub wanted: Vec<Value>,
+    /// Place in [`Shared::classes`] of the class whose own group its process would go into, where
+    /// `wanted` does not say so yet.
+    pub joins: Option<usize>,
     /// Levers of which something is known.
     pub held: Vec<Held>,
-}
-
-/// What is known of one lever of a thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Its name.
-    pub lever: String,
-    /// Where it stands.
-    pub state: HeldState,
-}
-
-/// Where a lever stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldState {
-    /// Set by downbeat.
-    Ours {
-        /// What it was before.
-        old: String,
-        /// What it was set to.
-        ours: String,
-    },
-    /// Not to be touched, for this reason.
-    Settled(String),
 }
 
 /// Everything that a plan is made from.
@@ -69,53 +54,56 @@ pub struct Wishes {
     pub fallbacks: Vec<String>,
     /// For what several processes share.
     pub shared: Shared,
+    /// What the agent knows beside its policy; the values that threads hold are in their wishes.
+    pub known: Known,
 }
 
-impl Held {
-    /// What an actuator knows of a lever; nothing where it holds nothing and refuses nothing.
-    #[must_use]
-    pub fn of(lever: Lever, entry: &LeverEntry) -> Option<Self> {
-        let state = match &entry.standing {
-            Standing::Ours(change) => {
-                HeldState::Ours { old: change.old.to_string(), ours: change.ours.to_string() }
-            }
-            Standing::HandedOff(theirs) => HeldState::Settled(format!(
-                "someone changed it to {theirs} after downbeat had set it"
-            )),
-            Standing::Refused(reason) => HeldState::Settled(format!("refused: {reason}")),
-            // What is there now says the same, or more.
-            Standing::AlreadySo | Standing::RealtimeByOwnWish(_) => return None,
-        };
-        Some(Self { lever: lever.name().to_owned(), state })
-    }
-}
-
-/// The whole plan: threads first, then what they share. Reads what everything is now.
+/// The whole plan: threads first, then what they share. Reads what everything is now. `groups` is
+/// where the agent's own groups lie, or why there can be none.
 #[must_use]
-pub fn whole(wishes: &Wishes, host: &HostFacts, roots: &Roots, kernel: &Kernel) -> Plan {
+pub fn whole(
+    wishes: &Wishes,
+    host: &HostFacts,
+    roots: &Roots,
+    kernel: &Kernel,
+    groups: Result<Arc<str>, String>,
+) -> Plan {
     let read = |lever, subject: &Subject| kernel.read(lever, subject);
-    let mut plan = plan(wishes, read);
     let systemd = host.findings.iter().any(|f| f.id == "systemd" && f.state == State::Present);
     let machine = Machine::read(roots);
-    let groups = kernel.place_for_groups();
     let place = Place { host, machine: &machine, groups, systemd };
+    let mut plan = plan(wishes, &wishes.shared.own_groups(&place).of_class, read);
     let of_shared = shared::plan(&wishes.shared, &place, read);
     plan.changes.extend(of_shared.changes);
     plan.settled += of_shared.settled;
     plan.fallbacks.extend(of_shared.fallbacks);
+    let (groups, no_groups) = match place.groups {
+        Ok(path) => (Some(path.to_string()), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let shared = wishes.shared.held.clone();
+    let held = std::mem::take(&mut plan.known.held);
+    plan.known = Known { held, shared, groups, no_groups, ..wishes.known.clone() };
     plan
 }
 
-/// The plan for threads. `read` says what a lever of a thread is now.
+/// The plan for threads. `own_groups` are the groups that classes move their processes into, by the
+/// class's place; `read` says what a lever of a thread is now.
 #[must_use]
-pub fn plan(wishes: &Wishes, read: impl Fn(Lever, &Subject) -> io::Result<Value>) -> Plan {
+pub fn plan(
+    wishes: &Wishes,
+    own_groups: &BTreeMap<usize, Arc<str>>,
+    read: impl Fn(Lever, &Subject) -> io::Result<Value>,
+) -> Plan {
     let mut plan = Plan { fallbacks: wishes.fallbacks.clone(), ..Plan::default() };
     for wish in &wishes.threads {
+        let group = wish.joins.and_then(|class| own_groups.get(&class));
+        let joins = group.map(|path| Value::Cgroup(Arc::clone(path)));
         // Half of a thread that has ended would be no plan.
-        if let Ok(of_thread) = plan_thread(wish, &read) {
+        if let Ok(of_thread) = plan_thread(wish, joins.as_ref(), &read) {
             plan.changes.extend(of_thread.changes);
             plan.settled += of_thread.settled;
-            plan.held.extend(of_thread.held);
+            plan.known.held.extend(of_thread.known.held);
         }
     }
     plan
@@ -127,6 +115,7 @@ pub fn plan(wishes: &Wishes, read: impl Fn(Lever, &Subject) -> io::Result<Value>
 /// When it is gone.
 fn plan_thread(
     wish: &Wish,
+    joins: Option<&Value>,
     read: impl Fn(Lever, &Subject) -> io::Result<Value>,
 ) -> io::Result<Plan> {
     let mut plan = Plan::default();
@@ -143,56 +132,42 @@ fn plan_thread(
         class: wish.class.clone(),
         because: wish.because.clone(),
     };
-    for wanted in &wish.wanted {
+    let all = || wish.wanted.iter().chain(joins);
+    for wanted in all() {
         let lever = wanted.lever();
         // The kernel keeps one value per process, which is set through its main thread.
         if lever.is_per_process() && tid != pid {
             continue;
         }
         let known = wish.held.iter().find(|held| held.lever == lever.name());
-        let leave = |now, reason: String| {
-            let step = PlanStep::LeaveAlone { reason };
-            planned(lever.name(), now, wanted.to_string(), step)
-        };
         let now = match read(lever, &thread) {
             Ok(now) => now,
             Err(error) if is_gone(&error) => return Err(error),
             Err(error) => {
-                plan.changes.push(leave(None, format!("reading it: {error}")));
+                let step = PlanStep::LeaveAlone { reason: format!("reading it: {error}") };
+                plan.changes.push(planned(lever.name(), None, wanted.to_string(), step));
                 continue;
             }
         };
-        if now.agrees_with(wanted) {
-            plan.settled += 1;
-            continue;
-        }
-        let shown = Some(now.to_string());
-        let change = match known.map(|held| &held.state) {
-            Some(HeldState::Settled(reason)) => leave(shown, reason.clone()),
-            Some(HeldState::Ours { ours, .. }) if *ours != now.to_string() => {
-                leave(shown, "someone changed it after downbeat had set it".into())
+        let step = match verdict(&now, wanted, known) {
+            Verdict::Settled => {
+                plan.settled += 1;
+                continue;
             }
-            None if is_realtime(&now) => {
-                let own = "it is real-time by its own wish, which is never taken away";
-                leave(shown, own.into())
-            }
-            Some(HeldState::Ours { .. }) | None => {
-                planned(lever.name(), shown, wanted.to_string(), PlanStep::Set)
-            }
+            Verdict::Set => PlanStep::Set,
+            Verdict::Leave(reason) => PlanStep::LeaveAlone { reason },
         };
-        plan.changes.push(change);
+        plan.changes.push(planned(
+            lever.name(),
+            Some(now.to_string()),
+            wanted.to_string(),
+            step,
+        ));
     }
     for held in &wish.held {
+        plan.known.held.push(HeldValue { pid, tid, start_time, held: held.clone() });
         let HeldState::Ours { old, ours } = &held.state else { continue };
-        plan.held.push(HeldValue {
-            pid,
-            tid,
-            start_time,
-            lever: held.lever.clone(),
-            old: old.clone(),
-            ours: ours.clone(),
-        });
-        if wish.wanted.iter().any(|wanted| wanted.lever().name() == held.lever) {
+        if all().any(|wanted| wanted.lever().name() == held.lever) {
             continue;
         }
         let lever = Lever::ALL.into_iter().find(|lever| lever.name() == held.lever);
@@ -205,134 +180,5 @@ fn plan_thread(
     Ok(plan)
 }
 
-fn is_realtime(value: &Value) -> bool {
-    matches!(value, Value::Sched(sched) if sched.is_realtime())
-}
-
-/// What `policy` wants of `processes` on this host; `held` is what a running agent has set under
-/// another policy.
-#[must_use]
-pub fn wishes_of(
-    policy: &PolicySet,
-    host: &HostFacts,
-    processes: &[ProcessSample],
-    held: &[HeldValue],
-) -> Wishes {
-    let targets: Vec<Target> =
-        policy.classes.iter().map(|class| decide::target(class, host)).collect();
-    let mut held_of: HashMap<(u32, u64), Vec<Held>> = HashMap::new();
-    for HeldValue { pid: _, tid, start_time, lever, old, ours } in held {
-        let state = HeldState::Ours { old: old.clone(), ours: ours.clone() };
-        let held = Held { lever: lever.clone(), state };
-        held_of.entry((*tid, *start_time)).or_default().push(held);
-    }
-    let (mut threads, mut members) = (Vec::new(), Vec::new());
-    for process in processes {
-        let mut classes = BTreeSet::new();
-        for thread in &process.threads {
-            let found = policy.classify(&process.facts, &thread.name);
-            let held = held_of.remove(&(thread.tid, thread.start_time)).unwrap_or_default();
-            if found.is_none() && held.is_empty() {
-                continue;
-            }
-            classes.extend(found.map(|found| found.class));
-            let target = found.and_then(|found| targets.get(found.class));
-            let rule = found.and_then(|found| policy.rules.get(found.rule));
-            threads.push(Wish {
-                thread: ThreadId {
-                    pid: process.pid,
-                    tid: thread.tid,
-                    start_time: thread.start_time,
-                },
-                process: process.facts.comm.clone(),
-                name: thread.name.clone(),
-                class: target.map(|target| target.class.clone()),
-                because: rule.map(|rule| format!("{}, {}", rule.name, rule.origin)),
-                wanted: target.map_or_else(Vec::new, |target| target.values.clone()),
-                held,
-            });
-        }
-        members.extend(classes.into_iter().map(|class| Member {
-            class,
-            cgroup: process.facts.cgroup.clone(),
-            unit: process.facts.unit.clone(),
-        }));
-    }
-    let fallbacks = targets.into_iter().filter_map(|target| target.fallback).collect();
-    let shared = Shared { classes: policy.classes.clone(), members };
-    Wishes { threads, fallbacks, shared }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const THREAD: ThreadId = ThreadId { pid: 10, tid: 10, start_time: 5 };
-
-    fn wish(wanted: Vec<Value>, held: Vec<Held>) -> Wishes {
-        let wish = Wish {
-            thread: THREAD,
-            process: "it".into(),
-            name: "it".into(),
-            class: Some("voice".into()),
-            because: Some("a rule, a.toml:3".into()),
-            wanted,
-            held,
-        };
-        Wishes { threads: vec![wish], ..Wishes::default() }
-    }
-
-    fn oom(state: HeldState) -> Held {
-        Held { lever: Lever::OomScoreAdj.name().into(), state }
-    }
-
-    fn ours() -> Held {
-        oom(HeldState::Ours { old: "0".into(), ours: "300".into() })
-    }
-
-    fn steps(wishes: &Wishes, now: i16) -> Vec<(Option<String>, String, PlanStep)> {
-        let plan = plan(wishes, |_, _| Ok(Value::OomScoreAdj(now)));
-        plan.changes.into_iter().map(|c| (c.now, c.wanted, c.step)).collect()
-    }
-
-    #[test]
-    fn what_differs_would_be_set_and_what_agrees_not() {
-        let wanted = || wish(vec![Value::OomScoreAdj(300)], Vec::new());
-        assert_eq!(steps(&wanted(), 0), [(Some("0".into()), "300".into(), PlanStep::Set)]);
-        assert_eq!(steps(&wanted(), 300), []);
-        assert_eq!(plan(&wanted(), |_, _| Ok(Value::OomScoreAdj(300))).settled, 1);
-    }
-
-    #[test]
-    fn what_no_class_asks_for_any_more_would_go_back() {
-        let no_more = wish(Vec::new(), vec![ours()]);
-        assert_eq!(steps(&no_more, 300), [(Some("300".into()), "0".into(), PlanStep::PutBack)]);
-        assert_eq!(steps(&no_more, 7), [], "someone else changed it: theirs");
-    }
-
-    #[test]
-    fn what_others_changed_and_what_was_refused_would_be_left_alone() {
-        let reason = |found: &[(Option<String>, String, PlanStep)]| match found {
-            [(_, _, PlanStep::LeaveAlone { reason })] => reason.clone(),
-            other => panic!("{other:?}"),
-        };
-        let wanted = vec![Value::OomScoreAdj(500)];
-        assert!(reason(&steps(&wish(wanted.clone(), vec![ours()]), 7)).contains("someone"));
-        let refused = oom(HeldState::Settled("refused: EPERM".into()));
-        assert_eq!(reason(&steps(&wish(wanted.clone(), vec![refused]), 7)), "refused: EPERM");
-        assert_eq!(
-            steps(&wish(wanted, vec![ours()]), 300),
-            [(Some("300".into()), "500".into(), PlanStep::Set)],
-            "what is ours may be changed"
-        );
-    }
-
-    #[test]
-    fn a_thread_that_is_gone_has_no_plan_and_one_that_is_hidden_says_so() {
-        let wanted = wish(vec![Value::OomScoreAdj(300)], vec![ours()]);
-        let gone = plan(&wanted, |_, _| Err(io::Error::from_raw_os_error(libc::ESRCH)));
-        assert_eq!(gone, Plan::default());
-        let hidden = plan(&wanted, |_, _| Err(io::Error::from_raw_os_error(libc::EACCES)));
-        assert!(matches!(&hidden.changes[0].step, PlanStep::LeaveAlone { .. }), "{hidden:?}");
-    }
-}
+mod tests;

@@ -122,8 +122,8 @@ pub enum Command {
     },
     /// Check policy files, and say what they would match right now
     Check {
-        /// Policy files, folders of *.toml, or - for standard input
-        #[arg(required = true, value_name = "FILE")]
+        /// Policy files, folders of *.toml, or - for standard input [default: the agent's folders]
+        #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// What this host can do for downbeat, with a remedy for what lacks
@@ -223,7 +223,7 @@ pub enum Command {
     /// Give one process a class, whatever the rules say
     #[command(after_help = SET_EXAMPLES)]
     Set {
-        /// Process id, or the name of one process
+        /// Process id, or the whole name of one process
         #[arg(value_name = "PID|NAME")]
         process: String,
         /// A class of the policy in force
@@ -235,7 +235,7 @@ pub enum Command {
     },
     /// Take back what `set` gave a process
     Release {
-        /// Process id, or the name of one process
+        /// Process id, or the whole name of one process
         #[arg(value_name = "PID|NAME")]
         process: String,
     },

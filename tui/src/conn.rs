@@ -111,7 +111,7 @@ pub fn answer(socket: &Path, request: &Request) -> Result<Response, ClientError>
         Response::Explain(explanation) => sanitise::explanation(explanation),
         Response::Plan(plan) => sanitise::plan(plan),
         Response::Discovery(found) => sanitise::discovery(found),
-        Response::Refused { problems } => problems.iter_mut().for_each(sanitise::problem),
+        Response::Refused { problems, more: _ } => problems.iter_mut().for_each(sanitise::problem),
         Response::Misses { misses } => misses.iter_mut().for_each(sanitise::miss),
         Response::Done { message } | Response::Error { message } => sanitise::text(message),
     }

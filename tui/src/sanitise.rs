@@ -6,9 +6,9 @@
 use downbeat_api::pool::{PoolStatus, Worker};
 use downbeat_api::{
     Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Discovered,
-    Discovery, Explanation, Finding, Gpu, GpuView, HeldValue, HostFacts, HostLoad, LeverCount,
-    LeverState, Miss, Notice, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem,
-    PolicyState, Process, Snapshot, Source, ThreadExplanation, ThreadJobs,
+    Discovery, Explanation, Finding, Gpu, GpuView, HostFacts, HostLoad, LeverCount, LeverState,
+    Miss, Notice, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyState,
+    Process, SharedExplanation, Snapshot, Source, ThreadExplanation, ThreadJobs,
 };
 
 use crate::text::{clean, deceives};
@@ -137,18 +137,10 @@ fn by_hand(by_hand: &mut Override) {
 
 /// Makes a plan safe to show.
 pub fn plan(plan: &mut Plan) {
-    let Plan { changes, settled: _, fallbacks, held } = plan;
+    // What is known is for making plans and never shown.
+    let Plan { changes, settled: _, fallbacks, known: _ } = plan;
     for PlannedChange { subject, lever, now, wanted, step, class, because } in changes {
-        match subject {
-            PlanSubject::Host => {}
-            PlanSubject::Group { path: name }
-            | PlanSubject::Unit { name }
-            | PlanSubject::Device { name } => text(name),
-            PlanSubject::Thread { pid: _, process, tid: _, name } => {
-                text(process);
-                text(name);
-            }
-        }
+        planned(subject);
         match step {
             PlanStep::Set | PlanStep::PutBack => {}
             PlanStep::LeaveAlone { reason } => text(reason),
@@ -158,8 +150,18 @@ pub fn plan(plan: &mut Plan) {
         [now, class, because].into_iter().for_each(optional);
     }
     fallbacks.iter_mut().for_each(text);
-    for HeldValue { pid: _, tid: _, start_time: _, lever, old, ours } in held {
-        [lever, old, ours].into_iter().for_each(text);
+}
+
+fn planned(subject: &mut PlanSubject) {
+    match subject {
+        PlanSubject::Host => {}
+        PlanSubject::Group { path: name }
+        | PlanSubject::Unit { name }
+        | PlanSubject::Device { name } => text(name),
+        PlanSubject::Thread { pid: _, process, tid: _, name } => {
+            text(process);
+            text(name);
+        }
     }
 }
 
@@ -375,6 +377,7 @@ pub fn explanation(explanation: &mut Explanation) {
         jobs,
         latest_miss,
         threads,
+        shared,
     } = explanation;
     text(name);
     optional(exe);
@@ -383,17 +386,26 @@ pub fn explanation(explanation: &mut Explanation) {
     actions.iter_mut().for_each(action);
     jobs.iter_mut().for_each(job);
     latest_miss.iter_mut().for_each(miss);
-    for ThreadExplanation { tid: _, name, class, rule, levers } in threads {
+    for ThreadExplanation { tid: _, name, class, rule, because, levers } in threads {
         text(name);
         optional(class);
         optional(rule);
-        for LeverState { lever, old, wanted, outcome } in levers {
-            text(lever);
-            optional(old);
-            text(wanted);
-            text(outcome);
-        }
+        optional(because);
+        levers.iter_mut().for_each(lever_state);
     }
+    for SharedExplanation { subject, levers } in shared {
+        planned(subject);
+        levers.iter_mut().for_each(lever_state);
+    }
+}
+
+fn lever_state(state: &mut LeverState) {
+    let LeverState { lever, old, wanted, instead, outcome } = state;
+    text(lever);
+    optional(old);
+    text(wanted);
+    optional(instead);
+    text(outcome);
 }
 
 /// Makes host facts safe to show.

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use downbeat_api::{
-    Action, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyRefusal,
+    Action, Known, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyRefusal,
     PolicyState, Request, Response,
 };
 use support::agent::FakeAgent;
@@ -51,7 +51,7 @@ fn change(
         wanted: wanted.into(),
         step,
         class: Some("voice".into()),
-        because: Some("speech to text, /etc/downbeat/policy.d/50-voice.toml:12".into()),
+        because: Some("by rule speech to text, /etc/downbeat/policy.d/50-voice.toml:12".into()),
     }
 }
 
@@ -85,7 +85,7 @@ fn plan() -> Plan {
         ],
         settled: 7,
         fallbacks: vec!["class camera asks for real time, which this host does not grant".into()],
-        held: Vec::new(),
+        known: Known::default(),
     }
 }
 
@@ -130,7 +130,7 @@ fn a_policy_that_is_refused_is_told_line_by_line() {
         message: message.into(),
     };
     let problems = vec![problem(3, "unknown key `clas`\u{1b}[2J"), problem(9, "no such class")];
-    agent.answer(&Request::Reload, Response::Refused { problems });
+    agent.answer(&Request::Reload, Response::Refused { problems, more: 7 });
     let (code, told) = told(run.path(), &["reload"]);
     assert_eq!(code, 1, "{told}");
     insta::assert_snapshot!(told);

@@ -38,6 +38,17 @@ pub enum ClientError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// It is connected and says nothing.
+    #[error(
+        "{path}: the agent did not answer within {seconds} s. Ask again; if it hangs, restart it: \
+         the next start puts everything back first"
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long this client waited.
+        seconds: u64,
+    },
     /// The agent said something that this client does not know.
     #[error(
         "{path}: an answer that this client does not understand ({reason}). Client and agent differ in version"
@@ -130,6 +141,10 @@ impl Client {
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
+        if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            return ClientError::Silent { path: self.path.clone(), seconds };
+        }
         ClientError::Broken { path: self.path.clone(), source }
     }
 

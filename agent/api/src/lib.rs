@@ -26,13 +26,16 @@ pub use jobs::{
     Cause, CauseKind, ClassBlame, Culprit, CulpritKind, JobSummary, Miss, Release, Rhythm, Stalls,
     ThreadJobs,
 };
-pub use plan::{HeldValue, Plan, PlanStep, PlanSubject, PlannedChange};
-pub use policy::{Override, PolicyProblem, PolicyRefusal, PolicyState};
+pub use plan::{
+    ByHand, DiscoveredAs, Held, HeldShared, HeldState, HeldValue, Known, Plan, PlanStep,
+    PlanSubject, PlannedChange, Reserved,
+};
+pub use policy::{MOST_PROBLEMS, Override, PolicyProblem, PolicyRefusal, PolicyState};
 pub use pressure::*;
 pub use snapshot::*;
 pub use wire::{
     Explanation, LONGEST_REQUEST, LONGEST_SET, LeverState, Request, RequestError, Response,
-    ThreadExplanation,
+    SharedExplanation, ThreadExplanation,
 };
 
 /// Version of everything in this crate that travels; raised when a field changes its meaning.

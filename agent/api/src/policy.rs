@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Problems of a policy that are told; a file of rubbish has tens of thousands, and every client
+/// gets every snapshot.
+pub const MOST_PROBLEMS: usize = 100;
+
 /// The policy in force and how the last reading of the files went.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyState {
@@ -25,8 +29,11 @@ pub struct PolicyState {
 pub struct PolicyRefusal {
     /// When it was refused, seconds since 1970.
     pub at: f64,
-    /// Everything that is wrong with it, by file and line.
+    /// What is wrong with it, by file and line; at most [`MOST_PROBLEMS`].
     pub problems: Vec<PolicyProblem>,
+    /// Problems beyond those.
+    #[serde(default)]
+    pub more: u64,
 }
 
 /// One thing that is wrong with a policy on disk.

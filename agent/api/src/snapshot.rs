@@ -403,8 +403,9 @@ pub struct Action {
 pub struct Cost {
     /// The agent's own CPU time since it started, seconds.
     pub cpu_seconds: f64,
-    /// The same over the interval, in CPUs.
-    pub cpu: f64,
+    /// The same over the interval, in CPUs; absent until there is an interval that is long enough.
+    #[serde(default)]
+    pub cpu: Option<f64>,
     /// Resident memory, bytes.
     pub rss: u64,
     /// Kernel programs; absent without them.

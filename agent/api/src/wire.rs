@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Discovery, HostFacts, Miss, Override, Plan, PolicyProblem, Snapshot, ThreadJobs,
+    Action, Discovery, HostFacts, Miss, Override, Plan, PlanSubject, PolicyProblem, Snapshot,
+    ThreadJobs,
 };
 
 /// The longest request that the agent reads, bytes, with the line's end; the real ones have a few
@@ -121,8 +122,11 @@ pub enum Response {
     Discovery(Box<Discovery>),
     /// To [`Request::Reload`] when the files are refused: the policy that was in force stays.
     Refused {
-        /// Everything that is wrong with them.
+        /// What is wrong with them, at most [`crate::MOST_PROBLEMS`].
         problems: Vec<PolicyProblem>,
+        /// Problems beyond those.
+        #[serde(default)]
+        more: u64,
     },
     /// To everything else that changes something, and to [`Request::Follow`]: what was done.
     Done {
@@ -162,6 +166,18 @@ pub struct Explanation {
     pub latest_miss: Option<Miss>,
     /// Every thread.
     pub threads: Vec<ThreadExplanation>,
+    /// Control groups and units that its class asks something of.
+    #[serde(default)]
+    pub shared: Vec<SharedExplanation>,
+}
+
+/// What a class asks of something that several processes share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedExplanation {
+    /// A control group or a unit.
+    pub subject: PlanSubject,
+    /// Each lever that the class asks for.
+    pub levers: Vec<LeverState>,
 }
 
 /// One thread of an [`Explanation`].
@@ -176,12 +192,16 @@ pub struct ThreadExplanation {
     /// The rule, with file and line (`speech to text, /etc/downbeat/policy.d/50-voice.toml:12`);
     /// absent where no rule gave the class.
     pub rule: Option<String>,
+    /// What gave the class, in words: `by rule NAME, FILE:LINE`, `by hand, by uid N`,
+    /// `discovered: …`; absent without a class.
+    #[serde(default)]
+    pub because: Option<String>,
     /// Each lever that the class asks for.
     pub levers: Vec<LeverState>,
 }
 
 /// One lever on one thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeverState {
     /// Lever.
     pub lever: String,
@@ -189,6 +209,9 @@ pub struct LeverState {
     pub old: Option<String>,
     /// Value asked for.
     pub wanted: String,
+    /// What was set in its place, where it was refused.
+    #[serde(default)]
+    pub instead: Option<String>,
     /// What came of it: `set`, `already so`, `left alone: …`, `failed: …`.
     pub outcome: String,
 }

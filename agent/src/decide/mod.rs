@@ -2,6 +2,7 @@
 
 mod affinity;
 mod groups;
+mod layout;
 mod reservation;
 mod switches;
 
@@ -13,6 +14,7 @@ use downbeat_policy::{
 };
 
 pub use self::groups::{GroupTarget, group};
+pub use self::layout::lay_out;
 pub use self::reservation::{Measured, Reservation, still_fits};
 pub use self::switches::{Switches, switches};
 use crate::act::{RESET_ON_FORK, Sched, Value};
@@ -71,10 +73,15 @@ pub fn target(class: &Class, host: &HostFacts) -> Target {
             ));
             None
         }
-        Some(_) if affinity.as_ref().is_some_and(|cpus| *cpus != host.cpus) => {
+        // In a partition the CPUs are a root domain of their own, within which the kernel grants it.
+        Some(_)
+            if !(class.partition && class.adopt)
+                && affinity.as_ref().is_some_and(|cpus| *cpus != host.cpus) =>
+        {
             lacking.push(format!(
-                "class {} asks for a reservation and for some of the CPUs alone, and the kernel \
-                 gives both together to nobody: leave `cpus` away",
+                "class {} asks for a reservation and for some of the CPUs alone, which the kernel \
+                 gives together in a partition only: leave `cpus` away, or set `partition = true` \
+                 and `adopt = true`",
                 class.name
             ));
             None
@@ -297,5 +304,19 @@ mod tests {
     fn a_list_of_cpus_that_the_host_has_not_is_not_touched() {
         let got = target(&class("tier = \"interactive\"\ncpus = \"5-7\""), &host());
         assert!(got.values.iter().all(|value| !matches!(value, Value::Affinity(_))));
+    }
+
+    #[test]
+    fn a_reservation_on_some_cpus_needs_a_partition() {
+        let of = |rest: &str| {
+            let body = "tier = \"realtime\"\ncpus = \"1\"\n\
+                sched = { policy = \"deadline\", budget = \"2ms\", period = \"10ms\" }";
+            target(&class(&format!("{body}\n{rest}")), &host())
+        };
+        let alone = of("");
+        assert!(alone.reservation.is_none() && alone.fallback.unwrap().contains("partition"));
+        let in_partition = of("partition = true\nadopt = true");
+        assert!(in_partition.reservation.is_some() && in_partition.fallback.is_none());
+        assert!(in_partition.words.starts_with("deadline"), "{}", in_partition.words);
     }
 }

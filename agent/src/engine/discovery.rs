@@ -3,13 +3,14 @@
 //!
 //! What a process holds open and has mapped makes it a candidate. A candidate's threads are
 //! followed for a while, since a beat says most about what it works on. A class is given and taken
-//! as if by a rule that comes after all others.
+//! as if by a rule that comes after all others. For somebody who asks, whatever is at work is
+//! followed for a while: a beat alone is worth telling, and too little for a class.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use downbeat_api::{Discovered, Discovery, Response, Rhythm, Severity};
-use downbeat_policy::{Auto, Modality};
+use downbeat_policy::{Auto, Modality, ProcessKind};
 
 use super::Engine;
 use super::notices::notice;
@@ -18,6 +19,9 @@ use crate::model::{By, Process};
 
 /// How long a candidate's threads are followed.
 const FOLLOWED: Duration = Duration::from_secs(10);
+
+/// The same of one that shows nothing: a beat is found within 3 s.
+const GLANCED_AT: Duration = Duration::from_secs(5);
 
 /// From the end of that to the next time.
 const RESTED: Duration = Duration::from_secs(60);
@@ -60,6 +64,8 @@ pub(super) struct Discoveries {
 #[derive(Debug)]
 struct Candidate {
     start_time: u64,
+    /// It shows something beside a beat; without that it is here for somebody who asked.
+    signs: bool,
     watch: Watch,
     /// As last seen.
     beats: Vec<Beat>,
@@ -133,14 +139,19 @@ impl Engine {
         if self.discoveries.survey.is_some_and(|until| until <= now) {
             self.discoveries.survey = None;
             self.want_facts();
+            let before: Vec<u32> = self.discoveries.candidates.keys().copied().collect();
+            self.discoveries.candidates.retain(|_, known| known.signs);
             // Facts that nobody asks for any more are read no more.
-            self.consider_candidates();
+            for pid in before {
+                self.consider(pid);
+            }
         }
         if !self.discoveries.is_on {
             self.end_discovery();
             return;
         }
         self.take_in_candidates();
+        self.take_in_the_busy();
         for pid in self.discoveries.candidates.keys().copied().collect::<Vec<_>>() {
             self.judge(pid, now);
         }
@@ -160,12 +171,6 @@ impl Engine {
         self.note_discoveries();
     }
 
-    fn consider_candidates(&mut self) {
-        for pid in self.discoveries.candidates.keys().copied().collect::<Vec<_>>() {
-            self.consider(pid);
-        }
-    }
-
     /// Processes that show signs and that no rule names become candidates.
     fn take_in_candidates(&mut self) {
         let own = std::process::id();
@@ -174,9 +179,11 @@ impl Engine {
         for pid in changed.into_iter().filter(|pid| *pid != own) {
             let process = self.world.get(pid);
             let start_time = process.map(|process| process.start_time);
-            let fits = process.is_some_and(|p| !is_named(p) && shows_signs(&p.facts));
+            let signs = process.is_some_and(|process| shows_signs(&process.facts));
             let candidates = &mut self.discoveries.candidates;
             let known = candidates.get(&pid);
+            let surveyed = known.is_some_and(|known| !known.signs);
+            let fits = process.is_some_and(|p| !is_named(p)) && (signs || surveyed);
             if known.is_some_and(|known| !fits || Some(known.start_time) != start_time) {
                 let was = candidates.remove(&pid);
                 lost.extend(was.filter(Candidate::holds_something).map(|_| pid));
@@ -184,7 +191,8 @@ impl Engine {
             if let Some(start_time) = start_time.filter(|_| fits)
                 && candidates.len() < MOST
             {
-                candidates.entry(pid).or_insert_with(|| Candidate::new(start_time));
+                let known = candidates.entry(pid).or_insert_with(|| Candidate::new(start_time));
+                known.signs = signs;
             }
         }
         for pid in lost {
@@ -196,13 +204,37 @@ impl Engine {
         });
     }
 
+    /// While somebody asks, every process that was at work a moment ago may have a beat.
+    fn take_in_the_busy(&mut self) {
+        if self.discoveries.survey.is_none() || self.probes.is_none() {
+            return;
+        }
+        let busy = |process: &&Process| {
+            process.cpu > 0.0 && process.facts.kind == ProcessKind::Ordinary && !is_named(process)
+        };
+        let candidates = &mut self.discoveries.candidates;
+        for process in self.world.processes().filter(busy) {
+            if candidates.len() >= MOST {
+                return;
+            }
+            let new = || Candidate::new(process.start_time);
+            candidates.entry(process.pid).or_insert_with(new);
+        }
+    }
+
     /// Weighs what speaks for a candidate, and gives or takes its class.
     fn judge(&mut self, pid: u32, now: Instant) {
         let beats = self.beats_of(pid);
         let Some(process) = self.world.get(pid) else { return };
         let Some(known) = self.discoveries.candidates.get_mut(&pid) else { return };
-        // Threads that are not followed show no beat, and still have the one they had.
-        if known.has_class(&self.policy.set.auto) || matches!(known.watch, Watch::Until(_)) {
+        // Threads that are not followed show no beat, and still have the one they had; those that are
+        // followed again show theirs after a while.
+        let is_new = match known.watch {
+            _ if known.has_class(&self.policy.set.auto) => true,
+            Watch::Until(until) => until <= now || !beats.is_empty(),
+            Watch::Waits | Watch::RestsUntil(_) => false,
+        };
+        if is_new {
             known.beats = beats;
         }
         known.finding = finding(&process.facts, &known.beats);
@@ -261,7 +293,10 @@ impl Engine {
                 Watch::RestsUntil(_) | Watch::Waits => {}
             }
         }
-        for (pid, known) in &mut self.discoveries.candidates {
+        // What shows something goes before what is only busy.
+        let (shows, is_busy): (Vec<_>, Vec<_>) =
+            self.discoveries.candidates.iter_mut().partition(|(_, known)| known.signs);
+        for (pid, known) in shows.into_iter().chain(is_busy) {
             if followed >= MOST_FOLLOWED {
                 break;
             }
@@ -271,7 +306,7 @@ impl Engine {
                 && !known.has_class(&self.policy.set.auto)
                 && self.world.get(*pid).is_some_and(small)
             {
-                known.watch = Watch::Until(now + FOLLOWED);
+                known.watch = Watch::Until(now + if known.signs { FOLLOWED } else { GLANCED_AT });
                 changed.push(*pid);
                 followed += 1;
             }
@@ -328,6 +363,12 @@ impl Engine {
             return Vec::new();
         }
         self.discoveries.evidence(process.pid).map_or_else(Vec::new, |found| found.evidence.clone())
+    }
+
+    /// What a process was found to work on, where that was enough for a class.
+    pub(super) fn discovered_modality(&self, process: &Process) -> Option<Modality> {
+        let known = self.discoveries.candidates.get(&process.pid)?;
+        known.given.filter(|_| known.start_time == process.start_time)
     }
 
     /// What [`By::Discovery`] means for a process, in a line.
@@ -393,6 +434,7 @@ impl Candidate {
     fn new(start_time: u64) -> Self {
         Self {
             start_time,
+            signs: false,
             watch: Watch::Waits,
             beats: Vec::new(),
             finding: None,

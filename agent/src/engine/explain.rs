@@ -1,10 +1,12 @@
 //! Why a process is as it is.
 
-use downbeat_api::{Explanation, LeverState, Response, ThreadExplanation};
+use downbeat_api::{Explanation, Held, HeldState, LeverState, Response, ThreadExplanation};
 
 use super::Engine;
-use crate::act::{LeverEntry, Standing};
+use crate::act::{Lever, LeverEntry, Standing};
 use crate::model::{Assigned, By, Process};
+use crate::plan::held;
+use crate::plan::other::{by_hand, by_rule};
 
 impl Engine {
     pub(super) fn explain(&self, pid: u32) -> Response {
@@ -27,6 +29,7 @@ impl Engine {
             actions: actions.collect(),
             jobs: jobs.cloned().collect(),
             latest_miss: latest.misses.iter().rev().find(missed).cloned(),
+            shared: self.explain_shared(process),
         }))
     }
 
@@ -37,16 +40,16 @@ impl Engine {
         self.world.process_of(tid).or_else(|| self.world.processes().find(has)).or_else(unlisted)
     }
 
-    /// What gave a process's thread its class, with file and line where that is a rule.
+    /// What gave a process's thread its class, in words, with file and line where that is a rule.
     pub(super) fn because(&self, process: &Process, assigned: Assigned) -> String {
         match assigned.by {
             By::Rule(rule) => match self.policy.set.rules.get(rule) {
-                Some(rule) => format!("{}, {}", rule.name, rule.origin),
-                None => "a rule of an earlier policy".to_owned(),
+                Some(rule) => by_rule(rule),
+                None => "by a rule of an earlier policy".to_owned(),
             },
             By::Hand => match self.override_of(process) {
-                Some(by_hand) => format!("set by hand, by uid {}", by_hand.by_uid),
-                None => "set by hand".to_owned(),
+                Some(found) => by_hand(found.by_uid),
+                None => "by hand".to_owned(),
             },
             By::Discovery => self.discovered_as(process.pid),
         }
@@ -56,45 +59,58 @@ impl Engine {
         let thread = process.threads.get(&tid);
         let assigned = thread.and_then(|thread| thread.classified);
         let class = assigned.and_then(|a| self.policy.set.classes.get(a.class));
-        let rule = assigned.filter(|a| a.rule().is_some());
+        let rule = assigned.and_then(|a| self.policy.set.rules.get(a.rule()?));
         let levers = self.actuator.iter().flat_map(|actuator| actuator.levers(tid));
         ThreadExplanation {
             tid,
             name: thread.map_or_else(String::new, |thread| thread.name.clone()),
             class: class.map(|class| class.name.clone()),
-            rule: rule.map(|assigned| self.because(process, assigned)),
-            levers: levers
-                .map(|(lever, entry)| LeverState {
-                    lever: lever.name().to_owned(),
-                    old: old_value(entry),
-                    wanted: entry
-                        .wanted
-                        .as_ref()
-                        .map_or_else(|| "as before".to_owned(), ToString::to_string),
-                    outcome: outcome(&entry.standing),
-                })
-                .collect(),
+            rule: rule.map(|rule| format!("{}, {}", rule.name, rule.origin)),
+            because: assigned.map(|assigned| self.because(process, assigned)),
+            levers: levers.map(of_entry).collect(),
         }
     }
 }
 
-fn old_value(entry: &LeverEntry) -> Option<String> {
-    match &entry.standing {
-        Standing::Ours(change) => Some(change.old.to_string()),
-        _ => None,
+/// One lever as the actuator knows it.
+pub(super) fn of_entry((lever, entry): (Lever, &LeverEntry)) -> LeverState {
+    if let Standing::RealtimeByOwnWish(own) = &entry.standing {
+        return LeverState {
+            lever: lever.name().to_owned(),
+            old: None,
+            wanted: entry.wanted.as_ref().map_or_else(String::new, ToString::to_string),
+            instead: None,
+            outcome: format!(
+                "left alone: {own} by its own wish, and real time is never taken away"
+            ),
+        };
     }
+    // Every other standing is held.
+    held(lever, entry).as_ref().map(of_held).unwrap_or_default()
 }
 
-fn outcome(standing: &Standing) -> String {
-    match standing {
-        Standing::Ours(_) => "set".into(),
-        Standing::AlreadySo => "already so".into(),
-        Standing::RealtimeByOwnWish(own) => {
-            format!("left alone: {own} by its own wish, and real time is never taken away")
+/// One lever as it is held.
+pub(super) fn of_held(held: &Held) -> LeverState {
+    let Held { lever, wanted, state } = held;
+    let mut shown = LeverState {
+        lever: lever.clone(),
+        wanted: wanted.clone().unwrap_or_else(|| "as before".to_owned()),
+        ..LeverState::default()
+    };
+    shown.outcome = match state {
+        HeldState::Ours { old, ours } => {
+            shown.old = Some(old.clone());
+            shown.instead = wanted.as_ref().filter(|it| *it != ours).map(|_| ours.clone());
+            match (&shown.instead, wanted) {
+                (Some(_), Some(wanted)) => format!("set in place of {wanted}, which was refused"),
+                _ => "set".into(),
+            }
         }
-        Standing::HandedOff(theirs) => {
-            format!("left alone: someone changed it to {theirs} after downbeat had set it")
+        HeldState::AlreadySo => "already so".into(),
+        HeldState::HandedOff { theirs } => {
+            format!("left alone: someone else changed it to {theirs}")
         }
-        Standing::Refused(reason) => format!("failed: {reason}"),
-    }
+        HeldState::Refused { reason } => format!("failed: {reason}"),
+    };
+    shown
 }

@@ -1,10 +1,11 @@
 //! What the agent did: counts for metrics, the latest actions for people.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use downbeat_api::{Action, LeverCount};
+use downbeat_api::{Action, Held, HeldState, LeverCount};
 
-use crate::act::{Done, Event, Lever};
+use crate::act::{self, Done, Event, Lever};
 
 /// How many of the latest actions are kept.
 const RECENT: usize = 100;
@@ -14,6 +15,9 @@ const RECENT: usize = 100;
 pub struct Ledger {
     counts: [Counts; Lever::ALL.len()],
     recent: VecDeque<Action>,
+    /// What systemd made of each lever of a unit. Units are changed on a thread of their own, so
+    /// its answers are all that is known of them here.
+    units: BTreeMap<(Arc<str>, Lever), Held>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +52,7 @@ impl Ledger {
                 Event::Restored { .. } => counts.restored += 1,
                 Event::HandedOff { .. } => counts.handed_off += 1,
             }
+            self.note_unit(done);
             let text = words(done);
             let failed = matches!(done.event, Event::Failed { .. });
             match lines.iter_mut().find(|(known, ..)| *known == text) {
@@ -74,6 +79,33 @@ impl Ledger {
         }
         let surplus = self.recent.len().saturating_sub(RECENT);
         self.recent.drain(..surplus);
+    }
+
+    fn note_unit(&mut self, done: &Done) {
+        let act::Subject::Unit(unit) = &done.subject else { return };
+        let (wanted, state) = match &done.event {
+            Event::Applied { old, new } => {
+                (new, HeldState::Ours { old: old.to_string(), ours: new.to_string() })
+            }
+            Event::Failed { wanted, reason } => {
+                (wanted, HeldState::Refused { reason: reason.clone() })
+            }
+            Event::HandedOff { ours, theirs } => {
+                (ours, HeldState::HandedOff { theirs: theirs.to_string() })
+            }
+            Event::Restored { .. } => {
+                self.units.remove(&(Arc::clone(unit), done.lever));
+                return;
+            }
+        };
+        let lever = done.lever.name().to_owned();
+        let held = Held { lever, wanted: Some(wanted.to_string()), state };
+        self.units.insert((Arc::clone(unit), done.lever), held);
+    }
+
+    /// What is known of the levers of units, by the unit's name.
+    pub fn units(&self) -> impl Iterator<Item = (&str, &Held)> {
+        self.units.iter().map(|((unit, _), held)| (&**unit, held))
     }
 
     /// Counts per lever, in the order of [`Lever::ALL`].

@@ -17,6 +17,9 @@ use crate::model;
 use crate::model::histogram::Histogram;
 use crate::observe::kernel::KernelProbes;
 
+/// Seconds below which the agent's own use of the CPU over them says nothing.
+const LEAST_INTERVAL: f64 = 0.5;
+
 /// A picture without anything in it.
 pub fn empty(host: &HostFacts, source: &Source, mode: Mode) -> Snapshot {
     Snapshot {
@@ -82,8 +85,9 @@ impl Engine {
         let waits = self.waits();
         self.affinities.sample(&self.world);
         let before = Arc::clone(&self.snapshots.borrow());
-        let cpu_before = before.cost.cpu_seconds;
-        let cpu = if interval > 0.0 { (own.cpu_seconds - cpu_before) / interval } else { 0.0 };
+        // Before the first sample lies the start-up, which no interval covers.
+        let cpu = (interval >= LEAST_INTERVAL)
+            .then(|| (own.cpu_seconds - before.cost.cpu_seconds) / interval);
         let now = self.started.elapsed();
         let bpf = self.probes.as_mut().map(|probes| probes.cost(now));
         let system = self.latest_system.clone();

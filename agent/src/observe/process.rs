@@ -142,6 +142,13 @@ impl ProcessReader {
         self.signs.unseen()
     }
 
+    /// Containers whose engine has not answered yet, and those that no engine knows, where rules
+    /// ask for their names.
+    #[must_use]
+    pub fn unnamed_containers(&self) -> (usize, usize) {
+        self.containers.unnamed()
+    }
+
     /// Forgets what is kept of a process that is gone.
     pub fn forget(&mut self, pid: u32) {
         self.signs.forget(pid);

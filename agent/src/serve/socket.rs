@@ -223,7 +223,10 @@ async fn ask_engine(request: Request, by_uid: u32, sources: &Sources) -> Respons
 
 /// Reads what thousands of values are now beside the other clients.
 async fn make_plan(wishes: Wishes, sources: Sources) -> Response {
-    let make = move || whole(&wishes, &sources.host, &sources.roots, &sources.kernel);
+    let make = move || {
+        let groups = sources.kernel.where_groups_would_lie();
+        whole(&wishes, &sources.host, &sources.roots, &sources.kernel, groups)
+    };
     match tokio::task::spawn_blocking(make).await {
         Ok(plan) => Response::Plan(Box::new(plan)),
         Err(error) => Response::Error { message: format!("making the plan: {error}") },

@@ -1,16 +1,17 @@
 //! `downbeat check`.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{fs, io};
 
+use downbeat_agent::cli::POLICY_DIRS;
 use downbeat_agent::observe::policy_files;
-use downbeat_agent::observe::process::{ProcessReader, ProcessSample};
-use downbeat_agent::roots::Roots;
-use downbeat_policy::{PolicySet, Source};
+use downbeat_agent::observe::process::ProcessSample;
+use downbeat_api::Known;
+use downbeat_policy::{PolicySet, Problem, Source};
 use ratatui::text::Line;
 
+use super::survey::{self, Survey};
 use super::{Failure, Found, Printer};
 use crate::report::Paper;
 use crate::text::{self, clean};
@@ -20,19 +21,20 @@ use crate::units;
 /// Processes named per rule; the rest are counted.
 const NAMED: usize = 6;
 
-/// CPU time for looking at what processes hold open and have mapped.
-const AT_MOST: Duration = Duration::from_secs(1);
-
 pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found, Failure> {
     let (policy, files) = match policy(files, &mut io::stdin().lock()) {
         Ok(read) => read,
-        Err(problems) => {
-            tell(&problems, printer)?;
+        Err(refusal) => {
+            refusal.tell(printer)?;
             return Ok(Found::Problems);
         }
     };
-    let processes = processes(&policy);
+    let Survey { processes, gaps } = survey::survey(&policy, &Known::default());
     printer.lines(&lines(&policy, files, &processes, printer.paper))?;
+    for gap in gaps {
+        printer.lines(&[Line::default()])?;
+        printer.lines(&printer.paper.paragraph(Ink::Warning, &format!("! {gap}"), 2))?;
+    }
     Ok(Found::Nothing)
 }
 
@@ -40,54 +42,81 @@ pub(super) fn run(files: &[PathBuf], printer: &mut Printer<'_>) -> Result<Found,
 pub(super) fn policy(
     files: &[PathBuf],
     stdin: &mut dyn io::Read,
-) -> Result<(PolicySet, usize), Vec<String>> {
+) -> Result<(PolicySet, usize), Refusal> {
     let (sources, mut problems) = read(files, stdin);
     match PolicySet::parse(&sources) {
         Ok(policy) if problems.is_empty() => Ok((policy, sources.len())),
-        Ok(_) => Err(problems),
+        Ok(_) => Err(Refusal { problems, remedy: None }),
         Err(found) => {
             problems.extend(found.iter().map(ToString::to_string));
-            Err(problems)
+            Err(Refusal { problems, remedy: remedy(files, &found) })
         }
     }
 }
 
-/// Prints what is wrong with a policy.
-pub(super) fn tell(problems: &[String], printer: &mut Printer<'_>) -> io::Result<()> {
+/// Why there is no policy in the files.
+pub(super) struct Refusal {
+    /// Everything that is wrong.
+    problems: Vec<String>,
+    /// What may help.
+    remedy: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn tell(&self, printer: &mut Printer<'_>) -> io::Result<()> {
+        tell(&self.problems, 0, printer)?;
+        match &self.remedy {
+            Some(remedy) => printer.lines(&[Line::from(clean(remedy).into_owned())]),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Prints what is wrong with a policy, and how much `more` there is.
+pub(super) fn tell(problems: &[String], more: u64, printer: &mut Printer<'_>) -> io::Result<()> {
     for problem in problems {
         // Never wrapped: editors and people search for file:line:column.
         let line = clean(problem).into_owned();
         printer.lines(&[Line::from(printer.paper.span(Ink::Bad, line))])?;
     }
-    printer.lines(&[Line::from(units::count(problems.len() as u64, "problem"))])
-}
-
-/// Every process, with what the policy looks at. Devices and libraries are read by a look at what a
-/// first scan met.
-fn processes(policy: &PolicySet) -> Vec<ProcessSample> {
-    let mut reader = ProcessReader::new(&Roots::default());
-    let needs = policy.needs();
-    let looks = needs.uses || needs.maps;
-    reader.want(needs);
-    if looks {
-        reader.scan();
-        reader.news(AT_MOST);
+    let mut count = units::count(problems.len() as u64 + more, "problem");
+    if more > 0 {
+        count.push_str(&format!(", of which the first {} are told", problems.len()));
     }
-    reader.scan()
+    printer.lines(&[Line::from(count)])
 }
 
 /// The folders among `files` as the agent reads them, then each file; and what could not be read.
+/// No file at all means the agent's own folders.
 fn read(files: &[PathBuf], stdin: &mut dyn io::Read) -> (Vec<Source>, Vec<String>) {
+    let default = POLICY_DIRS.map(PathBuf::from);
+    let (files, named) = if files.is_empty() { (&default[..], false) } else { (files, true) };
+    // A folder of the agent's own that is missing is as good as an empty one.
     let (folders, files): (Vec<&Path>, Vec<&Path>) =
-        files.iter().map(PathBuf::as_path).partition(|f| f.is_dir());
+        files.iter().map(PathBuf::as_path).partition(|f| f.is_dir() || !named);
     let mut sources = Vec::new();
     let mut problems = Vec::new();
     match policy_files::read_folders(&folders) {
-        Ok(found) if found.sources.is_empty() => problems.extend(
-            folders.iter().map(|folder| format!("{}: no *.toml in this folder", folder.display())),
-        ),
         Ok(found) => sources.extend(found.sources),
         Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
+    }
+    let is_from = |folder: &Path| sources.iter().any(|source| source.path.starts_with(folder));
+    // A name that another folder has too is read from there alone.
+    let empty = |folder: &&Path| !is_from(folder) && !holds_policy(folder);
+    if named {
+        problems.extend(
+            folders
+                .iter()
+                .copied()
+                .filter(empty)
+                .map(|folder| format!("{}: no *.toml in this folder", folder.display())),
+        );
+    } else if sources.is_empty() && problems.is_empty() {
+        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        problems.push(format!(
+            "no *.toml in {}: name the files or folders to look at",
+            folders.join(" or in ")
+        ));
     }
     for file in files {
         let read = if file == Path::new("-") {
@@ -101,6 +130,31 @@ fn read(files: &[PathBuf], stdin: &mut dyn io::Read) -> (Vec<Source>, Vec<String
         }
     }
     (sources, problems)
+}
+
+fn holds_policy(folder: &Path) -> bool {
+    let is_policy = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        !name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".toml")
+    };
+    // One that cannot be read is a problem of its own.
+    fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(is_policy))
+}
+
+/// Where a class that is not defined in these files may be: a draft often inherits one that ships.
+fn remedy(files: &[PathBuf], problems: &[Problem]) -> Option<String> {
+    let shipped = Path::new(POLICY_DIRS[0]);
+    let lacks = problems.iter().any(|problem| problem.message.contains("no class `"));
+    let is_in = files.iter().any(|file| file == shipped);
+    (lacks && !files.is_empty() && !is_in).then(|| {
+        let named: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        format!(
+            "classes that ship with downbeat are in {0}; to look at both together: downbeat check \
+             {0} {1}",
+            shipped.display(),
+            named.join(" ")
+        )
+    })
 }
 
 /// What one rule matches: threads per process.

@@ -5,7 +5,7 @@ use std::path::Path;
 use downbeat_api::{Request, Response};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, check, follow, picture, unexpected};
+use super::{Failure, Found, Printer, ask, check, explain, picture, unexpected};
 
 pub(super) fn run(
     socket: &Path,
@@ -17,9 +17,9 @@ pub(super) fn run(
             printer.lines(&[Line::from(message)])?;
             Ok(Found::Nothing)
         }
-        Response::Refused { problems } => {
+        Response::Refused { problems, more } => {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            check::tell(&problems, printer)?;
+            check::tell(&problems, more, printer)?;
             printer.lines(&[Line::from("the policy that was in force stays")])?;
             Ok(Found::Problems)
         }
@@ -27,10 +27,11 @@ pub(super) fn run(
     }
 }
 
-/// The one process that a person names by its id or name.
+/// The one process that a person names by its id or its whole name: what changes something never
+/// guesses.
 pub(super) fn one_process(socket: &Path, process: &str) -> Result<u32, Failure> {
     match process.parse() {
         Ok(pid) => Ok(pid),
-        Err(_) => follow::one(&picture(socket)?, process),
+        Err(_) => explain::exactly_one(&picture(socket)?, process),
     }
 }

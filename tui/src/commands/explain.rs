@@ -47,8 +47,7 @@ pub(super) fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure
     }
     let own = std::process::id();
     let others = || snapshot.processes.iter().filter(|p| p.pid != own);
-    let called = |p: &&Process| p.name == name || program(&p.command) == name;
-    let mut found: Vec<&Process> = others().filter(called).collect();
+    let mut found: Vec<&Process> = others().filter(|p| is_called(p, name)).collect();
     let how = if found.is_empty() { "have this in their command line" } else { "are called so" };
     if found.is_empty() {
         found = others().filter(|p| p.command.contains(name)).collect();
@@ -71,6 +70,52 @@ pub(super) fn named(snapshot: &Snapshot, name: &str) -> Result<Vec<u32>, Failure
             )))
         }
     }
+}
+
+/// The one process that is called so, or whose program is: for commands that change something.
+pub(super) fn exactly_one(snapshot: &Snapshot, name: &str) -> Result<u32, Failure> {
+    let own = std::process::id();
+    let others = || snapshot.processes.iter().filter(|p| p.pid != own);
+    let listed = |found: &[&Process]| {
+        let mut some: Vec<String> = found
+            .iter()
+            .take(MOST)
+            .map(|p| format!("{} {}", p.pid, clean(program(&p.command))))
+            .collect();
+        if found.len() > MOST {
+            some.push(format!("and {} more", found.len() - MOST));
+        }
+        some.join(", ")
+    };
+    let mut found: Vec<&Process> = others().filter(|p| is_called(p, name)).collect();
+    found.sort_unstable_by_key(|p| p.pid);
+    let quoted = format!("{:?}", clean(name));
+    match found.as_slice() {
+        [one] => Ok(one.pid),
+        [] => {
+            let partly = |p: &&Process| !name.trim().is_empty() && p.command.contains(name);
+            let mut near: Vec<&Process> = others().filter(partly).collect();
+            near.sort_unstable_by_key(|p| p.pid);
+            let hint = if near.is_empty() {
+                String::new()
+            } else {
+                format!("; with this in their command line there are {}", listed(&near))
+            };
+            Err(Failure::NotFound(format!(
+                "no process is called {quoted}: give its whole name, or its id{hint}"
+            )))
+        }
+        several => Err(Failure::NotFound(format!(
+            "{} processes are called {quoted}: name one by its id ({})",
+            several.len(),
+            listed(several)
+        ))),
+    }
+}
+
+/// Whether a process, or the program that it runs, has this name.
+fn is_called(process: &Process, name: &str) -> bool {
+    process.name == name || program(&process.command) == name
 }
 
 /// The file name of the program that a command line starts.

@@ -12,6 +12,7 @@ mod misses;
 mod plan;
 mod restore;
 mod status;
+mod survey;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;

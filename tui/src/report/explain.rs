@@ -1,9 +1,9 @@
 //! Why a process is as it is.
 
-use downbeat_api::{Explanation, LeverState, ThreadExplanation, ThreadJobs};
+use downbeat_api::{Explanation, LeverState, SharedExplanation, ThreadExplanation, ThreadJobs};
 use ratatui::text::Line;
 
-use super::{Paper, jobs, overrides, words};
+use super::{Paper, jobs, overrides, plan, words};
 use crate::text::{self, Align};
 use crate::theme::Ink;
 use crate::units;
@@ -24,6 +24,7 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
         jobs: of_jobs,
         latest_miss,
         threads,
+        shared,
     } = explanation;
     let exe = exe.as_ref().map(|exe| format!("  {exe}")).unwrap_or_default();
     let mut lines = vec![paper.title(&format!("{name} (pid {pid}){exe}"))];
@@ -41,13 +42,10 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
         let first = group[0];
         lines.push(Line::default());
         lines.extend(paper.paragraph(Ink::Label, &who(&group), 2));
-        match (&first.class, &first.rule) {
-            (Some(class), Some(rule)) => {
-                lines.extend(paper.paragraph(
-                    Ink::Plain,
-                    &format!("  class {class}, by rule {rule}"),
-                    4,
-                ));
+        match (&first.class, &first.because) {
+            (Some(class), Some(because)) => {
+                let text = format!("  class {class}, {because}");
+                lines.extend(paper.paragraph(Ink::Plain, &text, 4));
             }
             (Some(class), None) => {
                 lines.extend(paper.paragraph(Ink::Plain, &format!("  class {class}"), 4));
@@ -57,6 +55,14 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
             }
         }
         for lever in &first.levers {
+            lines.extend(lever_lines(lever, paper));
+        }
+    }
+    for SharedExplanation { subject, levers } in shared {
+        lines.push(Line::default());
+        let head = format!("{}, shared by all in it", plan::subject_words(subject));
+        lines.extend(paper.paragraph(Ink::Label, &head, 2));
+        for lever in levers {
             lines.extend(lever_lines(lever, paper));
         }
     }
@@ -106,8 +112,8 @@ fn alike(threads: &[ThreadExplanation]) -> Vec<Vec<&ThreadExplanation>> {
     let mut groups: Vec<Vec<&ThreadExplanation>> = Vec::new();
     for thread in threads {
         let same = |group: &&mut Vec<&ThreadExplanation>| {
-            let ThreadExplanation { tid: _, name: _, class, rule, levers } = group[0];
-            (class, rule, levers) == (&thread.class, &thread.rule, &thread.levers)
+            let ThreadExplanation { tid: _, name: _, class, rule: _, because, levers } = group[0];
+            (class, because, levers) == (&thread.class, &thread.because, &thread.levers)
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(thread),
@@ -132,14 +138,15 @@ fn who(group: &[&ThreadExplanation]) -> String {
 }
 
 fn lever_lines(lever: &LeverState, paper: Paper) -> Vec<Line<'static>> {
-    let LeverState { lever, old, wanted, outcome } = lever;
+    let LeverState { lever, old, wanted, instead, outcome } = lever;
+    let new = instead.as_ref().unwrap_or(wanted);
     let change = match old {
-        Some(old) => format!("{old} → {wanted}"),
-        None => wanted.clone(),
+        Some(old) => format!("{old} → {new}"),
+        None => new.clone(),
     };
     let ink = if outcome.starts_with("failed") {
         Ink::Bad
-    } else if outcome.starts_with("left alone") {
+    } else if outcome.starts_with("left alone") || instead.is_some() {
         Ink::Warning
     } else {
         Ink::Plain

@@ -51,6 +51,10 @@ fn device(snapshot: &Snapshot, gpu: &Gpu, paper: Paper) -> Vec<Line<'static>> {
         let line = facts.join(" · ");
         lines.push(Line::from(paper.span(Ink::Faint, text::cut(&line, paper.width).into_owned())));
     }
+    if !gpu.slowed.is_empty() {
+        let text = format!("! held below its clocks by {}", gpu.slowed.join(", "));
+        lines.extend(paper.paragraph(Ink::Warning, &text, 2));
+    }
     let width = paper.width.min(80);
     if let Some(share) = gpu.utilization {
         let shares = [Share { ink: Ink::User, glyph: '|', share }];

@@ -237,7 +237,8 @@ fn cost(snapshot: &Snapshot, paper: Paper) -> Line<'static> {
 #[must_use]
 pub fn cost_text(snapshot: &Snapshot) -> String {
     let cost = &snapshot.cost;
-    let mut parts = vec![format!("{} %", units::percent(cost.cpu))];
+    let mut parts = Vec::new();
+    parts.extend(cost.cpu.map(|cpu| format!("{} %", units::percent(cpu))));
     if let Some(bpf) = &cost.bpf {
         parts.push(format!(
             "bpf {}",

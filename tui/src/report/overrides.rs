@@ -23,7 +23,7 @@ pub fn summary(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
             text.push_str(&format!(
                 "; what is on disk since was refused {} ago, {}",
                 units::span(snapshot.unix_time - refusal.at),
-                units::count(refusal.problems.len() as u64, "problem")
+                units::count(refusal.problems.len() as u64 + refusal.more, "problem")
             ));
         }
         let ink = if standing.is_some() { Ink::Bad } else { Ink::Plain };

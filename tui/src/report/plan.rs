@@ -31,7 +31,7 @@ struct Group<'a> {
 /// The whole plan; threads of a process that fare alike are told together.
 #[must_use]
 pub fn lines(plan: &Plan, paper: Paper) -> Vec<Line<'static>> {
-    let Plan { changes, settled, fallbacks, held: _ } = plan;
+    let Plan { changes, settled, fallbacks, known: _ } = plan;
     let done = |step: &PlanStep| changes.iter().filter(|c| c.step == *step).count() as u64;
     let (set, back) = (done(&PlanStep::Set), done(&PlanStep::PutBack));
     let mut head = if set + back == 0 {
@@ -44,7 +44,7 @@ pub fn lines(plan: &Plan, paper: Paper) -> Vec<Line<'static>> {
         head.push_str(&format!(", {left} left alone"));
     }
     head.push_str(&format!("; {} as wanted already", units::count(*settled, "value")));
-    let mut lines = vec![paper.title(&head)];
+    let mut lines = paper.paragraph(Ink::Strong, &head, 2);
     for fallback in fallbacks {
         lines.extend(paper.paragraph(Ink::Warning, &format!("! {fallback}"), 2));
     }
@@ -66,10 +66,21 @@ pub fn lines(plan: &Plan, paper: Paper) -> Vec<Line<'static>> {
 
 fn because((class, because): (Option<&str>, Option<&str>)) -> String {
     match (class, because) {
-        (Some(class), Some(because)) => format!("  class {class}, by {because}"),
+        (Some(class), Some(because)) => format!("  class {class}, {because}"),
         (Some(class), None) => format!("  class {class}"),
         (None, Some(because)) => format!("  {because}"),
         (None, None) => "  no class asks for it any more".to_owned(),
+    }
+}
+
+/// Whose levers they are; threads are told by their process.
+pub(super) fn subject_words(subject: &PlanSubject) -> String {
+    match subject {
+        PlanSubject::Host => "the host".to_owned(),
+        PlanSubject::Device { name } => name.clone(),
+        PlanSubject::Unit { name } => format!("unit {name}"),
+        PlanSubject::Group { path } => format!("control group {path}"),
+        PlanSubject::Thread { pid, process, .. } => format!("{process} ({pid})"),
     }
 }
 
@@ -77,14 +88,10 @@ fn groups(changes: &[PlannedChange]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for change in changes {
         let PlannedChange { subject, lever, now, wanted, step, class, because } = change;
-        let (head, thread) = match subject {
-            PlanSubject::Host => ("the host".to_owned(), None),
-            PlanSubject::Device { name } => (name.clone(), None),
-            PlanSubject::Unit { name } => (format!("unit {name}"), None),
-            PlanSubject::Group { path } => (format!("control group {path}"), None),
-            PlanSubject::Thread { pid, process, tid, name } => {
-                (format!("{process} ({pid})"), Some((*tid, name.as_str())))
-            }
+        let head = subject_words(subject);
+        let thread = match subject {
+            PlanSubject::Thread { tid, name, .. } => Some((*tid, name.as_str())),
+            _ => None,
         };
         let common = Common {
             class: class.as_deref(),

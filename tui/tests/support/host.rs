@@ -3,8 +3,9 @@
 use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 use downbeat_api::{
     Action, Actions, BpfCost, BpfProgram, Class, Cost, Cpu, Explanation, Finding, Gpu, GpuProcess,
-    GpuView, HostFacts, LeverCount, LeverState, Memory, Misses, Mode, Notice, Pressure, Process,
-    SCHEMA, Severity, Snapshot, Source, State, ThreadExplanation, Wait, WaitSummary,
+    GpuView, HostFacts, LeverCount, LeverState, Memory, Misses, Mode, Notice, PlanSubject,
+    Pressure, Process, SCHEMA, Severity, SharedExplanation, Snapshot, Source, State,
+    ThreadExplanation, Wait, WaitSummary,
 };
 
 const MIB: u64 = 1 << 20;
@@ -93,7 +94,7 @@ pub fn small() -> Snapshot {
         },
         cost: Cost {
             cpu_seconds: 91.0,
-            cpu: 0.008,
+            cpu: Some(0.008),
             rss: 14 * MIB,
             bpf: Some(BpfCost {
                 programs: vec![
@@ -226,6 +227,7 @@ pub fn explanation(pid: u32) -> Explanation {
         lever: lever.into(),
         old: Some(old.into()),
         wanted: wanted.into(),
+        instead: None,
         outcome: outcome.into(),
     };
     let thread = |tid, name: &str| ThreadExplanation {
@@ -233,8 +235,17 @@ pub fn explanation(pid: u32) -> Explanation {
         name: name.into(),
         class: Some("voice".into()),
         rule: Some("speech to text, /etc/downbeat/policy.d/50-voice.toml:12".into()),
+        because: Some("by rule speech to text, /etc/downbeat/policy.d/50-voice.toml:12".into()),
         levers: vec![
-            lever("sched", "other", "fifo 20", "set"),
+            LeverState {
+                instead: Some("fifo 20".into()),
+                ..lever(
+                    "sched",
+                    "other",
+                    "deadline 2831/20000 us",
+                    "set in place of deadline 2831/20000 us, which was refused",
+                )
+            },
             lever("affinity", "0-7", "0-3", "left alone: someone else set 2-3 since"),
             lever(
                 "ioprio",
@@ -262,9 +273,14 @@ pub fn explanation(pid: u32) -> Explanation {
                 name: "log".into(),
                 class: None,
                 rule: None,
+                because: None,
                 levers: Vec::new(),
             },
         ],
+        shared: vec![SharedExplanation {
+            subject: PlanSubject::Unit { name: "whisper.service".into() },
+            levers: vec![lever("cpu.weight", "100", "800", "set")],
+        }],
     }
 }
 
@@ -395,7 +411,7 @@ fn gpu(index: u32) -> Gpu {
         temperature: Some(if busy { 61.0 } else { 34.0 }),
         power: Some(if busy { 412.4 } else { 76.0 }),
         power_limit: Some(700.0),
-        slowed: Vec::new(),
+        slowed: if busy { vec!["power cap".into()] } else { Vec::new() },
         processes: if busy {
             vec![
                 GpuProcess { pid: 812, memory: Some(3 * GIB), utilization: Some(0.6) },

@@ -49,6 +49,12 @@ impl Groups {
         group.map(Arc::from).ok_or_else(|| unsupported("no version 2 hierarchy is mounted here"))
     }
 
+    /// The controllers that a group has and may pass on.
+    pub(super) fn controllers_of(&self, path: &str) -> io::Result<BTreeSet<String>> {
+        let names = fs::read_to_string(self.folder(path)?.join("cgroup.controllers"))?;
+        Ok(names.split_ascii_whitespace().map(str::to_owned).collect())
+    }
+
     /// Why a process could not be moved back to `home`, where the kernel would not let this agent.
     pub(super) fn no_way_home(&self, home: &str) -> Option<String> {
         let procs = self.folder(home).ok()?.join("cgroup.procs");

@@ -7,6 +7,7 @@ mod sched;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -111,6 +112,14 @@ impl Kernel {
     /// Why there is none, with the remedy.
     pub fn where_groups_would_lie(&self) -> Result<Arc<str>, String> {
         self.groups.find_place().map(|(place, _)| place)
+    }
+
+    /// The controllers that a group could pass on to groups below it.
+    ///
+    /// # Errors
+    /// When the group is not there.
+    pub fn controllers_of(&self, group: &str) -> io::Result<BTreeSet<String>> {
+        self.groups.controllers_of(group)
     }
 
     fn file(&self, tid: u32, name: &str) -> PathBuf {

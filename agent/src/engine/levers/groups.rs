@@ -42,6 +42,11 @@ impl Groups {
         self.targets.get(class)?.as_ref()
     }
 
+    /// Why no group can be made.
+    pub(super) fn no_place(&self) -> Option<&str> {
+        self.place.as_ref().err().map(String::as_str)
+    }
+
     /// The group of the agent's own that a class's processes go into.
     pub(super) fn of_class(&self, class: usize) -> Option<&Arc<str>> {
         self.own.get(&class)
@@ -75,7 +80,7 @@ impl Engine {
         match &self.levers.groups.place {
             Ok(place) => {
                 for (class, name, target) in &adopting {
-                    let path = self.lay_out(place, name, target, &mut wanted);
+                    let path = decide::lay_out(place, name, target, &mut wanted);
                     self.levers.groups.own.insert(*class, path);
                 }
             }
@@ -97,51 +102,6 @@ impl Engine {
         self.levers.groups.own.retain(|_, path| there(path));
     }
 
-    /// The path of a class's group, and what it and those above it need.
-    fn lay_out(
-        &self,
-        place: &Arc<str>,
-        class: &str,
-        target: &GroupTarget,
-        wanted: &mut BTreeMap<Arc<str>, Vec<Value>>,
-    ) -> Arc<str> {
-        let name: String =
-            class.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
-        let controllers = target.controllers();
-        let mut pass_on = |group: &Arc<str>, is_own: bool| {
-            let values = wanted.entry(Arc::clone(group)).or_default();
-            if is_own && !values.contains(&Value::Folder(true)) {
-                values.insert(0, Value::Folder(true));
-            }
-            let mut all = controllers.clone();
-            if let Some(Value::Controllers(others)) =
-                values.iter().find(|value| value.lever() == Lever::Controllers)
-            {
-                all.extend(others.iter().cloned());
-            }
-            values.retain(|value| value.lever() != Lever::Controllers);
-            if !all.is_empty() {
-                values.push(Value::Controllers(all));
-            }
-        };
-        // A partition has to lie in a group that is one itself, which the root always is.
-        let at_top = &**place == TOP;
-        let path: Arc<str> = if at_top && target.partition {
-            pass_on(&"/".into(), false);
-            format!("/downbeat-{name}").into()
-        } else {
-            if at_top {
-                pass_on(&"/".into(), false);
-            }
-            pass_on(place, at_top);
-            format!("{place}/{name}").into()
-        };
-        let values = wanted.entry(Arc::clone(&path)).or_default();
-        values.push(Value::Folder(true));
-        values.extend(target.values.iter().cloned());
-        path
-    }
-
     /// Brings groups to what is wanted, from the top down, and takes back those that are not.
     fn make(&mut self, wanted: &BTreeMap<Arc<str>, Vec<Value>>) -> Vec<Done> {
         let Some(actuator) = &mut self.actuator else { return Vec::new() };
@@ -151,11 +111,15 @@ impl Engine {
             let mut values = values.clone();
             // What is passed on by others' wish stays passed on.
             for value in &mut values {
-                if let Value::Controllers(names) = value
-                    && let Ok(Value::Controllers(before)) =
-                        actuator.before(&own(path), Lever::Controllers)
+                let Value::Controllers(names) = value else { continue };
+                if let Ok(Value::Controllers(before)) =
+                    actuator.before(&own(path), Lever::Controllers)
                 {
                     names.extend(before);
+                }
+                // One that is not there would take the others with it.
+                if let Ok(offered) = actuator.control().controllers_of(path) {
+                    names.retain(|name| offered.contains(name));
                 }
             }
             if self.levers.groups.made.get(path) == Some(&values) {
@@ -205,9 +169,6 @@ impl Engine {
         self.enter(&done);
     }
 }
-
-/// Where the agent's own groups lie where nobody else manages the hierarchy.
-const TOP: &str = "/downbeat.slice";
 
 /// A group that is known by its name.
 fn own(path: &Arc<str>) -> Subject {

@@ -4,6 +4,7 @@
 mod groups;
 mod probation;
 mod realtime;
+mod shown;
 mod switches;
 mod units;
 
@@ -56,10 +57,12 @@ impl Engine {
         let reserved = self.levers.realtime.reservation(thread.tid);
         let reserved = reserved.filter(|_| target.reservation.is_some());
         let group = self.levers.groups.of_class(assigned.class);
-        // A rule may name a kernel thread, and a group may be frozen: the host would stop with it.
+        // A rule may name a kernel thread, and a group may be frozen: the host would stop with it,
+        // and the pool with the process that looks after its workers.
         let process = self.world.get(thread.pid);
         let group = group
-            .filter(|_| process.is_none_or(|process| process.facts.kind == ProcessKind::Ordinary));
+            .filter(|_| process.is_none_or(|process| process.facts.kind == ProcessKind::Ordinary))
+            .filter(|_| !self.is_pool(thread.pid));
         if reserved.is_none() && group.is_none() {
             return Cow::Borrowed(&target.values);
         }
@@ -68,7 +71,21 @@ impl Engine {
             values.retain(|value| value.lever() != Lever::Sched);
             values.insert(0, Value::Sched(sched));
         }
-        values.extend(group.map(|path| Value::Cgroup(path.clone())));
+        let group = group.map(|path| Value::Cgroup(path.clone()));
+        // A reservation is for all CPUs of its root domain: a thread has to be in the partition, and
+        // on its CPUs alone, before the kernel grants one.
+        let is_alone = self.levers.groups.target(assigned.class).is_some_and(|it| it.partition);
+        if let (true, Some(group)) = (is_alone && target.reservation.is_some(), &group) {
+            values.sort_by_key(|value| value.lever() == Lever::Sched);
+            values.insert(0, group.clone());
+        } else {
+            values.extend(group);
+        }
         Cow::Owned(values)
+    }
+
+    /// Whether this is the pool's own process; its workers are like all others.
+    fn is_pool(&self, pid: u32) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.process().0 == Some(pid))
     }
 }

@@ -25,6 +25,11 @@ impl Asked {
     pub(super) fn new(units: Option<Units>) -> Self {
         Self { units, wanted: UnitRequest::new(), bystanders: BTreeMap::new() }
     }
+
+    /// Whether systemd can be asked at all.
+    pub(super) fn asks(&self) -> bool {
+        self.units.is_some()
+    }
 }
 
 /// Whose a process's group is.
@@ -43,7 +48,7 @@ impl Engine {
         let mut left_alone: BTreeMap<usize, String> = BTreeMap::new();
         if self.mode == Mode::Engaged {
             for process in self.world.processes() {
-                if process.facts.kind != ProcessKind::Ordinary {
+                if process.facts.kind != ProcessKind::Ordinary || self.is_pool(process.pid) {
                     continue;
                 }
                 let Some(class) = process.classified().map(|assigned| assigned.class) else {
@@ -56,7 +61,7 @@ impl Engine {
                 match self.owner_of_group(process) {
                     Owner::Unit(unit) => {
                         members.entry(Arc::clone(&unit)).or_default().insert(process.pid);
-                        wanted.entry(unit).or_insert_with(|| target.values.clone());
+                        wanted.entry(unit).or_insert_with(|| target.of_unit());
                     }
                     Owner::Other(whose) => {
                         left_alone.entry(class).or_insert_with(|| {
@@ -97,7 +102,12 @@ impl Engine {
             return Owner::Other(format!("in the group {group}, which somebody else made"));
         }
         let by_user = group.contains("/user@");
+        let agent = self.world.get(std::process::id());
+        let own_unit = agent.and_then(|agent| agent.facts.unit.as_deref());
         match &process.facts.unit {
+            Some(unit) if own_unit == Some(unit) => {
+                Owner::Other(format!("in {unit}, downbeat's own unit"))
+            }
             Some(_) if by_user => {
                 Owner::Other(format!("in the group {group} of a user's own systemd"))
             }

@@ -94,6 +94,14 @@ impl Containers {
         Some(known.facts.clone().unwrap_or(facts))
     }
 
+    /// Containers whose engine has not answered yet, and those that no engine knows.
+    #[must_use]
+    pub fn unnamed(&self) -> (usize, usize) {
+        let unnamed = || self.known.values().filter(|known| known.facts.is_none());
+        let open = unnamed().filter(|known| known.failures == 0).count();
+        (open, unnamed().count() - open)
+    }
+
     /// A process is gone.
     pub fn forget(&mut self, pid: u32) {
         let Some(id) = self.of_process.remove(&pid) else { return };

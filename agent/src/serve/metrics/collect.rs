@@ -189,7 +189,8 @@ fn add_policy(families: &mut Families, policy: &PolicyState) {
     let reloads = [("accepted", accepted), ("refused", refused)]
         .map(|(result, count)| (vec![result.to_owned()], Value::Count(*count)));
     families.add(&catalogue::POLICY_RELOADS, reloads);
-    let problems = standing.as_ref().map_or(0, |refusal| refusal.problems.len());
+    let problems =
+        standing.as_ref().map_or(0, |refusal| refusal.problems.len() as u64 + refusal.more);
     families.gauge(&catalogue::POLICY_PROBLEMS, problems as f64);
 }
 

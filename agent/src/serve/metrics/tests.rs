@@ -90,6 +90,7 @@ fn full() -> Snapshot {
             standing: Some(PolicyRefusal {
                 at: 1_790_000_100.0,
                 problems: vec![PolicyProblem::default(), PolicyProblem::default()],
+                more: 0,
             }),
         },
         overrides: vec![Override::default()],
@@ -169,7 +170,7 @@ fn full() -> Snapshot {
         },
         cost: Cost {
             cpu_seconds: 0.75,
-            cpu: 0.01,
+            cpu: Some(0.01),
             rss: 12 << 20,
             bpf: Some(BpfCost {
                 programs: vec![BpfProgram {
