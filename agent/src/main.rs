@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::Context;
 use clap::Parser;
 use downbeat_agent::act::{
-    Actuator, Cap, Journal, Kernel, RunLock, Units, journals, restore_locked,
+    Actuator, Cap, Journal, Kernel, RestoreReport, RunLock, Units, journals, restore_locked,
 };
 use downbeat_agent::cli::{Address, Cli};
 use downbeat_agent::engine::{Engine, Notices, Parts, PolicyFolders, Reading, notice};
@@ -196,15 +196,20 @@ fn put_back_predecessors_changes(
     notices: &mut Notices,
 ) -> anyhow::Result<()> {
     let report = restore_locked(run_dir, roots)?;
-    if report.restored > 0 || !report.failed.is_empty() {
-        tracing::warn!("an earlier agent was killed; of its changes: {report}");
+    let RestoreReport { restored, handed_off, failed, notes, .. } = &report;
+    if *restored > 0 || *handed_off > 0 || !failed.is_empty() {
         let text = format!("an earlier agent was killed; of its changes: {report}");
-        let (severity, remedy) = if report.failed.is_empty() {
+        tracing::warn!("{text}");
+        let (severity, remedy) = if failed.is_empty() {
             (Severity::Info, None)
         } else {
             (Severity::Warning, Some(AT_THE_STOP))
         };
         notices.set("predecessor", vec![notice(severity, text, remedy)]);
+    } else if !notes.is_empty() {
+        let text = notes.join("; ");
+        tracing::info!("{text}");
+        notices.set("predecessor", vec![notice(Severity::Info, text, None)]);
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
             Found::Unreadable { reason, understood } => (understood, Some(reason)),
         };
         let Work { mut report, left } = if path.ends_with(UNITS_NAME) {
-            put_back_units(changes)
+            put_back_units(changes, roots)
         } else {
             put_back_all(&changes, &Kernel::new(roots), roots)
         };
@@ -135,12 +135,12 @@ struct Work {
     left: Changes,
 }
 
-fn put_back_units(changes: Changes) -> Work {
+fn put_back_units(changes: Changes, roots: &Roots) -> Work {
     let mut work = Work::default();
     if changes.is_empty() {
         return work;
     }
-    let systemd = match Systemd::connect(Path::new(systemd::RUN), true) {
+    let systemd = match Systemd::connect(Path::new(systemd::RUN), roots, true) {
         Ok(systemd) => systemd,
         Err(error) => {
             work.report.failed.push(error.to_string());

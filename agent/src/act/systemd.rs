@@ -16,7 +16,11 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::control::Control;
 use super::subject::Subject;
-use super::value::{CpuLimit, CpuShare, Cpuset, Lever, Value};
+use super::value::{CpuLimit, CpuShare, Cpuset, Lever, PerDevice, Value};
+use crate::roots::Roots;
+use devices::{Devices, LATENCY, MAX, Pairs, Properties};
+
+mod devices;
 
 const MANAGER: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -45,6 +49,7 @@ pub struct Systemd {
     bus: Connection,
     /// `/run/systemd`.
     noted: PathBuf,
+    devices: Devices,
     /// Drop-ins that are there because of us.
     drop_ins: Mutex<BTreeSet<PathBuf>>,
     /// Every drop-in of a value that is put back is ours.
@@ -52,17 +57,19 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Connects to the system bus; `run` is systemd's own folder ([`RUN`]). `restores`: to put back
-    /// what another process set.
+    /// Connects to the system bus; `run` is systemd's own folder ([`RUN`]), and `roots` says where
+    /// devices have their names. `restores`: to put back what another process set.
     ///
     /// # Errors
     /// When there is no bus, or systemd is not on it.
-    pub fn connect(run: &Path, restores: bool) -> io::Result<Self> {
+    pub fn connect(run: &Path, roots: &Roots, restores: bool) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let bus = runtime
             .block_on(async { Builder::system().method_timeout(PATIENCE).build().await })
             .map_err(|error| io::Error::other(format!("the system bus: {error}")))?;
-        Ok(Self { runtime, bus, noted: run.to_owned(), drop_ins: Mutex::default(), restores })
+        let devices = Devices::new(roots.sys.clone());
+        let noted = run.to_owned();
+        Ok(Self { runtime, bus, noted, devices, drop_ins: Mutex::default(), restores })
     }
 
     fn call<B>(
@@ -95,6 +102,30 @@ impl Systemd {
         Ok(Some(self.number(unit, name)?).filter(|bytes| *bytes != UNSET))
     }
 
+    fn by_device(&self, unit: &str, properties: &Properties) -> io::Result<PerDevice> {
+        let pairs = |(_, name): &(&str, &str)| {
+            let value = self.property(unit, &interface(unit), name)?;
+            Pairs::try_from(value).map_err(|error| io::Error::other(format!("{name}: {error}")))
+        };
+        let shown = properties.iter().map(pairs).collect::<io::Result<Vec<_>>>()?;
+        Ok(self.devices.from_pairs(properties, &shown))
+    }
+
+    /// What changes for these limits by device; properties that are empty and stay so are left out.
+    fn device_settings(
+        &self,
+        unit: &str,
+        properties: &'static Properties,
+        wanted: &PerDevice,
+    ) -> io::Result<Vec<(&'static str, Variant<'static>)>> {
+        let now = self.by_device(unit, properties)?;
+        let before = self.devices.to_pairs(properties, &now, &PerDevice::default());
+        let after = self.devices.to_pairs(properties, wanted, &now);
+        let changes = properties.iter().zip(before.into_iter().zip(after));
+        let changed = changes.filter(|(_, (before, after))| before != after);
+        Ok(changed.map(|((_, name), (_, after))| (*name, Variant::from(after))).collect())
+    }
+
     fn read_unit(&self, lever: Lever, unit: &str) -> io::Result<Value> {
         Ok(match lever {
             Lever::CpuWeight => Value::CpuWeight(match self.number(unit, "CPUWeight")? {
@@ -116,6 +147,8 @@ impl Systemd {
             Lever::MemoryHigh => Value::MemoryHigh(self.limit(unit, "MemoryHigh")?),
             Lever::MemoryMax => Value::MemoryMax(self.limit(unit, "MemoryMax")?),
             Lever::IoWeight => Value::IoWeight(self.limit(unit, "IOWeight")?),
+            Lever::IoMax => Value::IoMax(self.by_device(unit, MAX)?),
+            Lever::IoLatency => Value::IoLatency(self.by_device(unit, LATENCY)?),
             Lever::Cpuset => {
                 let bytes = self.property(unit, &interface(unit), "AllowedCPUs")?;
                 let bytes = Vec::<u8>::try_from(bytes).map_err(io::Error::other)?;
@@ -159,6 +192,8 @@ impl Systemd {
             Value::MemoryHigh(bytes) => vec![("MemoryHigh", or_unset(bytes).into())],
             Value::MemoryMax(bytes) => vec![("MemoryMax", or_unset(bytes).into())],
             Value::IoWeight(weight) => vec![("IOWeight", or_unset(weight).into())],
+            Value::IoMax(limits) => self.device_settings(unit, MAX, limits)?,
+            Value::IoLatency(targets) => self.device_settings(unit, LATENCY, targets)?,
             Value::Cpuset(set) if set.partition == "member" => {
                 vec![("AllowedCPUs", Variant::from(mask_of(&set.cpus)))]
             }

@@ -95,7 +95,7 @@ impl Units {
 }
 
 fn connect(run_dir: &Path, roots: &Roots) -> io::Result<Actuator<Systemd>> {
-    let systemd = Systemd::connect(Path::new(systemd::RUN), false)?;
+    let systemd = Systemd::connect(Path::new(systemd::RUN), roots, false)?;
     let (journal, left) = Journal::open_named(UNITS_NAME, run_dir, roots)?;
     // Units have no real time to be bounded.
     let mut actuator = Actuator::new(systemd, journal, Cap { bandwidth: 0.0, threads: 0 });

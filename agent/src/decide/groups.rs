@@ -42,6 +42,18 @@ impl GroupTarget {
     }
 }
 
+impl GroupTarget {
+    /// Its values as systemd can be asked for them: it knows no burst and no partition.
+    #[must_use]
+    pub fn of_unit(&self) -> Vec<Value> {
+        let for_systemd = |value: &Value| match value {
+            Value::CpuMax(limit) => Value::CpuMax(CpuLimit { burst_us: 0, ..*limit }),
+            value => value.clone(),
+        };
+        self.values.iter().map(for_systemd).collect()
+    }
+}
+
 /// Turns a class of the policy into values for a group on this host; nothing for a class that
 /// names none.
 #[must_use]
@@ -67,6 +79,13 @@ pub fn group(class: &Class, host: &HostFacts, machine: &Machine) -> Option<Group
     target.values.extend(values.into_iter().flatten());
     if class.partition {
         partition(class, host, &mut target);
+    }
+    if !class.adopt && class.cpu.burst.is_some() && class.cpu.max.is_some() {
+        target.lacking.push(format!(
+            "class {} names a burst, which systemd does not know: units get the quota alone; set \
+             `adopt = true`",
+            class.name
+        ));
     }
     (target.adopt || !target.values.is_empty() || !target.lacking.is_empty()).then_some(target)
 }
@@ -136,10 +155,13 @@ fn partition(class: &Class, host: &HostFacts, target: &mut GroupTarget) {
     let cpus = cpus.unwrap_or_default();
     if !class.adopt {
         target.lacking.push(format!(
-            "class {} asks for a partition, which only a group of downbeat's own can be: set \
-             `adopt = true`",
+            "class {} asks for a partition, which only a group of downbeat's own can be: a unit is \
+             held to these CPUs, and others may use them too; set `adopt = true`",
             class.name
         ));
+        if !cpus.is_empty() {
+            target.values.push(Value::Cpuset(Cpuset { cpus, partition: "member".into() }));
+        }
     } else if cpus.is_empty() || cpus == host.cpus {
         target.lacking.push(format!(
             "class {} asks for a partition of no CPU or of all: somebody else needs one",
@@ -202,6 +224,18 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_gets_the_quota_without_the_burst_that_systemd_lacks() {
+        let body = "tier = \"background\"\nsched = \"keep\"\n\
+            cpu = { max = \"50%\", burst = \"10ms\" }";
+        let target = group(&class(body), &host(), &machine()).unwrap();
+        assert!(target.lacking[0].contains("burst"), "{:?}", target.lacking);
+        let quota = CpuLimit { quota_us: Some(50_000), period_us: PERIOD_US, burst_us: 0 };
+        assert_eq!(target.of_unit(), [Value::CpuMax(quota)]);
+        let adopted = group(&class(&format!("{body}\nadopt = true")), &host(), &machine());
+        assert_eq!(adopted.unwrap().lacking, Vec::<String>::new());
+    }
+
+    #[test]
     fn the_controllers_are_those_of_the_values() {
         let body = "tier = \"background\"\nsched = \"keep\"\nadopt = true\nfreeze = true\n\
             cpu = { weight = 10 }\nmemory = { max = \"1GiB\" }";
@@ -216,7 +250,10 @@ mod tests {
             let body = format!("tier = \"realtime\"\npartition = true\n{rest}");
             group(&class(&body), &host(), &machine()).unwrap()
         };
-        assert!(of("cpus = \"1\"").lacking[0].contains("adopt"));
+        let of_a_unit = of("cpus = \"1\"");
+        assert!(of_a_unit.lacking[0].contains("adopt"));
+        let set = Cpuset { cpus: vec![1], partition: "member".into() };
+        assert_eq!(of_a_unit.of_unit(), [Value::Cpuset(set)]);
         assert!(of("cpus = \"0-1\"\nadopt = true").lacking[0].contains("somebody else"));
         let target = of("cpus = \"1\"\nadopt = true");
         assert!(target.partition && target.lacking.is_empty());

@@ -251,6 +251,9 @@ impl Engine {
             break;
         }
         self.forget_groups();
+        // Not at the next sample: a pause is one of everything.
+        self.ask_for_units();
+        self.set_switches();
         restored as u64
     }
 
@@ -291,6 +294,8 @@ impl Engine {
     }
 
     pub(super) fn apply(&mut self, threads: &[(ThreadId, Option<Assigned>)]) {
+        // What the watch took back would look like someone else's.
+        self.tell_runaways();
         if self.mode != Mode::Engaged {
             // They may have something from before the pause, through whoever made them.
             for (thread, _) in threads {

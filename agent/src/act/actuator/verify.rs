@@ -66,6 +66,11 @@ impl<C: Control> Actuator<C> {
                     }
                     continue;
                 };
+                // It may be another thread's by now.
+                if !has_turn && !self.control.is_same(subject) {
+                    gone.push(key.clone());
+                    break;
+                }
                 // The watch for runaways tells what it did before the next look.
                 let may_be_demoted = |change: &Change| {
                     change.ours.is_realtime() && theirs.agrees_with(&change.to_go_back(&theirs))
@@ -74,11 +79,6 @@ impl<C: Control> Actuator<C> {
                     continue;
                 }
                 self.doubted.remove(key);
-                // It may be another thread's by now.
-                if !has_turn && !self.control.is_same(subject) {
-                    gone.push(key.clone());
-                    break;
-                }
                 if change.is_some() {
                     self.journal.forget(subject, *lever);
                 }

@@ -51,6 +51,7 @@ fn a_thread_that_execs_takes_its_values_along_to_the_main_threads_id() {
     // The kernel's part: the main thread is gone, the other one has its id and start time.
     bench.kernel.0.borrow_mut().start_times.remove(&101);
     bench.kernel.change_behind_its_back(100, fifo(20));
+    bench.kernel.renice(100, 2);
     bench.actuator.succeed(101, 100);
     assert!(bench.actuator.verify(NOW).is_empty(), "nobody else changed anything");
     assert_eq!(bench.journalled(), 2);

@@ -5,7 +5,7 @@ use super::*;
 fn reservation(runtime_ms: u64) -> Value {
     let (runtime, period) = (runtime_ms * 1_000_000, 10_000_000);
     let policy = libc::SCHED_DEADLINE.cast_unsigned();
-    let flags = super::super::RESET_ON_FORK;
+    let flags = RESET_ON_FORK;
     Value::Sched(Sched { policy, flags, runtime, deadline: period, period, ..Sched::DEFAULT })
 }
 
