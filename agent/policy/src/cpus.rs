@@ -55,8 +55,9 @@ pub enum CpuGroup {
 pub struct ChosenCpus {
     /// Ascending, without repeats; empty where the host has none of them.
     pub cpus: Vec<u32>,
-    /// Groups that the host does not have, in the order of their first mention.
-    pub missing: Vec<CpuGroup>,
+    /// What the host does not have: numbers first (`CPU 57`, `CPU 90-99`), then groups in the order
+    /// of their first mention.
+    pub missing: Vec<String>,
 }
 
 /// Why a list of CPUs was refused.
@@ -80,6 +81,11 @@ pub enum CpuListError {
     /// More than [`MOST_NAMES`].
     #[error("more than {MOST_NAMES} names in one list of CPUs; write the numbers")]
     TooManyNames,
+    /// All that is listed is taken away again.
+    #[error(
+        "`!` takes away all that the list names, so no CPU can be left; name one that may stay"
+    )]
+    NothingLeft,
     /// A number in a product.
     #[error(
         "`{}`: `&` stands between names only, as in node-0&smt-first; write the numbers that are \
@@ -97,22 +103,25 @@ impl CpuChoice {
     }
 
     /// The CPUs of this choice on a host with the CPUs `online`; `group` says which CPUs a group
-    /// has there, or nothing where the host has no such group. Numbers that are not online are left
-    /// out.
+    /// has there, or nothing where the host has no such group. What is not there is left out.
     pub fn resolve(
         &self,
         online: &[u32],
         group: impl Fn(CpuGroup) -> Option<Vec<u32>>,
     ) -> ChosenCpus {
-        let mut missing = Vec::new();
+        let lacks = |cpu: &u32| !online.contains(cpu) && !self.without.numbers.contains(cpu);
+        let absent: Vec<u32> = self.with.numbers.iter().copied().filter(lacks).collect();
+        let mut missing: Vec<String> =
+            ranges(&absent).map(|numbers| format!("CPU {numbers}")).collect();
         let mut has = |sum: &CpuSum| -> Vec<u32> {
             let mut cpus = sum.numbers.clone();
             for product in &sum.products {
                 let mut shared = online.to_vec();
                 for factor in product {
                     let members = group(*factor).unwrap_or_else(|| {
-                        if !missing.contains(factor) {
-                            missing.push(*factor);
+                        let name = factor.to_string();
+                        if !missing.contains(&name) {
+                            missing.push(name);
                         }
                         Vec::new()
                     });
@@ -147,11 +156,15 @@ impl FromStr for CpuChoice {
                 None => with.read(part)?,
             }
         }
-        let (with, without) = (with.finish(), without.finish());
+        let (mut with, without) = (with.finish(), without.finish());
         if with == CpuSum::default() {
-            return Ok(Self { without, ..Self::all() });
+            with = Self::all().with;
         }
-        Ok(Self { with, without })
+        if with.is_within(&without) {
+            Err(CpuListError::NothingLeft)
+        } else {
+            Ok(Self { with, without })
+        }
     }
 }
 
@@ -265,14 +278,30 @@ impl fmt::Display for CpuChoice {
     }
 }
 
+/// Ascending numbers as sysfs writes them.
+fn ranges(numbers: &[u32]) -> impl Iterator<Item = String> {
+    let runs = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+    runs.filter_map(|run| match run {
+        [only] => Some(only.to_string()),
+        [first, .., last] => Some(format!("{first}-{last}")),
+        [] => None,
+    })
+}
+
 impl CpuSum {
+    /// Whether the other has all of it on every host.
+    fn is_within(&self, other: &Self) -> bool {
+        let holds = |product: &Vec<CpuGroup>| {
+            let includes = |wider: &Vec<CpuGroup>| wider.iter().all(|g| product.contains(g));
+            other.products.iter().any(includes)
+        };
+        let all = other.products.iter().any(|product| *product == [CpuGroup::All]);
+        all || (self.numbers.iter().all(|cpu| other.numbers.contains(cpu))
+            && self.products.iter().all(holds))
+    }
+
     fn words(&self) -> Vec<String> {
-        let runs = self.numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
-        let runs = runs.filter_map(|run| match run {
-            [only] => Some(only.to_string()),
-            [first, .., last] => Some(format!("{first}-{last}")),
-            [] => None,
-        });
+        let runs = ranges(&self.numbers);
         let products = self.products.iter().map(|product| {
             let names: Vec<String> = product.iter().map(ToString::to_string).collect();
             names.join("&")

@@ -200,7 +200,7 @@ fn what_is_valid_fits_the_schema() {
 
 /// Fixtures that are wrong in a way that no schema sees: it knows one file, and of a text only its
 /// shape.
-const BEYOND: [&str; 22] = [
+const BEYOND: [&str; 23] = [
     "auto-unknown-class",
     "auto-without-classes",
     "cpu-burst-above-quota",
@@ -208,6 +208,7 @@ const BEYOND: [&str; 22] = [
     "cpu-idle-with-weight",
     "cpus-backwards",
     "cpus-huge-range",
+    "cpus-nothing-left",
     "deadline-range",
     "freeze-of-what-is-waited-for",
     "inherits-ring",

@@ -3,7 +3,7 @@
 use downbeat_api::HostFacts;
 use downbeat_policy::{ChosenCpus, CpuChoice, CpuGroup};
 
-/// The CPUs of a choice that this host has, and the groups that it lacks. Where all CPUs are of one
+/// The CPUs of a choice that this host has, and what it lacks. Where all CPUs are of one
 /// kind, they are both `performance` and `efficiency`: a policy that asks for either means "not the
 /// wrong ones".
 pub(super) fn cpus(choice: &CpuChoice, host: &HostFacts) -> ChosenCpus {
@@ -24,12 +24,12 @@ pub(super) fn cpus(choice: &CpuChoice, host: &HostFacts) -> ChosenCpus {
 
 /// What a person should know of a choice that the host cannot follow, or follows in part.
 pub(super) fn lacking(class: &str, choice: &CpuChoice, chosen: &ChosenCpus) -> Option<String> {
-    let missing: Vec<String> = chosen.missing.iter().map(ToString::to_string).collect();
+    let missing = chosen.missing.join(", no ");
     if chosen.cpus.is_empty() {
         let why = if missing.is_empty() {
             "this host has none of them online".to_owned()
         } else {
-            format!("this host has no {}", missing.join(", no "))
+            format!("this host has no {missing}")
         };
         return Some(format!(
             "class {class} asks for the CPUs {choice}, and {why}: its threads stay where they may \
@@ -38,8 +38,7 @@ pub(super) fn lacking(class: &str, choice: &CpuChoice, chosen: &ChosenCpus) -> O
     }
     (!missing.is_empty()).then(|| {
         format!(
-            "class {class} asks for the CPUs {choice}, and this host has no {}: left out",
-            missing.join(", no ")
+            "class {class} asks for the CPUs {choice}, and this host has no {missing}: left out"
         )
     })
 }
@@ -107,7 +106,9 @@ mod tests {
         assert_eq!(words("llc-0"), None);
         let none = words("isolated").unwrap();
         assert!(none.contains("no isolated") && none.contains("stay"), "{none}");
-        assert!(words("90-99").unwrap().contains("none of them online"));
+        assert!(words("90-99").unwrap().contains("no CPU 90-99"));
+        assert!(words("efficiency&near-gpu-0").unwrap().contains("none of them online"));
+        assert!(words("0,57").unwrap().contains("no CPU 57: left out"));
         let part = words("0,near-gpu-3").unwrap();
         assert!(part.contains("no near-gpu-3: left out"), "{part}");
     }

@@ -43,14 +43,36 @@ fn names_add_take_away_and_meet() {
     assert_eq!(chosen("node-0,!0,! 4-5"), [2, 6]);
     assert_eq!(chosen("near-gpu-0,!efficiency"), [0, 4]);
     assert_eq!(chosen("0-3,!performance&smt-first"), [2, 3]);
-    assert_eq!(chosen("0,!0"), []);
 }
 
 #[test]
-fn a_group_that_the_host_has_not_is_named() {
+fn what_the_host_has_not_is_named() {
     let got = resolve("isolated,1,llc-3&isolated,!isolated");
     assert_eq!(got.cpus, [1]);
-    assert_eq!(got.missing, [CpuGroup::Isolated, CpuGroup::Llc(3)]);
+    assert_eq!(got.missing, ["isolated", "llc-3"]);
+    let got = resolve("7-9,57,llc-3,!8");
+    assert_eq!(got.cpus, [7]);
+    assert_eq!(got.missing, ["CPU 9", "CPU 57", "llc-3"]);
+}
+
+#[test]
+fn a_list_that_leaves_nothing_on_any_host_is_refused() {
+    for text in [
+        "0,!0",
+        "0-3,!0-7",
+        "!all",
+        "3,node-0,!all",
+        "node-0&smt-first,!node-0",
+        "llc-1,2,!2,!llc-1",
+    ] {
+        assert_eq!(list(text), Err(CpuListError::NothingLeft), "{text}");
+    }
+    // On some host a CPU is left.
+    for text in
+        ["0-1,!0", "all,!0", "performance,!efficiency", "node-0,!node-0&smt-first", "0,node-0,!0"]
+    {
+        assert!(list(text).is_ok(), "{text}");
+    }
 }
 
 #[test]
@@ -84,7 +106,10 @@ proptest! {
     fn is_written_as_it_is_read(
         text in "(!?([0-9]{1,3}|all|performance|smt-first&node-[0-9]|llc-1|near-gpu-0),){0,6}7",
     ) {
-        let read = list(&text).expect("well formed");
+        let read = match list(&text) {
+            Err(CpuListError::NothingLeft) => return Ok(()),
+            read => read.expect("well formed"),
+        };
         prop_assert_eq!(list(&read.to_string()), Ok(read));
     }
 

@@ -10,6 +10,12 @@ use crate::{Matcher, NamedPattern, Pattern, Rule, Use, language};
 /// Keys that a reader of the design may well put beside `match`.
 const MISPLACED: [(&str, &str); 1] = [("any", "belongs inside `match`: match = { any = [ … ] }")];
 
+/// `any` is known, one level up.
+const NESTED: [(&str, &str); 1] = [(
+    "any",
+    "does not stand inside `any`; make a table of its own of each alternative, or another rule",
+)];
+
 /// Characters of a rule's name.
 const LONGEST_NAME: usize = 80;
 
@@ -110,7 +116,7 @@ fn alternative(
     if table.refuse_empty("an empty table would match every process", notes) {
         return None;
     }
-    table.refuse_unknown(language::MATCHERS, notes);
+    table.refuse_unknown_or_misplaced(language::MATCHERS, &NESTED, notes);
     for twice in table.fields().filter(|f| f.name() != "any" && beside.get(f.name()).is_some()) {
         twice.refuse_name("also stands beside `any`; give it in one of the two places", notes);
     }
