@@ -1,6 +1,7 @@
 //! What people say to the agent: plan, set and release, reload; and that it does what it says.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,9 @@ use downbeat_tests::agent::{Agent, Load, PATIENCE, Place, said};
 use downbeat_tests::processes::wait_until;
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{Attributes, FIFO, IDLE, OTHER};
+
+/// `SCHED_DEADLINE`.
+const DEADLINE: u32 = 6;
 use nix::sys::signal::Signal;
 
 const POLICY: &str = r#"
@@ -66,6 +70,15 @@ impl Scene {
         Ok((output.status.code().context("no exit code")?, said(&output)))
     }
 
+    /// A policy that is not in force.
+    fn draft(&self, name: &str, text: &str) -> Result<String> {
+        let draft = self.place.path(name);
+        let bin = self.place.path("bin");
+        fs::write(&draft, text.replace("{bin}", &bin.to_string_lossy()))?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o644))?;
+        Ok(draft.to_str().context("a path in UTF-8")?.to_owned())
+    }
+
     /// Says it and expects that it is done.
     fn done(&self, arguments: &[&str]) -> Result<String> {
         let (code, said) = self.downbeat(arguments)?;
@@ -85,7 +98,7 @@ fn a_class_by_hand_goes_before_the_rules_survives_a_reload_and_is_undone_on_rele
     scene.crowd.wait_for(3, fifo)?;
 
     let said = scene.done(&["set", &pid, "--class", "batch", "--for", "10m"])?;
-    ensure!(said.contains("is batch for 600 s, on 3 threads"), "{said}");
+    ensure!(said.contains("is batch for 10 min, on 3 threads"), "{said}");
     scene.crowd.wait_for(3, idle)?;
     let status = scene.done(&["status"])?;
     ensure!(status.contains(&format!("by hand: downbeat-load ({pid}) is batch")), "{status}");
@@ -198,6 +211,153 @@ fn a_policy_folder_that_does_not_exist_yet_is_read_once_it_does() -> Result<()> 
     crowd.wait_for(3, fifo)
 }
 
+#[test]
+fn a_plan_for_another_policy_knows_what_people_and_others_did() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    let pid = scene.crowd.pid().to_string();
+    let own = scene.place.path("policy/50-test.toml");
+    let own = own.to_str().context("a path in UTF-8")?;
+    let nothing = scene.done(&["plan", own])?;
+    ensure!(nothing.contains("Nothing would change"), "{nothing}");
+
+    // By hand goes before the rules of every policy that has the class.
+    scene.done(&["set", &pid, "--class", "batch"])?;
+    scene.crowd.wait_for(3, idle)?;
+    for plan in [scene.done(&["plan"])?, scene.done(&["plan", own])?] {
+        ensure!(plan.contains("Nothing would change"), "{plan}");
+    }
+    let other = POLICY.replace("sched = \"idle\"", "sched = { policy = \"batch\" }");
+    let other = scene.draft("other.toml", &other)?;
+    let plan = scene.done(&["plan", &other])?;
+    ensure!(plan.contains("idle → batch") && plan.contains("by hand, by uid 0"), "{plan}");
+    scene.done(&["release", &pid])?;
+    scene.crowd.wait_for(3, fifo)?;
+
+    // What someone else set stays theirs under every policy.
+    let run = std::process::Command::new("chrt").args(["-a", "-f", "-p", "3", &pid]).output()?;
+    ensure!(run.status.success(), "{}", said(&run));
+    scene.agent.wait_for(|snapshot| {
+        let process = snapshot.processes.iter().find(|p| p.pid == scene.crowd.pid())?;
+        process.attention.then_some(())
+    })?;
+    for plan in [scene.done(&["plan"])?, scene.done(&["plan", &other])?] {
+        ensure!(plan.contains("Nothing would change, 3 left alone"), "{plan}");
+        ensure!(plan.contains("left alone: someone else changed it"), "{plan}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rule_by_costly_facts_is_planned_as_the_agent_applies_it() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    // Nothing in /proc/PID/stat or cmdline says any of these.
+    let own = std::process::id();
+    let name = fs::read_to_string(format!("/proc/{own}/comm"))?;
+    let name = name.trim_end();
+    let match_ = format!(
+        "match = {{ exe = \"{{bin}}/downbeat-load\", ancestor = \"{name}\", env = \"PATH=*\" }}"
+    );
+    let costly = POLICY.replace("match = { exe = \"{bin}/downbeat-load\" }", &match_);
+    scene.place.policy("50-test.toml", &costly)?;
+    let pid = scene.crowd.pid().to_string();
+    scene.agent.wait_for(|snapshot| (snapshot.policy.accepted == 2).then_some(()))?;
+    scene.crowd.wait_for(3, fifo)?;
+    let draft = scene.draft("draft.toml", &costly)?;
+    let plan = scene.done(&["plan", &draft])?;
+    ensure!(plan.contains("Nothing would change"), "{plan}");
+    let check = scene.done(&["check", &draft])?;
+    ensure!(check.contains(&format!("downbeat-load {pid} (3 threads)")), "{check}");
+
+    // Without an agent, and for one who may not look into it.
+    let Scene { place, mut agent, crowd } = scene;
+    ensure!(agent.end(Signal::SIGTERM)?.success());
+    crowd.wait_for(3, other)?;
+    let run_dir = place.run_dir();
+    let run_dir = run_dir.to_str().context("a path in UTF-8")?;
+    let plan = said_by(&place, &["plan", &draft, "--run-dir", run_dir])?;
+    ensure!(plan.contains("3 values would be set"), "{plan}");
+    let nobody = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(place.bin("downbeat"))
+        .args(["check", &draft])
+        .output()?;
+    let told = said(&nobody);
+    ensure!(told.contains("could not be looked at as a whole"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_rung_in_place_of_a_refusal_is_explained_and_not_planned_again() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    // More than the whole host has.
+    let greedy = "sched = { policy = \"deadline\", budget = \"99ms\", period = \"100ms\" }";
+    let policy = POLICY.replace("sched = { policy = \"fifo\", priority = 7 }", greedy);
+    place.policy("50-test.toml", &policy)?;
+    let agent = place.start(&[])?;
+    let crowd = place.load(&["crowd", "--threads", "7", "--live", "120s"])?;
+    let mut reserved = 0;
+    let settled = wait_until(PATIENCE, || {
+        let all = crowd.attributes();
+        reserved = all.iter().filter(|it| it.scheduling.policy == DEADLINE).count();
+        all.len() == 8 && all.iter().all(|it| [DEADLINE, FIFO].contains(&it.scheduling.policy))
+    });
+    ensure!(settled, "{:#?}", crowd.attributes());
+    ensure!(reserved < 8, "the cap refuses some of eight times 0.99 CPUs on this host");
+    let scene = Scene { place, agent, crowd };
+    let plan = scene.done(&["plan"])?;
+    ensure!(plan.contains("Nothing would change"), "{plan}");
+    ensure!(plan.contains("fifo 10 was set in its place"), "{plan}");
+    let explained = scene.done(&["explain", &scene.crowd.pid().to_string()])?;
+    let told = "other → fifo 10";
+    ensure!(explained.contains(told) && explained.contains("which was refused"), "{explained}");
+    Ok(())
+}
+
+#[test]
+fn a_request_that_is_too_long_gets_an_answer_before_the_end() -> Result<()> {
+    use std::io::{BufRead, BufReader, Write};
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    let mut stream = std::os::unix::net::UnixStream::connect(
+        scene.place.run_dir().join(downbeat_api::SOCKET_NAME),
+    )?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&[b'x'; 9000])?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    ensure!(line.contains("a request of more than 4096 bytes"), "{line:?}");
+    Ok(())
+}
+
+#[test]
+fn the_first_second_shows_no_use_of_the_cpu_that_no_second_covers() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    let mut seen = 0;
+    for snapshot in scene.agent.client()?.watch()?.take(3) {
+        let cost = snapshot?.cost;
+        ensure!(cost.cpu.is_none_or(|cpu| cpu < 2.0), "{cost:?}");
+        seen += usize::from(cost.cpu.is_some());
+    }
+    ensure!(seen > 0, "none of three samples told it");
+    Ok(())
+}
+
 /// The steps of a plan for the threads of one process.
 fn steps(scene: &Scene) -> Result<Vec<(String, PlanStep, Option<String>)>> {
     match scene.agent.client()?.request(&Request::Plan)? {
@@ -262,7 +422,7 @@ fn a_plan_for_another_policy_knows_what_would_go_back() -> Result<()> {
     let run_dir = place.run_dir();
     let run_dir = run_dir.to_str().context("a path in UTF-8")?;
     let said = said_by(&place, &["plan", own, "--run-dir", run_dir])?;
-    ensure!(said.contains("other → fifo 7") && said.contains("by crowd, "), "{said}");
+    ensure!(said.contains("other → fifo 7") && said.contains("by rule crowd, "), "{said}");
     Ok(())
 }
 

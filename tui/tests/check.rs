@@ -111,6 +111,11 @@ fn what_cannot_be_read_is_named() {
     let empty = check(&[dir.path()]);
     assert_eq!(empty.status.code(), Some(1));
     assert!(stdout(&empty).contains("no *.toml in this folder"), "{empty:?}");
+    // Beside a good file too: it may be a slip of the pen.
+    let good = tempfile::tempdir().unwrap();
+    let beside = check(&[&write(good.path(), "good.toml", GOOD), dir.path()]);
+    assert_eq!(beside.status.code(), Some(1));
+    assert!(stdout(&beside).contains("no *.toml in this folder"), "{beside:?}");
 
     let loose = write(dir.path(), "loose.toml", GOOD);
     fs::set_permissions(&loose, fs::Permissions::from_mode(0o666)).unwrap();
@@ -134,6 +139,18 @@ fn a_folder_is_read_as_the_agent_reads_it() {
     let shown = stdout(&output);
     assert!(shown.contains("run `chmod go-w "), "{shown}");
     assert!(shown.ends_with("1 problem\n"), "{shown}");
+}
+
+#[test]
+fn a_class_that_ships_is_looked_for_where_it_ships() {
+    let dir = tempfile::tempdir().unwrap();
+    let draft = "schema = 1\n[class.mine]\ninherits = \"speech\"\n";
+    let draft = write(dir.path(), "draft.toml", draft);
+    let output = check(&[&draft]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stdout(&output);
+    let remedy = format!("downbeat check /usr/lib/downbeat/policy.d {}\n", draft.display());
+    assert!(shown.ends_with(&remedy), "{shown}");
 }
 
 #[test]

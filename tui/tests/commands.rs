@@ -140,7 +140,7 @@ fn the_live_screen_needs_a_terminal() {
 #[test]
 fn wrong_usage_is_code_2() {
     assert_eq!(code(&downbeat(&["polish"])), 2);
-    assert_eq!(code(&downbeat(&["check"])), 2);
+    assert_eq!(code(&downbeat(&["check", "--files"])), 2);
     assert_eq!(code(&downbeat(&["restore", "--connect", "/x"])), 2);
 }
 

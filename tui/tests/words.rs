@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use downbeat_api::{
-    Action, Known, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem, PolicyRefusal,
-    PolicyState, Request, Response,
+    Action, Known, Override, Plan, PlanStep, PlanSubject, PlannedChange, PolicyProblem,
+    PolicyRefusal, PolicyState, Request, Response,
 };
 use support::agent::FakeAgent;
 use support::host;
@@ -156,6 +156,29 @@ fn set_and_release_ask_for_the_process_and_the_time_that_were_given() {
 }
 
 #[test]
+fn what_changes_something_takes_whole_names_of_one_process_alone() {
+    let run = tempfile::tempdir().unwrap();
+    let agent = FakeAgent::start(run.path(), host::small(), TICK);
+    agent.say(|snapshot| {
+        let twin = |of: &downbeat_api::Process| downbeat_api::Process { pid: 2009, ..of.clone() };
+        let ffmpeg = snapshot.processes.iter().find(|p| p.pid == 2001).map(twin);
+        snapshot.processes.extend(ffmpeg);
+    });
+    let refused = |arguments: &[&str]| {
+        let (code, told) = told(run.path(), arguments);
+        assert_eq!(code, 1, "{told}");
+        told
+    };
+    let told = refused(&["set", "ffmpeg", "--class", "voice"]);
+    assert!(told.contains("2 processes are called \"ffmpeg\""), "{told}");
+    assert!(told.contains("2001 ffmpeg, 2009 ffmpeg"), "{told}");
+    let told = refused(&["release", "whisper-serv"]);
+    assert!(told.contains("give its whole name, or its id"), "{told}");
+    assert!(told.contains("812 whisper-server"), "{told}");
+    assert_eq!(agent.asked(), [], "nothing was asked of the agent");
+}
+
+#[test]
 fn status_tells_of_a_refused_policy_and_of_classes_by_hand() {
     let run = tempfile::tempdir().unwrap();
     let agent = FakeAgent::start(run.path(), host::small(), TICK);
@@ -170,6 +193,7 @@ fn status_tells_of_a_refused_policy_and_of_classes_by_hand() {
             standing: Some(PolicyRefusal {
                 at: now - 60.0,
                 problems: vec![PolicyProblem::default()],
+                more: 0,
             }),
         };
         let by_hand = Override {

@@ -1,9 +1,10 @@
 //! One agent per run directory: a lock that dies with its holder.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -12,6 +13,13 @@ const FILE_NAME: &str = "agent.lock";
 
 /// Whoever can open the file can lock it, and so keep every agent and every restore out.
 const MODE: u32 = 0o600;
+
+/// How long a holder that is ending may take, and from one attempt to the next.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(10);
+
+/// `PF_EXITING` among the flags of a `stat` file.
+const EXITING: u32 = 4;
 
 /// Held while an agent, or `downbeat restore`, owns the run directory. The kernel lets it go when
 /// its process ends, however it ends.
@@ -45,7 +53,8 @@ pub enum LockError {
 }
 
 impl RunLock {
-    /// Takes the lock in `run_dir`, without waiting.
+    /// Takes the lock in `run_dir`. Waits for a holder that is ending at this moment, and for no
+    /// other.
     ///
     /// # Errors
     /// [`LockError`].
@@ -62,20 +71,44 @@ impl RunLock {
             .map_err(unusable)?;
         // One of an earlier version.
         file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                write_pid(&mut file).map_err(unusable)?;
-                Ok(Self { _file: file })
+        let begin = Instant::now();
+        let mut file = file;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    write_pid(&mut file).map_err(unusable)?;
+                    return Ok(Self { _file: file });
+                }
+                Err((mut held, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let pid = read_pid(&mut held);
+                    if begin.elapsed() >= PATIENCE || !is_ending(pid) {
+                        return Err(LockError::Held { pid, path: path.clone() });
+                    }
+                    file = held;
+                    std::thread::sleep(STEP);
+                }
+                Err((_, error)) => return Err(unusable(error.into())),
             }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = file.read_to_string(&mut text);
-                let pid = text.trim().parse().unwrap_or(0);
-                Err(LockError::Held { pid, path: path.clone() })
-            }
-            Err((_, error)) => Err(unusable(error.into())),
         }
     }
+}
+
+/// The holder's pid; 0 where it has not written it yet.
+fn read_pid(file: &mut File) -> u32 {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Whether the process has been killed: the kernel takes its files from it a moment later.
+fn is_ending(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return pid != 0 };
+    // Behind the name, which may hold brackets: the state, then six numbers to the flags.
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next();
+    let flags: u32 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    matches!(state, Some("Z" | "X")) || flags & EXITING != 0
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
@@ -101,13 +134,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_holder_that_is_ending_is_waited_for() {
+        assert!(!is_ending(std::process::id()));
+        assert!(!is_ending(0), "one that has not said who it is");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let begin = Instant::now();
+        while !is_ending(child.id()) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "a zombie counts as ending");
+            std::thread::sleep(STEP);
+        }
+        child.wait().unwrap();
+        assert!(is_ending(child.id()), "and so does one that is gone");
+    }
+
+    #[test]
     fn nobody_else_can_open_the_file_even_if_it_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
-        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         drop(RunLock::acquire(dir.path()).unwrap());
         assert_eq!(mode(), 0o600);
-        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         drop(RunLock::acquire(dir.path()).unwrap());
         assert_eq!(mode(), 0o600);
     }

@@ -4,6 +4,7 @@ use downbeat_api::{LONGEST_SET, Mode, Response};
 use downbeat_policy::ProcessKind;
 
 use super::Engine;
+use super::commands::counted;
 use super::threads::{monotonic_ns, unix_time};
 use crate::model::Process;
 use crate::model::overrides::{MOST, Override};
@@ -64,11 +65,13 @@ impl Engine {
         }
         let threads = self.consider(pid);
         self.publish();
-        let span = seconds.map_or_else(|| "until it ends".to_owned(), |s| format!("for {s} s"));
+        let span =
+            seconds.map_or_else(|| "until it ends".to_owned(), |s| format!("for {}", span(s)));
         let paused =
             if self.mode == Mode::Paused { "; downbeat is paused: not yet set" } else { "" };
         tracing::info!(pid, name, class, by_uid, "class by hand, {span}");
-        let message = format!("{name} ({pid}) is {class} {span}, on {threads} threads{paused}");
+        let threads = counted(threads as u64, "thread");
+        let message = format!("{name} ({pid}) is {class} {span}, on {threads}{paused}");
         Response::Done { message }
     }
 
@@ -151,6 +154,31 @@ impl Engine {
     }
 }
 
+/// A time in its two largest units: `1 h 30 min`.
+fn span(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (size, unit) in UNITS {
+        if rest >= size && parts.len() < 2 {
+            parts.push(format!("{} {unit}", rest / size));
+            rest %= size;
+        }
+    }
+    parts.join(" ")
+}
+
 fn refuse(message: String) -> Response {
     Response::Error { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let told = [1, 600, 5_400, 90_061, 2_592_000].map(span);
+        assert_eq!(told, ["1 s", "10 min", "1 h 30 min", "1 d 1 h", "30 d"]);
+    }
 }

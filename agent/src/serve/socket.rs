@@ -169,7 +169,20 @@ async fn refuse(stream: UnixStream, message: String) -> io::Result<()> {
 async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    while let Some(line) = tokio::time::timeout(READ_TIMEOUT, read_line(&mut reader)).await?? {
+    loop {
+        let line = match tokio::time::timeout(READ_TIMEOUT, read_line(&mut reader)).await?? {
+            Line::Whole(line) => line,
+            Line::TooLong => {
+                let message = format!(
+                    "a request of more than {LONGEST_REQUEST} bytes: what follows it cannot be \
+                     told apart, so this connection ends"
+                );
+                answer(&mut writer, &Response::Error { message }).await?;
+                // What is still to come would have the kernel throw the answer away.
+                return tokio::time::timeout(WRITE_TIMEOUT, closed(&mut reader)).await?;
+            }
+            Line::End => return Ok(()),
+        };
         let Some(wait) = client.place.turn(Instant::now()) else {
             let message = format!("uid {} asks too much at a time; ask again later", client.uid);
             return answer(&mut writer, &Response::Error { message }).await;
@@ -187,7 +200,6 @@ async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> i
             }
         }
     }
-    Ok(())
 }
 
 async fn respond(request: Request, client: &Client, sources: &Sources) -> Response {
@@ -256,15 +268,23 @@ async fn closed(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
     Ok(())
 }
 
-/// One line without its end; nothing at the end of the stream. A line that is too long is an
-/// error: what follows it cannot be told apart.
-async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8>>> {
+/// What was read as a request.
+enum Line {
+    /// Without its end.
+    Whole(Vec<u8>),
+    /// What follows it cannot be told apart.
+    TooLong,
+    /// The stream ended, or with half a line.
+    End,
+}
+
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Line> {
     let mut line = Vec::new();
-    reader.take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
+    let read = reader.take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
     match line.pop() {
-        None => Ok(None),
-        Some(b'\n') => Ok(Some(line)),
-        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a request without an end")),
+        Some(b'\n') => Ok(Line::Whole(line)),
+        Some(_) if read as u64 == LONGEST_REQUEST => Ok(Line::TooLong),
+        _ => Ok(Line::End),
     }
 }
 

@@ -87,11 +87,13 @@ mod tests {
             handed_off: 2,
             gone: 3,
             failed: vec!["thread 7: sched_setattr: EPERM\x1b[2J".into()],
+            notes: vec!["journal.jsonl: a journal of an earlier boot, removed".into()],
         };
         assert_eq!(
             told(&report),
             "1 value put back; 2 values left alone, since someone else changed them after \
              downbeat; 3 threads gone meanwhile; 1 value not put back\n\
+             journal.jsonl: a journal of an earlier boot, removed\n\
              ✗ thread 7: sched_setattr: EPERM?[2J"
         );
     }
