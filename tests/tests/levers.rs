@@ -1,10 +1,13 @@
 //! What the agent changes on threads, and that it all goes back.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use downbeat_api::{Mode, Request};
-use downbeat_tests::agent::{Load, Place, said};
+use downbeat_tests::agent::{Agent, Load, Place, die_with_this_thread, said};
+use downbeat_tests::processes::{tids, wait_until};
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{Attributes, FIFO, IDLE, OTHER, Scheduling};
 use nix::sys::signal::Signal;
@@ -121,9 +124,7 @@ fn a_rule_can_single_out_threads_by_their_name() -> Result<()> {
         policies.collect::<Vec<_>>()
     };
     let wanted = [OTHER, FIFO, FIFO, FIFO];
-    let came = downbeat_tests::processes::wait_until(downbeat_tests::agent::PATIENCE, || {
-        classed(&crowd) == wanted
-    });
+    let came = wait_until(downbeat_tests::agent::PATIENCE, || classed(&crowd) == wanted);
     ensure!(came, "{:?}", classed(&crowd));
     Ok(())
 }
@@ -292,5 +293,88 @@ fn the_journal_is_gone_after_a_clean_end() -> Result<()> {
     ensure!(!place.run_dir().join("agent.sock").exists(), "the socket stayed");
     let left: Vec<_> = fs::read_dir(place.run_dir())?.flatten().map(|e| e.file_name()).collect();
     ensure!(left.len() <= 2, "more than a lock and an empty journal stayed: {left:?}");
+    Ok(())
+}
+
+/// `renice` does not change a real-time or idle thread's class, and is its own wish all the same.
+#[test]
+fn a_nice_value_that_someone_set_meanwhile_stays() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let place = place()?;
+        let mut agent = place.start(&[])?;
+        let crowd = managed_crowd(&place)?;
+        let pid = crowd.pid().to_string();
+        let reniced = Command::new("renice").args(["-n", "7", "-p", &pid]).status()?;
+        ensure!(reniced.success(), "{reniced}");
+        agent.end(signal)?;
+        let said = match signal {
+            Signal::SIGKILL => said(&place.restore()?),
+            _ => agent.log(),
+        };
+        let expected = Scheduling { policy: OTHER, priority: 0, nice: 7, reset_on_fork: false };
+        let main = Scheduling::of(crowd.pid())?;
+        ensure!(main == expected, "{main:?}\n{said}");
+        ensure!(said.contains("nice stays 7"), "not told: {said}");
+        let others = crowd.attributes().split_off(1);
+        ensure!(others.iter().all(|a| a.scheduling.nice == 0), "{others:#?}");
+    }
+    Ok(())
+}
+
+const BACKGROUND: &str = r#"
+schema = 1
+
+[class.quiet]
+tier = "background"
+cpus = "0"
+io = { class = "idle" }
+memory = { oom = 321 }
+
+[[rule]]
+name = "crowd"
+class = "quiet"
+match = { exe = "{bin}/downbeat-load" }
+"#;
+
+/// Without rights an agent may make its user's threads idle and could not take that back.
+#[test]
+fn an_agent_without_rights_sets_only_what_it_can_undo() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", BACKGROUND)?;
+    std::os::unix::fs::chown(place.run_dir(), Some(NOBODY), Some(NOBODY))?;
+    let log = place.path("agent.log");
+    fs::write(&log, "")?;
+    let mut load = Command::new(place.bin("downbeat-load"));
+    load.args(CROWD).uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
+    die_with_this_thread(&mut load, Signal::SIGKILL);
+    let mut load = load.spawn()?;
+    let found = || -> Vec<Attributes> {
+        tids(load.id()).into_iter().filter_map(|tid| Attributes::of(tid).ok()).collect()
+    };
+    let patience = downbeat_tests::agent::PATIENCE;
+    ensure!(wait_until(patience, || found().len() == 4), "{:#?}", found());
+    let before = found();
+    let mut command = place.agent_command();
+    command.arg("--no-bpf").uid(NOBODY).gid(NOBODY);
+    let mut agent = Agent::start(command, place.run_dir(), log)?;
+    let set = |it: &Attributes| it.oom == 321 && it.affinity == "0" && it.ioprio == 3 << 13;
+    let came = wait_until(patience, || found().iter().all(set));
+    let during = found();
+    let log = agent.log();
+    let ended = agent.end(Signal::SIGTERM);
+    let after = found();
+    load.kill()?;
+    load.wait()?;
+    ensure!(came, "{during:#?}\n{log}");
+    ensure!(during.iter().all(|it| it.scheduling.policy == OTHER), "{during:#?}");
+    ensure!(log.contains("could not be put back") && log.contains("CAP_SYS_NICE"), "{log}");
+    ensure!(ended?.success() && after == before, "{after:#?}\n{}", agent.log());
     Ok(())
 }
