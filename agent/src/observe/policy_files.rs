@@ -73,8 +73,7 @@ pub enum PolicyFilesError {
     },
     /// A folder, a device, a pipe.
     #[error(
-        "{}: not a regular file, as a policy must be; remove it, or give it a name that does not \
-         end in .toml", path.display()
+        "{}: not a regular file, as a policy must be; {}", path.display(), no_file_remedy(path)
     )]
     NotAFile {
         /// What.
@@ -109,8 +108,18 @@ fn unreadable_remedy(error: &io::Error) -> &'static str {
     }
 }
 
+/// Only what is called `*.toml` was found in a folder; the rest was named by somebody.
+fn no_file_remedy(path: &Path) -> &'static str {
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        "remove it, or give it a name that does not end in .toml"
+    } else {
+        "name a file or a folder, or give the text by standard input as `-`"
+    }
+}
+
 /// A path as one word of a shell's command line.
-fn shell_word(path: &Path) -> String {
+#[must_use]
+pub fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
     if text.chars().all(plain) {
@@ -470,6 +479,8 @@ mod tests {
         assert_eq!(read_file(&path).expect("a good file").text, "text");
         let missing = read_file(&folders.own.join("nothing")).expect_err("no file");
         assert!(missing.to_string().ends_with("check the path"), "{missing}");
+        let device = read_file(Path::new("/dev/null")).expect_err("no file").to_string();
+        assert!(device.ends_with("or give the text by standard input as `-`"), "{device}");
         set_mode(&path, 0o664);
         assert!(matches!(read_file(&path), Err(PolicyFilesError::WritableByOthers { .. })));
     }

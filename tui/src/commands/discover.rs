@@ -1,11 +1,13 @@
 //! `downbeat discover`.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use downbeat_agent::observe::policy_files::shell_word;
 use downbeat_api::{Discovered, Discovery, Request, Response};
 use ratatui::text::Line;
 
@@ -24,6 +26,10 @@ pub(super) fn run(
     file: Option<&Path>,
     printer: &mut Printer<'_>,
 ) -> Result<Found, Failure> {
+    if let Some(file) = file {
+        // Told before the look, which takes a while; and nothing stays if it is interrupted.
+        create(file).and_then(|_| fs::remove_file(file)).map_err(|error| refused(file, &error))?;
+    }
     let found = survey(socket, Duration::from_secs(seconds.into()))?;
     if json {
         printer.json(&found, true)?;
@@ -40,12 +46,13 @@ pub(super) fn run(
     }
     write(file, &report::discovery::policy(&enough))?;
     if !json {
-        let said = format!(
-            "written: {}. Read it, change it, try it with `downbeat check {0}`, and copy it to \
-             /etc/downbeat/policy.d",
-            file.display()
-        );
-        printer.lines(&printer.paper.paragraph(Ink::Plain, &said, 0))?;
+        let said = "written. Read it, change it, and see what it matches with the command below; \
+                    then copy it to /etc/downbeat/policy.d";
+        let mut lines = printer.paper.paragraph(Ink::Plain, said, 0);
+        // Never wrapped: it is there to be copied.
+        let command = format!("  downbeat check {}", clean(&shell_word(file)));
+        lines.push(Line::from(printer.paper.span(Ink::Strong, command)));
+        printer.lines(&lines)?;
     }
     Ok(Found::Nothing)
 }
@@ -95,15 +102,46 @@ fn lines(found: &Discovery, paper: Paper) -> Vec<Line<'static>> {
     lines
 }
 
-/// A file that is there is somebody's work.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AlreadyExists => "; name a file that is not there yet",
-            _ => "",
-        };
-        Failure::Usage(format!("{}: {error}{remedy}", clean(&path.display().to_string())))
-    })
+    let written = create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| refused(path, &error))
+}
+
+/// A new file, which nobody but its owner can write whatever the umask: one that others can write is
+/// no policy. A file that is there is somebody's work.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
+}
+
+fn refused(path: &Path, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        io::ErrorKind::AlreadyExists => "; name a file that is not there yet",
+        _ => "",
+    };
+    Failure::Usage(format!("{}: {error}{remedy}", clean(&path.display().to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use downbeat_agent::observe::policy_files;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_a_policy_under_any_umask_and_replaces_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("found.toml");
+        let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o002));
+        let written = write(&path, "schema = 1\n");
+        nix::sys::stat::umask(before);
+        written.expect("a new file");
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        policy_files::read_file(&path).expect("a file that may be policy");
+        let error = write(&path, "").expect_err("it is there").to_string();
+        assert!(error.ends_with("name a file that is not there yet"), "{error}");
+        assert_eq!(fs::read_to_string(&path).expect("a text"), "schema = 1\n");
+    }
 }

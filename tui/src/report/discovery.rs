@@ -1,5 +1,7 @@
 //! Programs without a rule: what they seem to work on, and a policy file made of that.
 
+mod script;
+
 use std::collections::BTreeMap;
 
 use downbeat_api::{Discovered, Discovery};
@@ -8,10 +10,6 @@ use ratatui::text::{Line, Span};
 use super::Paper;
 use crate::text::clean;
 use crate::theme::Ink;
-
-/// Programs that run others: what they run tells them apart.
-const INTERPRETERS: [&str; 10] =
-    ["python", "node", "java", "ruby", "perl", "bash", "sh", "dotnet", "deno", "bun"];
 
 /// One program a paragraph, the surest first.
 #[must_use]
@@ -50,6 +48,9 @@ fn outcome(program: &Discovered, enabled: bool) -> String {
 }
 
 /// A policy file with a class for each modality and a rule for each program, to be edited.
+///
+/// A guess never becomes real time: a rule is for all threads of a program, and one that computes
+/// for a second at a real-time priority keeps everything else from its CPU so long.
 #[must_use]
 pub fn policy(found: &[&Discovered]) -> String {
     let mut text = String::from(
@@ -62,15 +63,13 @@ pub fn policy(found: &[&Discovered]) -> String {
         classes.entry(&program.modality).or_default().push(program);
     }
     for (modality, programs) in classes {
-        let (tier, deadline) = match modality {
-            "audio" | "video" => ("realtime", "deadline = \"auto\"\n"),
-            _ => ("interactive", ""),
-        };
         text += &format!(
-            "\n[class.discovered-{modality}]\nmodality = \"{modality}\"\ntier     = \"{tier}\"\n\
-             {deadline}"
+            "\n[class.discovered-{modality}]\nmodality = \"{modality}\"\ntier     = \"interactive\"\n"
         );
-        let mut rules: BTreeMap<String, (&Discovered, Vec<u32>)> = BTreeMap::new();
+        if matches!(modality, "audio" | "video") {
+            text += REALTIME;
+        }
+        let mut rules: BTreeMap<Found, (&Discovered, Vec<u32>)> = BTreeMap::new();
         for program in programs {
             let rule = rules.entry(matcher(program)).or_insert((program, Vec::new()));
             rule.1.push(program.pid);
@@ -82,49 +81,86 @@ pub fn policy(found: &[&Discovered]) -> String {
     text
 }
 
-fn rule(modality: &str, matcher: &str, program: &Discovered, pids: &[u32]) -> String {
+/// How a person who knows more makes it real-time.
+const REALTIME: &str = "\
+# Where each frame is known to take little CPU time, in place of the line above:\n\
+#     tier     = \"realtime\"\n\
+#     deadline = \"auto\"\n\
+# and in its rules the threads that compute frames (`thread = …`): a rule without them is for all\n\
+# threads of its program.\n";
+
+fn rule(modality: &str, found: &Found, program: &Discovered, pids: &[u32]) -> String {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let percent = (program.confidence * 100.0).round();
     let mut text = format!("\n# {} ({}), {percent} %:\n", comment(&program.name), pids.join(", "));
     for sign in &program.evidence {
         text += &format!("#   {}\n", comment(sign));
     }
-    text += &format!(
-        "[[rule]]\nname  = {}\nclass = \"discovered-{modality}\"\nmatch = {{ {matcher} }}\n",
-        quoted(&rule_name(&program.name))
-    );
+    let (matcher, mark) = match found {
+        Found::Program(matcher) => (matcher, ""),
+        Found::File(matcher) => {
+            text += "# By a file's name alone: give its whole path, or a `user`, `unit` or `cgroup` too.\n";
+            (matcher, "")
+        }
+        Found::Interpreter(matcher) => {
+            text += "# Its arguments do not tell it from all else that the same program runs. Add what does\n\
+                     # (`cmdline`, `user`, `unit`, `cgroup`) before you take the marks away.\n";
+            (matcher, "# ")
+        }
+    };
+    let lines = [
+        "[[rule]]".to_owned(),
+        format!("name  = {}", quoted(&rule_name(&program.name))),
+        format!("class = \"discovered-{modality}\""),
+        format!("match = {{ {matcher} }}"),
+    ];
+    for line in lines {
+        text += &format!("{mark}{line}\n");
+    }
     text
 }
 
-/// What finds the program again: its path, and of what an interpreter runs its name.
-fn matcher(program: &Discovered) -> String {
-    let Some(exe) = program.exe.as_deref().filter(|exe| exe.len() < 512) else {
-        return format!("comm = {}", quoted(&literal(&program.name)));
+/// The keys that find a program again.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    /// It, and what is started in the same way.
+    Program(String),
+    /// Also others that run a file of the same name in another folder.
+    File(String),
+    /// Everything that its interpreter runs.
+    Interpreter(String),
+}
+
+/// What finds the program again: its path, and what an interpreter runs.
+fn matcher(program: &Discovered) -> Found {
+    let comm = format!("comm = {}", quoted(&literal(&program.name)));
+    let Some(path) = program.exe.as_deref().filter(|exe| exe.len() < 512) else {
+        return Found::Program(comm);
     };
-    let last = exe.rsplit('/').next().unwrap_or(exe);
-    let plain = last.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    let exe = format!("exe = {}", quoted(&literal(exe)));
-    if !INTERPRETERS.contains(&plain) {
-        return exe;
+    let exe = format!("exe = {}", quoted(&literal(path)));
+    if !script::is_interpreter(path) {
+        return Found::Program(exe);
     }
-    match script(&program.cmdline) {
-        Some(script) => format!("{exe}, cmdline = {}", quoted(&format!("*{}*", literal(script)))),
-        None => format!("{exe}, comm = {}", quoted(&literal(&program.name))),
+    match script::run(path, &program.cmdline) {
+        Some(run) => {
+            let words = |end| quoted(&format!("* {}{end}", literal(&run)));
+            let matcher = format!("{exe}, cmdline = [{}, {}]", words(""), words(" *"));
+            let whole = run.contains('/') || run.starts_with('-');
+            if whole { Found::Program(matcher) } else { Found::File(matcher) }
+        }
+        // A name that it was given, or that it took.
+        None if !script::is_interpreter(&program.name) => Found::Program(format!("{exe}, {comm}")),
+        None => Found::Interpreter(exe),
     }
 }
 
-/// The first argument that is no option: a script, a module, an archive.
-fn script(cmdline: &str) -> Option<&str> {
-    let of_use = |word: &&str| !word.starts_with('-') && word.len() < 256;
-    cmdline.split(' ').skip(1).find(of_use).filter(|word| !word.is_empty())
-}
-
-/// A pattern that matches a text alone; where that has control characters, which no pattern may
-/// have, any character stands for each.
+/// A pattern that matches a text alone. Where that has control characters, which no pattern may
+/// have, any character stands for each; a `?` is left to mean that too, since it is what the
+/// answers of the agent have in their place.
 fn literal(text: &str) -> String {
     let mut pattern = String::new();
     for c in text.chars() {
-        if matches!(c, '*' | '?' | '[' | '\\') {
+        if matches!(c, '*' | '[' | '\\') {
             pattern.push('\\');
         }
         pattern.push(if c.is_control() { '?' } else { c });
@@ -158,7 +194,7 @@ fn comment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use downbeat_policy::{PolicySet, ProcessFacts, Source};
+    use downbeat_policy::{PolicySet, ProcessFacts, Source, Tier};
 
     use super::*;
 
@@ -177,37 +213,85 @@ mod tests {
         }
     }
 
+    fn parsed(text: &str) -> PolicySet {
+        let source = Source { path: "found.toml".into(), text: text.to_owned() };
+        PolicySet::parse(&[source]).unwrap_or_else(|e| panic!("{e:?}\n{text}"))
+    }
+
+    fn facts(name: &str, exe: Option<&str>, cmdline: &str) -> ProcessFacts {
+        ProcessFacts {
+            exe: exe.map(str::to_owned),
+            comm: name.into(),
+            cmdline: cmdline.into(),
+            ..ProcessFacts::default()
+        }
+    }
+
     #[test]
     fn the_policy_is_accepted_and_matches_the_programs_that_it_was_made_of() {
         let programs = [
             program("whisper", "/opt/my [new] bin/whisper*", "whisper -m x", "audio"),
             program("python3", "/usr/bin/python3.11", "python3 -m vosk_server", "audio"),
-            program("java", "/usr/lib/jvm/bin/java", "java -Xmx1g", "text"),
+            program("python3", "/usr/bin/python3.11", "python3 -W ignore /opt/tts.py", "audio"),
+            program("python3", "/opt/a b/python3", "/opt/a b/python3 app.py -v", "text"),
+            program("VLLM::EngineCor", "/usr/bin/python3.11", "VLLM::EngineCore", "text"),
             program("de\"te\\ctor\u{7}\n", "", "", "video"),
             program("cam", "/usr/bin/cam", "cam a", "video"),
             program("cam", "/usr/bin/cam", "cam b", "video"),
         ];
         let text = policy(&programs.iter().collect::<Vec<_>>());
-        let source = Source { path: "found.toml".into(), text: text.clone() };
-        let set = PolicySet::parse(&[source]).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
-        assert_eq!(set.rules.len(), 5, "one for both cams\n{text}");
+        let set = parsed(&text);
+        assert_eq!(set.rules.len(), 7, "one for both cams\n{text}");
         for program in &programs {
-            let facts = ProcessFacts {
-                exe: program.exe.clone(),
-                comm: program.name.clone(),
-                cmdline: program.cmdline.clone(),
-                ..ProcessFacts::default()
-            };
+            let facts = facts(&program.name, program.exe.as_deref(), &program.cmdline);
             let found = set.classify(&facts, &program.name);
             let class = &set.classes[found.unwrap_or_else(|| panic!("{program:?}\n{text}")).class];
             assert_eq!(class.name, format!("discovered-{}", program.modality));
         }
-        let other = ProcessFacts {
-            exe: Some("/usr/bin/python3.11".into()),
-            comm: "python3".into(),
-            cmdline: "python3 -m http.server".into(),
-            ..ProcessFacts::default()
-        };
-        assert_eq!(set.classify(&other, "python3"), None, "not all of python");
+        let python = Some("/usr/bin/python3.11");
+        for other in [
+            "python3 -m http.server",
+            "python3 -m vosk_server_tests",
+            "python3 -W ignore other.py",
+            "python3 /opt/tts.pyc",
+        ] {
+            assert_eq!(set.classify(&facts("python3", python, other), "python3"), None, "{other}");
+        }
+    }
+
+    /// A speech server maps a library and sleeps: at a real-time priority it would keep a CPU for
+    /// as long as a sentence takes.
+    #[test]
+    fn no_guess_is_real_time() {
+        let found = ["audio", "video", "image", "text"].map(|m| program("x", "/opt/x", "x", m));
+        let text = policy(&found.iter().collect::<Vec<_>>());
+        for class in parsed(&text).classes {
+            assert_eq!((class.tier, class.deadline), (Tier::Interactive, None), "{}", class.name);
+        }
+        // The lines in the comment are the language's own.
+        let text = policy(&found[..2].iter().collect::<Vec<_>>());
+        let bolder = text.replace("#     ", "").replace("tier     = \"interactive\"\n", "");
+        assert!(parsed(&bolder).classes.iter().all(|c| c.tier == Tier::Realtime), "{bolder}");
+    }
+
+    #[test]
+    fn what_cannot_be_told_from_others_is_written_as_a_comment() {
+        let found = [
+            program("python3", "/usr/bin/python3.11", "python3 -c import time", "audio"),
+            program("java", "/usr/lib/jvm/bin/java", "java -Xmx1g", "audio"),
+        ];
+        let text = policy(&found.iter().collect::<Vec<_>>());
+        assert_eq!(parsed(&text).rules.len(), 0, "{text}");
+        assert!(text.contains("\n# match = { exe = \"/usr/bin/python3.11\" }\n"), "{text}");
+    }
+
+    /// Answers are made harmless for the terminal before anything else: a line break has become
+    /// `?`.
+    #[test]
+    fn a_path_with_a_line_break_is_found_again() {
+        let found = program("odd", "/opt/two?lines", "odd", "video");
+        let set = parsed(&policy(&[&found]));
+        let facts = facts("odd", Some("/opt/two\nlines"), "odd");
+        assert!(set.classify(&facts, "odd").is_some(), "{:?}", set.rules);
     }
 }
