@@ -1,4 +1,5 @@
-//! What it costs to know what processes hold open and have mapped: `signs [PROCESSES]`.
+//! What it costs to know what processes hold open and have mapped, and whose they are and where:
+//! `signs [PROCESSES]`.
 //!
 //! Starts so many processes, lets ten minutes of ticks pass at once, and says how much CPU time
 //! the looking took of them.
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use downbeat_agent::observe::pacer::cpu_time;
 use downbeat_agent::observe::uses::{Program, Signs, Wanted};
+use downbeat_agent::observe::whereabouts::{self, Bearings, Whereabouts};
 use downbeat_agent::roots::Roots;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -58,5 +60,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let share = spent.as_secs_f64() / (TICK * TICKS).as_secs_f64();
     println!("{number} processes: {:.4} % of a core over ten minutes", share * 100.0);
     println!("{changed} were seen to have something; all were seen after {all_seen:?}");
+    whereabouts_of(&processes, number);
     Ok(())
+}
+
+fn whereabouts_of(processes: &Processes, number: usize) {
+    let mut whereabouts = Whereabouts::new(&Roots::default().proc);
+    whereabouts.want(whereabouts::Wanted { owner: true, place: true });
+    let start = Instant::now();
+    for child in &processes.0 {
+        let age = Duration::from_secs(3600);
+        let program = Program { pid: child.id(), start_time: 1, exe: "/usr/bin/perl", age };
+        let nowhere = Bearings { owner: (None, None), place: None };
+        whereabouts.note(program, nowhere, start);
+    }
+    let begun = cpu_time();
+    let looks: usize =
+        (1..=TICKS).map(|tick| whereabouts.news(start + TICK * tick, SLICE).len()).sum();
+    let spent = cpu_time().saturating_sub(begun);
+    let share = spent.as_secs_f64() / (TICK * TICKS).as_secs_f64();
+    println!("users and groups of {number}: {:.4} % of a core over ten minutes", share * 100.0);
+    println!("{looks} were another's than was noted");
 }

@@ -44,11 +44,20 @@ impl Program {
     fn start(place: &Place) -> Result<Self> {
         let library = place.path("bin").join(RUNTIME);
         fs::copy(own_library("libgcc_s.so")?, &library)?;
+        Self::spawn(place, "10ms", Some(&library))
+    }
+
+    /// Nothing but its beat.
+    fn plain(place: &Place, period: &str) -> Result<Self> {
+        Self::spawn(place, period, None)
+    }
+
+    fn spawn(place: &Place, period: &str, library: Option<&Path>) -> Result<Self> {
         let mut command = Command::new(place.bin("downbeat-load"));
         command
-            .args(["periodic", "--period", "10ms", "--work", "500us", "--seconds", "600"])
+            .args(["periodic", "--period", period, "--work", "500us", "--seconds", "600"])
             .args(["--json", "/dev/null"])
-            .env("LD_PRELOAD", &library)
+            .envs(library.map(|library| ("LD_PRELOAD", library)))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         die_with_this_thread(&mut command, Signal::SIGKILL);
@@ -167,5 +176,29 @@ fn what_is_discovered_is_written_as_a_policy_that_is_accepted() -> Result<()> {
     let check = place.downbeat(&["check", &file])?;
     ensure!(check.status.success(), "{}", said(&check));
     ensure!(said(&check).contains(&format!("periodic {}", program.pid())), "{}", said(&check));
+    Ok(())
+}
+
+/// Too little for a class, and worth telling whoever asks.
+#[test]
+fn a_beat_alone_is_listed_and_gives_nothing() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    place.policy("50-test.toml", &policy(false))?;
+    let agent = place.start(&[])?;
+    let program = Program::plain(&place, "20ms")?;
+    let untouched = Attributes::of(std::process::id())?;
+    let listed = wait_until(PATIENCE, || matches!(found(&agent, program.pid()), Ok(Some(_))));
+    if !discoveries(&agent)?.beats {
+        eprintln!("skipped: no kernel programs here");
+        return Ok(());
+    }
+    ensure!(listed, "{:?}\n{}", discoveries(&agent)?, agent.log());
+    let finding = found(&agent, program.pid())?.context("it is not listed any more")?;
+    ensure!(finding.evidence.join("\n").contains("beat of 20."), "{finding:?}");
+    ensure!(!finding.enough && !finding.given && finding.confidence < 0.5, "{finding:?}");
+    ensure!(program.attributes().iter().all(|found| *found == untouched));
     Ok(())
 }

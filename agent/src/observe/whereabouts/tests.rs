@@ -121,10 +121,10 @@ fn what_is_not_earned_waits() {
         whereabouts.note(program(pid, Duration::ZERO), bearings(0, "/a"), start);
     }
     let later = start + SOON;
-    whereabouts.news(start, Duration::ZERO);
+    whereabouts.news(later - Duration::from_millis(1), Duration::ZERO);
     whereabouts.purse.empty_to(Duration::ZERO);
     let at_once = whereabouts.news(later, AMPLE).len();
-    assert!(at_once < 200, "2.5 ms are not enough for 200 looks at files on a disk: {at_once}");
+    assert!((1..20).contains(&at_once), "5 us are not enough for many looks: {at_once}");
     let then = whereabouts.news(later + Duration::from_secs(20), AMPLE).len();
     assert!(then >= 200 - at_once, "{at_once} {then}");
 }
