@@ -10,10 +10,10 @@ use downbeat_tests::agent::{Agent, Load, PATIENCE, Place, said};
 use downbeat_tests::processes::wait_until;
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{Attributes, FIFO, IDLE, OTHER};
+use nix::sys::signal::Signal;
 
 /// `SCHED_DEADLINE`.
 const DEADLINE: u32 = 6;
-use nix::sys::signal::Signal;
 
 const POLICY: &str = r#"
 schema = 1
@@ -246,7 +246,7 @@ fn a_plan_for_another_policy_knows_what_people_and_others_did() -> Result<()> {
     })?;
     for plan in [scene.done(&["plan"])?, scene.done(&["plan", &other])?] {
         ensure!(plan.contains("Nothing would change, 3 left alone"), "{plan}");
-        ensure!(plan.contains("left alone: someone else changed it"), "{plan}");
+        ensure!(plan.contains("someone else changed it"), "{plan}");
     }
     Ok(())
 }
