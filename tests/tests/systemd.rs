@@ -37,8 +37,9 @@ schema = 1
 [class.shared]
 tier = "background"
 sched = "keep"
-cpu = { weight = 50, max = "50%" }
+cpu = { weight = 50, max = "50%", burst = "10ms" }
 memory = { high = "256MiB" }
+io = { latency = "20ms", max = { read = "1MiB/s", write_ops = 500 } }
 
 [class.adopted]
 tier = "background"
@@ -170,6 +171,15 @@ fn hierarchy() -> Result<Option<PathBuf>> {
     Ok(found.and_then(|fields| fields.get(1).map(PathBuf::from)))
 }
 
+/// Whole disks, which limits by device are for.
+fn has_disks() -> Result<bool> {
+    let mut names = fs::read_dir("/sys/block")?.flatten().map(|entry| entry.file_name());
+    Ok(names.any(|name| {
+        let name = name.to_string_lossy();
+        ["sd", "vd", "nvme", "xvd", "mmcblk"].iter().any(|kind| name.starts_with(kind))
+    }))
+}
+
 #[test]
 fn units_are_changed_by_asking_and_processes_adopted_and_all_goes_back() -> Result<()> {
     if !root_or_skip() {
@@ -200,6 +210,9 @@ fn units_are_changed_by_asking_and_processes_adopted_and_all_goes_back() -> Resu
             ("CPUWeight", "[not set]"),
             ("CPUQuotaPerSecUSec", "infinity"),
             ("MemoryHigh", "infinity"),
+            ("IOReadBandwidthMax", ""),
+            ("IOWriteIOPSMax", ""),
+            ("IODeviceLatencyTargetUSec", ""),
             ("DropInPaths", ""),
             ("NeedDaemonReload", "no"),
         ] {
@@ -217,6 +230,16 @@ fn units_are_changed_by_asking_and_processes_adopted_and_all_goes_back() -> Resu
     ensure!(wait_until(PATIENCE, engaged), "{}", log());
     ensure!(booted.show("crowd.service", "CPUQuotaPerSecUSec")? == "500ms");
     ensure!(booted.show("crowd.service", "MemoryHigh")? == "268435456");
+    if has_disks()? {
+        for (property, limit) in
+            [("IOReadBandwidthMax", "1048576"), ("IODeviceLatencyTargetUSec", "20ms")]
+        {
+            let found = || booted.show("crowd.service", property).unwrap_or_default();
+            let there =
+                wait_until(PATIENCE, || found().starts_with("/dev/") && found().contains(limit));
+            ensure!(there, "{property}: {}\n{}", found(), log());
+        }
+    }
     booted.run(&["systemctl", "stop", "downbeatd.service"])?;
     as_before().context("after a stop")?;
 
