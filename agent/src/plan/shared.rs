@@ -320,6 +320,7 @@ impl Draft<'_> {
             (None, _, _) => PlanStep::Set,
         };
         let because = match subject {
+            PlanSubject::Group { .. } if class.is_none() => "for the groups of classes below it",
             PlanSubject::Group { .. } | PlanSubject::Unit { .. } => "since its processes share it",
             _ => "the whole host shares it, while such a class has threads",
         };

@@ -151,7 +151,12 @@ fn lever_lines(lever: &LeverState, paper: Paper) -> Vec<Line<'static>> {
     } else {
         Ink::Plain
     };
-    let head =
-        format!("  {} {}", text::fit(lever, 14, Align::Left), text::fit(&change, 24, Align::Left));
+    // Never cut: this is what it is about.
+    let width = text::width(&change).max(24);
+    let head = format!(
+        "  {} {}",
+        text::fit(lever, 14, Align::Left),
+        text::fit(&change, width, Align::Left)
+    );
     paper.paragraph(ink, &format!("{head} {outcome}"), 17)
 }
