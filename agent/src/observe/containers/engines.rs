@@ -1,7 +1,9 @@
 //! What each engine says of a container: over its socket, or in the files that it leaves.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use downbeat_policy::ContainerFacts;
@@ -16,6 +18,18 @@ const MOST_LABELS: usize = 128;
 
 /// Longest name, image or label that is kept, bytes.
 const LONGEST: usize = 1024;
+
+/// The folders of tasks of containerd: its own, and those of the Kubernetes distributions that bring
+/// one along (k3s and RKE2, k0s, MicroK8s).
+const CONTAINERD: [&str; 4] = [
+    "run/containerd/io.containerd.runtime.v2.task",
+    "run/k3s/containerd/io.containerd.runtime.v2.task",
+    "run/k0s/containerd/io.containerd.runtime.v2.task",
+    "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task",
+];
+
+/// The links of the kubelet to its containers' logs.
+const LOGS: &str = "var/log/containers";
 
 /// Where engines are looked for: below one folder, `/` on a real host.
 #[derive(Clone, Debug)]
@@ -47,6 +61,15 @@ impl Question {
             .find_map(|part| part.strip_prefix("user-")?.strip_suffix(".slice")?.parse().ok());
         Self { container, user }
     }
+}
+
+/// What was found out about a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Nothing where nobody knows anything.
+    pub facts: Option<ContainerFacts>,
+    /// Its own engine, or the engine's files, said so; else there may be more to know.
+    pub by_engine: bool,
 }
 
 /// What a file or a socket said.
@@ -93,9 +116,23 @@ impl Places {
         Self { root: root.into() }
     }
 
-    /// Everything that can be found out about a container; nothing where no engine knows it.
-    /// Waits for sockets and disks.
-    pub async fn ask(&self, question: &Question) -> Option<ContainerFacts> {
+    /// What is there of the engines that may know a container: another number when a socket or a
+    /// folder of theirs has come, gone or been made anew.
+    #[must_use]
+    pub fn mark(&self, question: &Question) -> u64 {
+        let sockets = ["docker.sock", "podman/podman.sock"];
+        let sockets = sockets.iter().flat_map(|name| self.sockets(name, question.user));
+        let folders = CONTAINERD.iter().chain([&records::STORAGE, &LOGS]);
+        let places = sockets.chain(folders.map(|folder| self.path(folder)));
+        let mut mark = DefaultHasher::new();
+        for place in places {
+            std::fs::metadata(place).ok().map(|found| (found.dev(), found.ino())).hash(&mut mark);
+        }
+        mark.finish()
+    }
+
+    /// Everything that can be found out about a container. Waits for sockets and disks.
+    pub async fn ask(&self, question: &Question) -> Answer {
         let ContainerRef { engine, id, pod_uid } = &question.container;
         // Without a name in the path it is Kubernetes over one of these.
         let candidates = match engine {
@@ -109,15 +146,17 @@ impl Places {
                 break;
             }
         }
+        let by_engine = found.is_some();
         let (engine, mut told) = match found {
             Some((engine, told)) => (Some(engine), told),
             None => (*engine, Told::default()),
         };
         told.take_kubernetes_labels();
         if pod_uid.is_some() && (told.pod.is_none() || told.name.is_none()) {
-            told.or(records::kubelet_log(&self.path("var/log/containers"), id));
+            told.or(records::kubelet_log(&self.path(LOGS), id));
         }
-        (told != Told::default()).then(|| told.facts(engine, id))
+        let facts = (told != Told::default()).then(|| told.facts(engine, id));
+        Answer { facts, by_engine }
     }
 
     async fn ask_engine(&self, engine: Engine, id: &str, user: Option<u32>) -> Option<Told> {
@@ -168,8 +207,7 @@ impl Places {
     }
 
     fn containerd(&self, id: &str) -> Option<Told> {
-        let tasks = self.path("run/containerd/io.containerd.runtime.v2.task");
-        quiet(records::containerd(&tasks, id))
+        CONTAINERD.iter().find_map(|tasks| quiet(records::containerd(&self.path(tasks), id)))
     }
 
     fn crio(&self, id: &str) -> Option<Told> {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use downbeat_policy::ContainerFacts;
 
-pub use engines::{Places, Question};
+pub use engines::{Answer, Places, Question};
 pub use path::{ContainerRef, Engine, container_of, unit_of};
 
 /// How long to wait before asking again where no engine knew the container: its process may be
@@ -27,6 +27,12 @@ const RETRIES: [Duration; 3] =
 
 /// From one question to the next for the same container otherwise: it may have been renamed.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+
+/// From one look to the next whether an engine has come that was not there when it was asked.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Containers that no engine knew of which that is looked at, at a time.
+const MOST_UNKNOWN: usize = 64;
 
 /// Questions that wait for the thread; more are asked later.
 const MOST_WAITING: usize = 256;
@@ -39,6 +45,7 @@ pub struct Containers {
     /// The container of each process that asked.
     of_process: HashMap<u32, String>,
     asker: Option<Asker>,
+    looked: Option<Instant>,
 }
 
 /// One container.
@@ -50,6 +57,8 @@ struct Known {
     due: Option<Instant>,
     /// How often no engine knew it.
     failures: usize,
+    /// What was there of the engines when they did not know it.
+    mark: u64,
     processes: BTreeSet<u32>,
 }
 
@@ -57,14 +66,20 @@ struct Known {
 #[derive(Debug)]
 struct Asker {
     questions: SyncSender<Question>,
-    answers: Receiver<(String, Option<ContainerFacts>)>,
+    answers: Receiver<(String, Answer)>,
 }
 
 impl Containers {
     /// No container is known, and nobody is asked before someone wants to know.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        Self { places, known: HashMap::new(), of_process: HashMap::new(), asker: None }
+        Self {
+            places,
+            known: HashMap::new(),
+            of_process: HashMap::new(),
+            asker: None,
+            looked: None,
+        }
     }
 
     /// The container of a process by its control group: engine and id at once, and with `details`
@@ -88,6 +103,7 @@ impl Containers {
             facts: None,
             due: Some(Instant::now()),
             failures: 0,
+            mark: 0,
             processes: BTreeSet::new(),
         });
         known.processes.insert(pid);
@@ -119,22 +135,45 @@ impl Containers {
         let mut changed = Vec::new();
         let answers: Vec<_> =
             self.asker.iter().flat_map(|asker| asker.answers.try_iter()).collect();
-        for (id, facts) in answers {
+        for (id, Answer { facts, by_engine }) in answers {
             let Some(known) = self.known.get_mut(&id) else { continue };
-            let pause = match facts {
-                Some(_) => ASK_AGAIN,
-                None => RETRIES.get(known.failures).copied().unwrap_or(ASK_AGAIN),
-            };
-            known.due = Some(now + pause);
-            known.failures = if facts.is_some() { 0 } else { known.failures.saturating_add(1) };
+            if by_engine {
+                known.due = Some(now + ASK_AGAIN);
+                known.failures = 0;
+            } else {
+                known.due = Some(now + RETRIES.get(known.failures).copied().unwrap_or(ASK_AGAIN));
+                known.failures = known.failures.saturating_add(1);
+                known.mark = self.places.mark(&known.question);
+            }
             // An engine that is being restarted has not forgotten what it said.
             if facts.is_some() && facts != known.facts {
                 known.facts = facts;
                 changed.extend(&known.processes);
             }
         }
+        self.look_for_engines(now);
         self.ask(now);
         changed
+    }
+
+    /// Asks again at once where an engine has come since: it may have been started after its
+    /// containers, or after the agent.
+    fn look_for_engines(&mut self, now: Instant) {
+        if self.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        let unknown =
+            self.known.values_mut().filter(|known| known.failures > 0 && known.due.is_some());
+        for known in unknown.take(MOST_UNKNOWN) {
+            let mark = self.places.mark(&known.question);
+            if mark != known.mark {
+                known.mark = mark;
+                // A socket may be there a moment before anyone listens.
+                known.failures = 1;
+                known.due = Some(now);
+            }
+        }
     }
 
     fn ask(&mut self, now: Instant) {
@@ -173,8 +212,8 @@ impl Asker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("containers".into()).spawn(move || {
             for question in asked {
-                let facts = runtime.block_on(places.ask(&question));
-                if answer.send((question.container.id, facts)).is_err() {
+                let told = runtime.block_on(places.ask(&question));
+                if answer.send((question.container.id, told)).is_err() {
                     return;
                 }
             }

@@ -242,8 +242,60 @@ fn an_engine_that_hangs_lies_or_talks_without_end_costs_nobody_a_wait() {
     let question = Question::new(container_of(&group).unwrap(), &group);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let begun = Instant::now();
-    assert_eq!(runtime.block_on(Places::below(silent.path()).ask(&question)), None);
+    assert_eq!(runtime.block_on(Places::below(silent.path()).ask(&question)), Answer::default());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_containerd_of_a_kubernetes_distribution_is_found() {
+    for place in ["run/k3s/containerd", "var/snap/microk8s/common/run/containerd"] {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &format!("{place}/io.containerd.runtime.v2.task/k8s.io/{ID}/config.json"),
+            r#"{"annotations": {"io.kubernetes.cri.container-name": "server"}}"#,
+        );
+        let facts = ask(root.path(), &format!("/kubepods/burstable/pod{POD}/{ID}"));
+        assert_eq!((facts.engine.as_str(), facts.name.as_deref()), ("containerd", Some("server")));
+    }
+}
+
+/// Asks at `now` and takes in the answer, which is that no engine knows the container.
+fn ask_in_vain(containers: &mut Containers, now: Instant) {
+    let failures = containers.known[ID].failures;
+    let begun = Instant::now();
+    while containers.known[ID].failures == failures && begun.elapsed() < Duration::from_secs(10) {
+        containers.news(now);
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(containers.known[ID].failures, failures + 1);
+}
+
+#[test]
+fn an_engine_that_comes_later_is_asked_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    // The name is known from elsewhere, the image is not.
+    write(root.path(), &format!("var/log/containers/cam-5_vision_detector-{ID}.log"), "");
+    let mut containers = Containers::new(Places::below(root.path()));
+    let group = format!("/kubepods/pod{POD}/{ID}");
+    containers.of(7, &group, true);
+    let mut now = Instant::now();
+    for pause in [0, 1, 5, 30] {
+        now += Duration::from_secs(pause);
+        ask_in_vain(&mut containers, now);
+    }
+    assert_eq!(containers.of(7, &group, true).unwrap().pod.as_deref(), Some("cam-5"));
+    // Nothing is due for five minutes.
+    now += Duration::from_secs(2);
+    assert!(containers.news(now).is_empty() && containers.known[ID].due > Some(now));
+    let answer = r#"{"Name": "/it", "Config": {"Image": "detector:3"}}"#;
+    let path = format!("/containers/{ID}/json");
+    let asked = serve(&root.path().join("run/docker.sock"), &[(&path, answer)]);
+    now += Duration::from_secs(1);
+    assert!(containers.news(now).is_empty());
+    asked.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(wait_for_news(&mut containers), [7]);
+    assert_eq!(containers.of(7, &group, true).unwrap().image.as_deref(), Some("detector:3"));
 }
 
 #[test]
@@ -267,7 +319,7 @@ fn a_real_podman_is_understood() {
     let group = format!("/machine.slice/libpod-{id}.scope");
     let question = Question::new(container_of(&group).unwrap(), &group);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let served = runtime.block_on(Places::default().ask(&question)).unwrap();
+    let served = runtime.block_on(Places::default().ask(&question)).facts.unwrap();
     println!("{served:?}");
     let listed = records::storage(Path::new("/var/lib/containers/storage"), &id).unwrap();
     println!("{listed:?}");
