@@ -108,7 +108,7 @@ impl Systemd {
             Pairs::try_from(value).map_err(|error| io::Error::other(format!("{name}: {error}")))
         };
         let shown = properties.iter().map(pairs).collect::<io::Result<Vec<_>>>()?;
-        Ok(self.devices.from_pairs(properties, &shown))
+        Ok(self.devices.limits_in(properties, &shown))
     }
 
     /// What changes for these limits by device; properties that are empty and stay so are left out.
@@ -119,8 +119,8 @@ impl Systemd {
         wanted: &PerDevice,
     ) -> io::Result<Vec<(&'static str, Variant<'static>)>> {
         let now = self.by_device(unit, properties)?;
-        let before = self.devices.to_pairs(properties, &now, &PerDevice::default());
-        let after = self.devices.to_pairs(properties, wanted, &now);
+        let before = self.devices.settings_for(properties, &now, &PerDevice::default());
+        let after = self.devices.settings_for(properties, wanted, &now);
         let changes = properties.iter().zip(before.into_iter().zip(after));
         let changed = changes.filter(|(_, (before, after))| before != after);
         Ok(changed.map(|((_, name), (_, after))| (*name, Variant::from(after))).collect())

@@ -23,6 +23,8 @@ struct FakeState {
     slacks: HashMap<u32, u64>,
     writes: usize,
     refuses_reservations: bool,
+    /// Takes the first of several writes and refuses the next, once.
+    refuses_halfway: bool,
     /// What nobody may set, since it could not be put back.
     one_way: Option<Value>,
 }
@@ -98,7 +100,10 @@ impl Control for FakeKernel {
             state.slacks.insert(tid, if sched.is_realtime() { 0 } else { slack });
         }
         state.values.insert((tid, value.lever()), value);
-        Ok(())
+        match std::mem::take(&mut state.refuses_halfway) {
+            true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            false => Ok(()),
+        }
     }
 
     fn timer_slack(&self, tid: u32) -> io::Result<u64> {

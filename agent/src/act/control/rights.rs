@@ -62,21 +62,18 @@ impl Rights {
 }
 
 fn sched(old: &Sched, new: &Sched, limits: Limits) -> Option<String> {
-    let may_have_nice = 20 - i64::from(old.nice) <= limits.nice;
     let was_idle = !old.is_fair() && !old.is_realtime();
     let is_idle = !new.is_fair() && !new.is_realtime();
-    let (refused, limit) = if new.resets_on_fork() && !old.resets_on_fork() {
-        (true, None)
-    } else if old.is_reservation() {
+    let drops_reset = new.resets_on_fork() && !old.resets_on_fork();
+    let (refused, limit) = if drops_reset || old.is_reservation() {
         (true, None)
     } else if old.is_realtime() {
-        (
-            i64::from(old.priority) > limits.realtime,
-            Some(("RLIMIT_RTPRIO", i64::from(old.priority))),
-        )
+        let least = i64::from(old.priority);
+        (least > limits.realtime, Some(("RLIMIT_RTPRIO", least)))
     } else {
+        let least = 20 - i64::from(old.nice);
         let lower = is_idle && !was_idle || new.is_fair() && old.is_fair() && new.nice > old.nice;
-        (lower && !may_have_nice, Some(("RLIMIT_NICE", 20 - i64::from(old.nice))))
+        (lower && least > limits.nice, Some(("RLIMIT_NICE", least)))
     };
     let or_limit = limit.map_or_else(String::new, |(name, least)| {
         format!(", or its process with {name} of {least} at least")

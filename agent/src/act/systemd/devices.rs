@@ -60,7 +60,7 @@ impl Devices {
     }
 
     /// From what systemd shows for each property, in the order of `properties`.
-    pub(super) fn from_pairs(&self, properties: &Properties, shown: &[Pairs]) -> PerDevice {
+    pub(super) fn limits_in(&self, properties: &Properties, shown: &[Pairs]) -> PerDevice {
         let mut limits: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for (place, pairs) in shown.iter().enumerate() {
             for (path, limit) in pairs.iter().filter(|(_, limit)| *limit != NONE) {
@@ -84,7 +84,7 @@ impl Devices {
     /// What each property is to be set to, in the order of `properties`, so that the devices of
     /// `wanted` have what it says and others keep what they have in `now`. A property of which
     /// nothing is left becomes empty.
-    pub(super) fn to_pairs(
+    pub(super) fn settings_for(
         &self,
         properties: &Properties,
         wanted: &PerDevice,
@@ -138,11 +138,11 @@ mod tests {
             ("104:0", "rbps=max wbps=max riops=max wiops=40"),
             ("8:0", "rbps=1048576 wbps=max riops=max wiops=20"),
         ]);
-        let sent = devices.to_pairs(MAX, &wanted, &PerDevice::default());
+        let sent = devices.settings_for(MAX, &wanted, &PerDevice::default());
         assert_eq!(sent[0], pairs(&[("/dev/cciss/c0d0", NONE), ("/dev/sda", 1_048_576)]));
         assert_eq!(sent[1], Pairs::new());
         assert_eq!(sent[3], pairs(&[("/dev/cciss/c0d0", 40), ("/dev/sda", 20)]));
-        assert_eq!(devices.from_pairs(MAX, &sent), wanted);
+        assert_eq!(devices.limits_in(MAX, &sent), wanted);
     }
 
     #[test]
@@ -150,10 +150,10 @@ mod tests {
         let (_sys, devices) = devices();
         let now = per_device(&[("8:0", "target=75"), ("9:9", "target=20000")]);
         let back = per_device(&[("9:9", "target=max")]);
-        let sent = devices.to_pairs(LATENCY, &back, &now);
+        let sent = devices.settings_for(LATENCY, &back, &now);
         assert_eq!(sent, [pairs(&[("/dev/sda", 75), ("/dev/block/9:9", NONE)])]);
-        assert_eq!(devices.from_pairs(LATENCY, &sent), per_device(&[("8:0", "target=75")]));
-        let sent = devices.to_pairs(LATENCY, &back, &per_device(&[("9:9", "target=20000")]));
+        assert_eq!(devices.limits_in(LATENCY, &sent), per_device(&[("8:0", "target=75")]));
+        let sent = devices.settings_for(LATENCY, &back, &per_device(&[("9:9", "target=20000")]));
         assert_eq!(sent, [Pairs::new()], "nothing is left");
     }
 }

@@ -81,3 +81,21 @@ fn what_could_not_be_put_back_is_not_set_and_the_next_rung_is() {
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
 }
+
+#[test]
+fn a_value_that_is_refused_halfway_leaves_nothing() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.kernel.0.borrow_mut().refuses_halfway = true;
+    let done = bench.apply(thread, &[Value::Affinity(vec![1])]);
+    assert!(matches!(events(&done)[..], [Event::Failed { .. }]), "{done:?}");
+    assert_eq!(bench.kernel.value(7, Lever::Affinity), Value::Affinity(vec![0, 1]));
+    assert_eq!(bench.journalled(), 0);
+    // Also where something is ours already.
+    bench.apply(thread, &[Value::Ioprio(5)]);
+    bench.kernel.0.borrow_mut().refuses_halfway = true;
+    bench.apply(thread, &[Value::Ioprio(6)]);
+    assert_eq!(bench.kernel.value(7, Lever::Ioprio), Value::Ioprio(5));
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Ioprio), Value::Ioprio(0));
+}
