@@ -119,7 +119,7 @@ pub(crate) const WAKEUP_LATENCY: Bounds<Duration> =
     bounds(Duration::ZERO, Duration::from_millis(10));
 pub(crate) const IO_LATENCY: Bounds<Duration> =
     bounds(Duration::from_micros(1), Duration::from_secs(10));
-/// What a governor can be held to.
+/// What a target can ask for.
 pub(crate) const GOAL: Bounds<Duration> =
     bounds(Duration::from_micros(10), Duration::from_secs(60));
 
@@ -201,8 +201,12 @@ pub const CLASS: &[Key] = &[
     key("cpu", "CPU time of its control group.", Shape::Table(CPU)),
     key("memory", "Memory of its control group.", Shape::Table(MEMORY)),
     key("io", "Disks.", Shape::Table(IO)),
-    key("gpu", "Its part of a GPU.", Shape::Table(GPU)),
-    key("target", "What the governor holds.", Shape::Table(TARGET)),
+    key("gpu", "Its part of a GPU; read and not acted on in this version.", Shape::Table(GPU)),
+    key(
+        "target",
+        "What it should come to; shown as measured, and not yet held by anything.",
+        Shape::Table(TARGET),
+    ),
     key(
         "timer_slack",
         "How much later than asked the kernel may let a sleep end.",

@@ -118,7 +118,7 @@ pub enum GpuShare {
     Part(Share),
 }
 
-/// `target = { … }`: what the governor holds.
+/// `target = { … }`: what a governor is to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Goal {
     /// At most this share of jobs misses its deadline, 0 to 100 %.

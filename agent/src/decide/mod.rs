@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use downbeat_api::HostFacts;
 use downbeat_policy::{
-    Class, Deadline, Sched as Wish, SchedParameters, SchedPolicy, Share, Tier, Uclamp,
+    Class, Deadline, Goal, GpuShare, Sched as Wish, SchedParameters, SchedPolicy, Share, Tier,
+    Uclamp,
 };
 
 pub use self::groups::{GroupTarget, group};
@@ -98,6 +99,7 @@ pub fn target(class: &Class, host: &HostFacts) -> Target {
             class.name
         ));
     }
+    lacking.extend(unheld(class));
     let slack = class.timer_slack.filter(|_| !realtime).map(nanoseconds);
     let values = [
         first.map(Value::Sched),
@@ -116,6 +118,22 @@ pub fn target(class: &Class, host: &HostFacts) -> Target {
         words,
         fallback: (!lacking.is_empty()).then(|| lacking.join("; ")),
     }
+}
+
+/// What the language has and nothing acts on yet.
+fn unheld(class: &Class) -> Option<String> {
+    let names = [
+        (class.goal != Goal::default()).then_some("`target`"),
+        (class.gpu != GpuShare::default()).then_some("`gpu`"),
+    ];
+    let names: Vec<&str> = names.into_iter().flatten().collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "class {} names {}, which this version reads and does not act on",
+            class.name,
+            names.join(" and ")
+        )
+    })
 }
 
 /// What a thread gets where its scheduling is refused: a reservation becomes real time, real time
@@ -259,6 +277,15 @@ mod tests {
             cgroup2_controllers: Vec::new(),
             findings: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_nothing_acts_on_is_said() {
+        let said = |body: &str| target(&class(body), &host()).fallback;
+        assert_eq!(said("tier = \"background\"\ngpu = { share = \"keep\" }"), None);
+        let both = "tier = \"background\"\ngpu = { share = \"yield\" }\n\
+            target = { wait_p99 = \"2ms\" }";
+        assert!(said(both).unwrap().contains("`target` and `gpu`, which this version reads"));
     }
 
     #[test]

@@ -102,3 +102,15 @@ fn the_shipped_set_asks_for_nothing_costly() {
         assert_ne!(set.classes[*class].tier, Tier::Realtime, "{}", modality.name());
     }
 }
+
+/// An example promises nothing that no part of the agent does yet.
+#[test]
+fn no_example_names_what_is_not_acted_on() {
+    for folder in [policies(), policies().join("demo"), policies().join("examples")] {
+        for source in sources(&folder) {
+            let words =
+                ["gpu ", "target "].map(|key| source.text.lines().any(|l| l.starts_with(key)));
+            assert_eq!(words, [false; 2], "{}", source.path.display());
+        }
+    }
+}
