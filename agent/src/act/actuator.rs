@@ -6,6 +6,7 @@
 //! that it sets passes the journal first.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
 
 use super::control::{Control, is_gone};
 use super::journal::{Change, Changes, Journal};
@@ -126,7 +127,7 @@ impl<C: Control> Actuator<C> {
             };
             let current = match self.control.read(lever, subject) {
                 Ok(current) => current,
-                Err(error) if is_gone(&error) => return self.forget(key),
+                Err(error) if self.has_ended(subject, &error) => return self.forget(key),
                 Err(error) => {
                     let reason = format!("reading it: {error}");
                     self.refuse(subject, wanted.clone(), before, reason, done);
@@ -188,7 +189,9 @@ impl<C: Control> Actuator<C> {
                     let event = Event::Applied { old, new };
                     return done.push(Done { subject: subject.clone(), lever, event });
                 }
-                Err(error) if is_gone(&error) => return self.forget(subject.key()),
+                Err(error) if self.has_ended(subject, &error) => {
+                    return self.forget(subject.key());
+                }
                 Err(error) => {
                     let reason = words(&error, &change.ours);
                     self.take_back_a_part(&write);
@@ -198,6 +201,11 @@ impl<C: Control> Actuator<C> {
                 }
             }
         }
+    }
+
+    /// Whether an error says that the subject is gone, and not only a file of it.
+    fn has_ended(&self, subject: &Subject, error: &io::Error) -> bool {
+        is_gone(error) && !self.control.is_same(subject)
     }
 
     /// Some values are several writes, of which the first may have been taken before one was

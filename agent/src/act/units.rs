@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::actuator::{Actuator, Cap};
 use super::journal::{Journal, UNITS_NAME};
@@ -14,6 +15,10 @@ use super::subject::{Key, Subject};
 use super::systemd::{self, Systemd};
 use super::value::Value;
 use crate::roots::Roots;
+
+/// How long after systemd could not be reached it is tried again: early at boot its bus may come
+/// after the agent.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What every unit should have, by its name; a unit that is not named goes back.
 pub type UnitRequest = BTreeMap<Arc<str>, Vec<Value>>;
@@ -39,12 +44,18 @@ impl Units {
         let work = move || {
             let mut actuator = None;
             let mut before = UnitRequest::new();
-            while let Ok((wanted, now)) = requests.recv() {
+            let mut unmet = None;
+            let mut refused_before = None;
+            while let Some((wanted, now)) = next(&requests, unmet.take(), AGAIN) {
                 if actuator.is_none() {
                     match connect(&run_dir, &roots) {
                         Ok(connected) => actuator = Some(connected),
                         Err(error) => {
-                            let _ = answers.send(refused(&wanted, &error));
+                            if refused_before.as_ref() != Some(&wanted) {
+                                let _ = answers.send(refused(&wanted, &error));
+                                refused_before = Some(wanted.clone());
+                            }
+                            unmet = Some((wanted, now));
                             continue;
                         }
                     }
@@ -94,6 +105,22 @@ impl Units {
     }
 }
 
+/// The next request, or after a while the one that was not met; nothing when nobody asks any more.
+fn next(
+    requests: &Receiver<(UnitRequest, u64)>,
+    unmet: Option<(UnitRequest, u64)>,
+    again: Duration,
+) -> Option<(UnitRequest, u64)> {
+    let Some(unmet) = unmet.filter(|(wanted, _)| !wanted.is_empty()) else {
+        return requests.recv().ok();
+    };
+    match requests.recv_timeout(again) {
+        Ok(newer) => Some(newer),
+        Err(RecvTimeoutError::Timeout) => Some(unmet),
+        Err(RecvTimeoutError::Disconnected) => None,
+    }
+}
+
 fn connect(run_dir: &Path, roots: &Roots) -> io::Result<Actuator<Systemd>> {
     let systemd = Systemd::connect(Path::new(systemd::RUN), roots, false)?;
     let (journal, left) = Journal::open_named(UNITS_NAME, run_dir, roots)?;
@@ -138,4 +165,21 @@ fn refused(wanted: &UnitRequest, error: &io::Error) -> Vec<Done> {
         event: Event::Failed { wanted: value.clone(), reason: error.to_string() },
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_met_is_tried_again_until_something_newer_is_asked() {
+        let again = Duration::from_millis(1);
+        let request = |unit: &str| Some((UnitRequest::from([(unit.into(), Vec::new())]), 7));
+        let (sender, requests) = mpsc::channel();
+        assert_eq!(next(&requests, request("old.service"), again), request("old.service"));
+        sender.send(request("new.service").unwrap()).unwrap();
+        assert_eq!(next(&requests, request("old.service"), again), request("new.service"));
+        drop(sender);
+        assert_eq!(next(&requests, request("old.service"), again), None, "nobody asks any more");
+    }
 }

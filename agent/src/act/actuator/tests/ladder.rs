@@ -99,3 +99,16 @@ fn a_value_that_is_refused_halfway_leaves_nothing() {
     bench.actuator.undo_all();
     assert_eq!(bench.kernel.value(7, Lever::Ioprio), Value::Ioprio(0));
 }
+
+#[test]
+fn a_lever_that_is_not_there_does_not_make_its_thread_gone() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.apply(thread, &[idle()]);
+    // The fake kernel answers ESRCH, as if a file of the thread were not there.
+    let done = bench.apply(thread, &[idle(), Value::TimerSlack(1000)]);
+    assert!(matches!(events(&done)[..], [Event::Failed { .. }]), "{done:?}");
+    assert_eq!(bench.actuator.journalled(), 1);
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}
