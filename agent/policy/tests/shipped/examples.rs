@@ -69,8 +69,8 @@ fn the_edge_box_knows_threads() {
         ("infer", Some("detector")),
         ("infer-1", Some("detector")),
         ("capture-0", Some("capture")),
-        ("detect", None),
-        ("web", None),
+        ("detect", Some("frontdoor")),
+        ("web", Some("frontdoor")),
     ] {
         assert_eq!(class_of(&set, &detect, thread), expected, "{thread}");
     }
@@ -79,8 +79,9 @@ fn the_edge_box_knows_threads() {
     // The kernel gives no reservation on some CPUs of a root domain alone.
     let capture = class("capture");
     assert!(capture.cpus.is_none() && capture.sched.words().starts_with("deadline"));
-    // And a partition only to a group of the agent's own.
-    assert!(class("detector").partition && class("detector").adopt);
+    // And a partition only to a group of the agent's own, into which the main thread takes all.
+    assert!(class("frontdoor").partition && class("frontdoor").adopt);
+    assert!(!class("detector").partition);
 }
 
 #[test]

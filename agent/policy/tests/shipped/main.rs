@@ -114,3 +114,22 @@ fn no_example_names_what_is_not_acted_on() {
         }
     }
 }
+
+/// What a process has as a whole follows its main thread, so that such keys in a class for some
+/// threads alone would do nothing.
+#[test]
+fn classes_of_threads_alone_ask_for_nothing_that_is_the_processs() {
+    let shipped = sources(&policies());
+    let examples = sources(&policies().join("examples"));
+    for example in examples {
+        let set = [&shipped[..], std::slice::from_ref(&example)].concat();
+        let set = PolicySet::parse(&set).expect("a good example");
+        for (at, class) in set.classes.iter().enumerate() {
+            let mut rules = set.rules.iter().filter(|rule| rule.class == at).peekable();
+            let named = rules.peek().is_some();
+            let of_threads = rules.flat_map(|rule| &rule.matchers).all(|m| !m.thread.is_empty());
+            let of_process = class.adopt || class.memory.oom.is_some();
+            assert!(!(named && of_threads && of_process), "{}", class.name);
+        }
+    }
+}
