@@ -131,7 +131,15 @@ fn a_program_without_a_rule_gets_the_class_for_what_it_shows_and_loses_it_again(
         "--run-dir",
         &place.run_dir().to_string_lossy(),
     ])?;
-    ensure!(said(&text).contains(RUNTIME), "{}", said(&text));
+    let text = said(&text);
+    ensure!(text.contains(RUNTIME) && text.contains("class voice, discovered: audio ("), "{text}");
+    // Another policy knows what was discovered under this one.
+    let same = place.path("policy/50-test.toml");
+    let run_dir = place.run_dir();
+    let plan = ["plan", &same.to_string_lossy(), "--run-dir", &run_dir.to_string_lossy()];
+    let plan = said(&place.downbeat(&plan)?);
+    let name = format!("downbeat-load ({})", program.pid());
+    ensure!(plan.contains("as wanted already") && !plan.contains(&name), "{plan}");
     let finding = found(&agent, program.pid())?.context("no finding")?;
     ensure!(finding.given && finding.class.as_deref() == Some("voice"), "{finding:?}");
 

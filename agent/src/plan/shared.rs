@@ -9,7 +9,7 @@ use downbeat_api::{
 };
 use downbeat_policy::Class;
 
-use super::verdict::{Verdict, verdict};
+use super::verdict::{Verdict, refusal, verdict};
 use crate::act::{GroupId, Lever, Subject, Value, is_gone};
 use crate::decide::{self, GroupTarget};
 use crate::observe::machine::Machine;
@@ -80,7 +80,7 @@ impl Shared {
         self.held.iter().find(is_it).map(|it| &it.held)
     }
 
-    /// Of the agent's own groups, those that it could not make, with the reason.
+    /// Why a group of the agent's own could not be made, or one above it.
     fn unmade(&self, path: &str) -> Option<String> {
         let folder = |path: &str| {
             let held = self.held(&group(path), Lever::Folder.name())?;
@@ -138,6 +138,7 @@ fn plan_own_groups(
         let class = own.of_class.iter().find(|(_, of)| *of == path).map(|(index, _)| *index);
         let class = class.and_then(|index| draft.shared.classes.get(index));
         let unmade = draft.shared.unmade(path);
+        let above = path.rsplit_once('/').and_then(|(above, _)| draft.shared.unmade(above));
         for wanted in values {
             // One that is not there would take the others with it: it is not asked for.
             let offered = match wanted {
@@ -156,10 +157,8 @@ fn plan_own_groups(
                 draft.settle(&group(path), wanted);
                 continue;
             }
-            let alone = match unmade.clone().filter(|_| wanted.lever() != Lever::Folder) {
-                Some(reason) => Some(reason),
-                None => lacking_controller(wanted, place.host),
-            };
+            let hindered = if wanted.lever() == Lever::Folder { &above } else { &unmade };
+            let alone = hindered.clone().or_else(|| lacking_controller(wanted, place.host));
             let class = class.map(|class| class.name.as_str());
             draft.push(&group(path), class, now, wanted, alone.as_deref());
         }
@@ -304,8 +303,8 @@ impl Draft<'_> {
         alone: Option<&str>,
     ) {
         let lever = wanted.lever().name();
-        let verdict =
-            now.as_ref().ok().map(|now| verdict(now, wanted, self.shared.held(subject, lever)));
+        let held = self.shared.held(subject, lever);
+        let verdict = now.as_ref().ok().map(|now| verdict(now, wanted, held));
         if verdict == Some(Verdict::Settled) {
             return self.settle(subject, wanted);
         }
@@ -317,7 +316,10 @@ impl Draft<'_> {
             (None, _, Err(error)) if !is_gone(error) => {
                 PlanStep::LeaveAlone { reason: format!("reading it: {error}") }
             }
-            (None, _, _) => PlanStep::Set,
+            (None, _, _) => match refusal(wanted, held) {
+                Some(reason) => PlanStep::LeaveAlone { reason },
+                None => PlanStep::Set,
+            },
         };
         let because = match subject {
             PlanSubject::Group { .. } if class.is_none() => "for the groups of classes below it",

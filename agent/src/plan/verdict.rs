@@ -32,14 +32,27 @@ pub fn held(lever: Lever, entry: &LeverEntry) -> Option<Held> {
     Some(Held { lever: lever.name().to_owned(), wanted, state })
 }
 
+/// What came to an end under the same wish is not tried again.
+fn is_old_wish(held: &Held, wanted: &Value) -> bool {
+    held.wanted.as_ref() == Some(&wanted.to_string())
+}
+
+/// Why a lever that cannot be read would not be set.
+pub(super) fn refusal(wanted: &Value, held: Option<&Held>) -> Option<String> {
+    let held = held.filter(|held| is_old_wish(held, wanted))?;
+    match &held.state {
+        HeldState::Refused { reason } => Some(format!("refused: {reason}")),
+        _ => None,
+    }
+}
+
 /// What would become of a lever that is `now`, where a class asks for `wanted` and the agent knows
 /// `held` of it: what [`crate::act::Actuator`] does, in words.
 pub(super) fn verdict(now: &Value, wanted: &Value, held: Option<&Held>) -> Verdict {
     if now.agrees_with(wanted) {
         return Verdict::Settled;
     }
-    // What came to an end under the same wish is not tried again.
-    let is_old_wish = held.is_some_and(|held| held.wanted.as_ref() == Some(&wanted.to_string()));
+    let is_old_wish = held.is_some_and(|held| is_old_wish(held, wanted));
     let leave = |reason: &str| Verdict::Leave(reason.to_owned());
     match held.map(|held| &held.state) {
         Some(HeldState::HandedOff { .. }) => leave("someone else changed it"),
