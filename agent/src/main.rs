@@ -177,8 +177,10 @@ fn read_policy(cli: &Cli) -> anyhow::Result<(PolicySet, PolicyFolders)> {
     let folders = cli.policy_dirs();
     let reading = Reading::of(&folders);
     let policy_folders = PolicyFolders::new(folders, &reading);
+    let more = reading.more;
     let policy = reading.outcome.map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        problems.extend((more > 0).then(|| format!("and {more} more problems")));
         let problems = problems.join("\n  ");
         anyhow::anyhow!("the policy is refused (try `downbeat check` on the file):\n  {problems}")
     })?;

@@ -95,6 +95,44 @@ fn a_daemon_that_gives_up_root_is_the_other_users() -> Result<()> {
     Ok(())
 }
 
+/// Ends at the latest when its standard input does.
+const ORPHAN: &str = "'becomes an orphan'
+import os, sys, time
+if os.fork(): time.sleep(4)
+else: sys.stdin.read()";
+
+#[test]
+fn an_orphan_is_no_more_its_parents_child() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let matched = r#"parent = "python3*", cmdline = "*becomes an orphan*""#;
+    place.policy("50-test.toml", &policy(matched, ""))?;
+    let agent = place.start(&["--no-bpf"])?;
+    let mut command = Command::new("python3");
+    let mut parent = command.args(["-c", ORPHAN]).stdin(Stdio::piped()).spawn()?;
+    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    // `python3` may be a script that looks for the real one with helpers of its own.
+    let child = || {
+        let pid = fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok()?;
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        exe.to_string_lossy().contains("/python3").then_some(pid)
+    };
+    ensure!(wait_until(PATIENCE, || child().is_some()), "no child");
+    let child = child().context("it is gone")?;
+    let is_seen = || Scheduling::of(child).is_ok_and(|found| found.policy == BATCH);
+    ensure!(wait_until(SOON, is_seen), "never seen\n{}", agent.log());
+    // Its end of the pipe stays open for the child.
+    let pipe = parent.stdin.take();
+    parent.wait()?;
+    let let_go = wait_until(LATER, || !is_seen());
+    let is_there = Scheduling::of(child).is_ok();
+    drop(pipe);
+    ensure!(let_go && is_there, "there: {is_there}\n{}", agent.log());
+    Ok(())
+}
+
 /// A control group of this test's own in the first hierarchy that shows where a process is.
 struct Group {
     folder: PathBuf,

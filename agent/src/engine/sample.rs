@@ -57,6 +57,7 @@ impl Engine {
             self.forget_process(pid);
         }
         let young = boot_ticks().saturating_sub(YOUNG);
+        let mut orphans = Vec::new();
         for pid in pids {
             if self.world.rests(pid, self.tick / TICKS_PER_SAMPLE, elapsed_ticks, young) {
                 continue;
@@ -68,15 +69,24 @@ impl Engine {
                 Some(known) if known.start_time == stat.start_time => {
                     // No event tells of the name of a process that nobody follows. Kernel threads
                     // show their present work in theirs.
-                    if known.facts.comm != stat.comm && stat.ppid != KTHREADD {
+                    let is_renamed = known.facts.comm != stat.comm && stat.ppid != KTHREADD;
+                    let is_orphan = known.ppid != stat.ppid;
+                    if is_renamed || is_orphan {
                         self.consider(pid);
                     }
+                    orphans.extend(is_orphan.then_some(pid));
                 }
                 _ => {
                     self.consider(pid);
                 }
             }
             self.world.fold(pid, stat, elapsed_ticks);
+        }
+        // Those below them have other ancestors now.
+        if !orphans.is_empty() && self.policy.set.needs().ancestors {
+            for pid in self.world.descendants(&orphans) {
+                self.consider(pid);
+            }
         }
     }
 

@@ -13,6 +13,9 @@ const AT_A_TIME: u64 = 128;
 /// The most samples from one turn of a quiet process to its next.
 const MOST_TURNS: u64 = 4;
 
+/// How far up ancestors are followed: as far as rules look.
+const MOST_GENERATIONS: usize = 17;
+
 /// Every process that is known.
 #[derive(Debug, Default)]
 pub struct World {
@@ -26,6 +29,8 @@ pub struct World {
 pub struct Process {
     /// Process id.
     pub pid: u32,
+    /// Its parent when its facts were read.
+    pub ppid: u32,
     /// Start time, clock ticks since boot.
     pub start_time: u64,
     /// What the rules look at.
@@ -140,6 +145,7 @@ impl World {
             .map_or((None, 0.0, 0.0), |process| (process.stat, process.cpu, process.rested));
         let process = Process {
             pid: sample.pid,
+            ppid: sample.ppid,
             start_time: sample.start_time,
             facts: sample.facts.clone(),
             stat,
@@ -226,6 +232,25 @@ impl World {
     pub fn process_of(&self, tid: u32) -> Option<&Process> {
         let pid = self.managed.get(&tid).copied().unwrap_or(tid);
         self.processes.get(&pid)
+    }
+
+    /// Processes below one of `above`, and not among them.
+    #[must_use]
+    pub fn descendants(&self, above: &[u32]) -> Vec<u32> {
+        let descends = |process: &&Process| {
+            let mut at = process.ppid;
+            // A chain that was read piece by piece may, for a moment, lead in a circle.
+            for _ in 0..MOST_GENERATIONS {
+                if above.contains(&at) {
+                    return true;
+                }
+                let Some(next) = self.processes.get(&at) else { return false };
+                at = next.ppid;
+            }
+            false
+        };
+        let pids = self.processes.values().filter(descends).map(|process| process.pid);
+        pids.filter(|pid| !above.contains(pid)).collect()
     }
 
     /// Every process, by its id.
@@ -389,5 +414,17 @@ mod tests {
         world.insert(&sample(10, &[(10, "main")]), true, by_name);
         world.insert(&sample(20, &[(20, "main")]), false, by_name);
         assert_eq!(world.followed_pids(), [10]);
+    }
+
+    #[test]
+    fn descendants_are_found_whatever_the_parents_say() {
+        let mut world = World::default();
+        for (pid, ppid) in [(1, 0), (10, 1), (11, 10), (12, 11), (20, 1), (30, 31), (31, 30)] {
+            world.insert(&ProcessSample { ppid, ..sample(pid, &[]) }, false, by_name);
+        }
+        assert_eq!(world.descendants(&[10]), [11, 12]);
+        assert_eq!(world.descendants(&[10, 11]), [12]);
+        assert_eq!(world.descendants(&[1]), [10, 11, 12, 20]);
+        assert!(world.descendants(&[12]).is_empty());
     }
 }
