@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
-use crate::act::control::Kernel;
+use crate::act::control::{Kernel, sched_getaffinity};
 
 /// A thread that is put under FIFO and does `body` until it is told to stop.
 fn realtime_thread(body: impl Fn() + Send + 'static) -> (ThreadId, Arc<AtomicBool>) {
@@ -92,4 +92,42 @@ fn what_someone_else_gave_it_stays() {
     stop.store(true, Ordering::Relaxed);
     assert!(now.agrees_with(&Value::Sched(theirs)), "{now}");
     assert_eq!(watch.demoted(), []);
+}
+
+/// As with a hypervisor that steals the CPU: the thread is off it half of the time, and never by its
+/// own wish.
+#[test]
+fn a_runaway_whose_cpu_others_take_is_demoted_as_well() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let kernel = Kernel::new(&Roots::default());
+    let (thief, stop_thief) = realtime_thread(|| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(15) {
+            std::hint::spin_loop();
+        }
+        thread::sleep(Duration::from_millis(15));
+    });
+    let (spinner, stop_spinner) = realtime_thread(std::hint::spin_loop);
+    let first = sched_getaffinity(thief.tid).unwrap()[..1].to_vec();
+    for thread in [thief, spinner] {
+        kernel.write(&thread.into(), &Value::Affinity(first.clone())).unwrap();
+    }
+    sched_setattr(thief.tid, &Sched { priority: 6, ..fifo() }).unwrap();
+    sched_setattr(spinner.tid, &fifo()).unwrap();
+    let watch = RunawayWatch::start(Kernel::new(&Roots::default()), &Roots::default()).unwrap();
+    let limit = Duration::from_millis(10);
+    watch.watch(Given { thread: spinner, ours: fifo(), old: Sched::DEFAULT, limit });
+    let begun = Instant::now();
+    let mut demoted = Vec::new();
+    while demoted.is_empty() && begun.elapsed() < Duration::from_secs(3) {
+        thread::sleep(Duration::from_millis(1));
+        demoted = watch.demoted();
+    }
+    stop_thief.store(true, Ordering::Relaxed);
+    stop_spinner.store(true, Ordering::Relaxed);
+    assert_eq!(demoted.iter().map(|it| it.thread).collect::<Vec<_>>(), [spinner]);
+    eprintln!("demoted after {:?}", begun.elapsed());
 }
