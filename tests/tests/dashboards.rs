@@ -52,12 +52,8 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("downbeat_source", "a host without kernel programs has a notice"),
     ("downbeat_class_cpu_ratio", "for ad-hoc queries; the class's use of all CPUs is shown"),
     ("downbeat_class_quota_groups", "the periods of quotas show whether there are any"),
-    ("downbeat_class_sleepless_threads", "the jobs page says of which threads, and what to do"),
-    ("downbeat_overrides", "what was set by hand is in the class's members, and in `status`"),
     ("downbeat_policy_rules", "for ad-hoc queries; classes and their members are shown"),
     ("downbeat_policy_read_timestamp_seconds", "for ad-hoc queries and alerts of one's own"),
-    ("downbeat_policy_reloads_total", "for ad-hoc queries; the agent's notices tell of each"),
-    ("downbeat_policy_problems", "the agent's notices name each mistake with its place"),
     ("downbeat_exec_to_set_processes_total", "the times beside it are what matters"),
 ];
 

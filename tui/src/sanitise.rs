@@ -74,7 +74,7 @@ pub fn snapshot(snapshot: &mut Snapshot) {
         processes,
         gpu: GpuView { devices, note },
         pool,
-        actions: Actions { levers, journalled: _, exec_to_set: _, recent },
+        actions: Actions { levers, journalled: _, journal_failures: _, exec_to_set: _, recent },
         cost,
     } = snapshot;
     for value in [version, host, kernel] {
@@ -371,6 +371,7 @@ pub fn explanation(explanation: &mut Explanation) {
         pid: _,
         name,
         exe,
+        kept_out,
         by_hand: override_of_it,
         evidence,
         actions,
@@ -381,6 +382,7 @@ pub fn explanation(explanation: &mut Explanation) {
     } = explanation;
     text(name);
     optional(exe);
+    optional(kept_out);
     override_of_it.iter_mut().for_each(by_hand);
     evidence.iter_mut().for_each(text);
     actions.iter_mut().for_each(action);

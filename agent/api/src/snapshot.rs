@@ -360,6 +360,9 @@ pub struct Actions {
     pub levers: Vec<LeverCount>,
     /// Entries in the journal: values that would go back now.
     pub journalled: u64,
+    /// Writes to the journal that failed, so that nothing was set; absent where nothing is changed.
+    #[serde(default)]
+    pub journal_failures: Option<u64>,
     /// From the exec in the kernel to the last thread set.
     pub exec_to_set: Option<WaitSummary>,
     /// The latest actions, newest last; bounded.

@@ -97,6 +97,8 @@ pub struct Journal {
     buffer: Vec<u8>,
     /// A write failed: the file is whole up to some line, and is to be written anew.
     torn: bool,
+    /// Writes that failed, all in all.
+    failures: u64,
 }
 
 /// Dead records that are let be, whatever the number of live ones.
@@ -130,7 +132,8 @@ impl Journal {
         };
         let file = write_anew(&path, &boot_id, &changes)?;
         let live = changes.len();
-        let journal = Self { path, boot_id, file, dead: 0, live, buffer: Vec::new(), torn: false };
+        let (buffer, torn, failures) = (Vec::new(), false, 0);
+        let journal = Self { path, boot_id, file, dead: 0, live, buffer, torn, failures };
         Ok((journal, changes))
     }
 
@@ -169,9 +172,16 @@ impl Journal {
             self.file.write_all(&self.buffer)
         };
         self.torn |= written.is_err();
+        self.failures += u64::from(written.is_err());
         // Kept, it would grow for as long as the file system is full.
         self.buffer.clear();
         written
+    }
+
+    /// Writes that failed since it was opened.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// The next write finds no room.
@@ -487,6 +497,7 @@ mod tests {
         assert!(journal.buffer.is_empty(), "it must not grow while there is no room");
         journal.set(&thread(2), &change(2));
         assert!(journal.commit().is_err());
+        assert_eq!(journal.failures(), 2);
 
         assert!(journal.wants_compaction());
         let kept = HashMap::from([((thread(3), Lever::OomScoreAdj), change(3))]);

@@ -241,6 +241,7 @@ impl Engine {
         Actions {
             levers: self.ledger.levers(),
             journalled: self.actuator.as_ref().map_or(0, crate::act::Actuator::journalled),
+            journal_failures: self.actuator.as_ref().map(crate::act::Actuator::journal_failures),
             exec_to_set,
             recent: self.ledger.recent(),
         }

@@ -32,9 +32,12 @@ pub fn lines(snapshot: &Snapshot, paper: Paper) -> Vec<Line<'static>> {
     if !lines.is_empty() {
         lines.push(Line::default());
     }
-    let Actions { levers, journalled, exec_to_set, recent } = &snapshot.actions;
+    let Actions { levers, journalled, journal_failures, exec_to_set, recent } = &snapshot.actions;
     let mut head =
         format!("{} in the journal would go back now", units::count(*journalled, "value"));
+    if let Some(failures) = journal_failures.filter(|failures| *failures > 0) {
+        head.push_str(&format!(" · it could not be written {}", units::count(failures, "time")));
+    }
     if let Some(time) = exec_to_set.filter(|t| t.count > 0) {
         head.push_str(&format!(
             " · exec to last thread set: p50 {}, p99 {}, worst {} of {}",

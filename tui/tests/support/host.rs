@@ -76,6 +76,7 @@ pub fn small() -> Snapshot {
                 })
                 .collect(),
             journalled: 31,
+            journal_failures: Some(0),
             exec_to_set: Some(summary(12, 480_000, 3_900_000)),
             recent: vec![
                 action(
@@ -259,6 +260,7 @@ pub fn explanation(pid: u32) -> Explanation {
         pid,
         name: "whisper-server".into(),
         exe: Some("/usr/bin/whisper-server".into()),
+        kept_out: None,
         by_hand: None,
         evidence: Vec::new(),
         actions: Vec::new(),

@@ -75,4 +75,10 @@ impl<C: Control> Actuator<C> {
     pub fn journalled(&self) -> u64 {
         self.ours().count() as u64
     }
+
+    /// Writes to the journal that failed: each left values that were not set.
+    #[must_use]
+    pub fn journal_failures(&self) -> u64 {
+        self.journal.failures()
+    }
 }

@@ -134,6 +134,8 @@ families! {
         "Values set (applied), refused by the kernel (failed), put back (restored) and left to someone else who changed them after us (handed_off).";
     JOURNAL = Gauge "journal_entries" []
         "Changed values that would go back if the agent stopped now.";
+    JOURNAL_FAILURES = Counter "journal_failures" []
+        "Writes to the journal that failed: what was to be set was not.";
     EXEC_TO_SET = Gauge "exec_to_set" "seconds" ["quantile"]
         "Time from exec in the kernel to the last thread set, since the agent started.";
     EXEC_TO_SET_COUNT = Counter "exec_to_set_processes" []

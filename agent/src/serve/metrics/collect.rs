@@ -252,7 +252,7 @@ pub(super) fn histogram(buckets: &[(u64, u64)], total: &WaitSummary) -> Value {
 }
 
 fn add_actions(families: &mut Families, actions: &Actions) {
-    let Actions { levers, journalled, exec_to_set, recent: _ } = actions;
+    let Actions { levers, journalled, journal_failures, exec_to_set, recent: _ } = actions;
     let outcomes = levers.iter().flat_map(|count| {
         let LeverCount { lever, applied, failed, restored, handed_off } = count;
         [
@@ -265,6 +265,9 @@ fn add_actions(families: &mut Families, actions: &Actions) {
     });
     families.add(&catalogue::ACTIONS, outcomes);
     families.gauge(&catalogue::JOURNAL, *journalled as f64);
+    if let Some(failures) = journal_failures {
+        families.count(&catalogue::JOURNAL_FAILURES, *failures);
+    }
     if let Some(summary) = exec_to_set {
         let quantiles = [("0.5", summary.p50_ns), ("0.99", summary.p99_ns), ("1", summary.max_ns)];
         families.add(&catalogue::EXEC_TO_SET, known_quantiles(&[], quantiles));

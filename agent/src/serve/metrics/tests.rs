@@ -159,6 +159,7 @@ fn full() -> Snapshot {
                 handed_off: 3,
             }],
             journalled: 5,
+            journal_failures: Some(1),
             exec_to_set: Some(WaitSummary {
                 count: 4,
                 sum_ns: 1,
