@@ -206,7 +206,7 @@ fn round(number: usize, place: &Place, own: Option<&Path>) -> Result<usize> {
     if number > 1 && fastrand::bool() {
         let pid = Pid::from_raw(i32::try_from(agent.id())?);
         kill(pid, Signal::SIGTERM)?;
-        thread::sleep(Duration::from_millis(fastrand::u64(0..80)));
+        thread::sleep(Duration::from_millis(fastrand::u64(0..25)));
     }
     let changed = changed();
     agent.kill()?;
