@@ -325,6 +325,39 @@ fn a_rung_in_place_of_a_refusal_is_explained_and_not_planned_again() -> Result<(
 }
 
 #[test]
+fn a_restore_and_a_start_wait_for_a_killed_agent_that_is_still_ending() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut scene = scene(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    // Nobody waits for it yet, so it stays in the list of processes.
+    scene.agent.signal(Signal::SIGKILL)?;
+    let restored = scene.place.restore()?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    scene.crowd.wait_for(3, other)?;
+    ensure!(!scene.agent.wait(PATIENCE)?.success());
+
+    scene.agent = scene.place.start(&[])?;
+    scene.crowd.wait_for(3, fifo)?;
+    scene.agent.signal(Signal::SIGKILL)?;
+    scene.agent = scene.place.start(&[])?;
+    scene.crowd.wait_for(3, fifo)
+}
+
+#[test]
+fn what_no_rule_is_for_says_so_itself() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let scene = scene(&[])?;
+    let explained = scene.done(&["explain", &scene.agent.pid().to_string()])?;
+    ensure!(explained.contains("it is downbeat itself"), "{explained}");
+    ensure!(explained.contains("no rule is for it"), "{explained}");
+    Ok(())
+}
+
+#[test]
 fn a_request_that_is_too_long_gets_an_answer_before_the_end() -> Result<()> {
     use std::io::{BufRead, BufReader, Write};
     if !root_or_skip() {

@@ -149,8 +149,7 @@ fn a_class_that_ships_is_looked_for_where_it_ships() {
     let output = check(&[&draft]);
     assert_eq!(output.status.code(), Some(1));
     let shown = stdout(&output);
-    let remedy = format!("downbeat check /usr/lib/downbeat/policy.d {}\n", draft.display());
-    assert!(shown.ends_with(&remedy), "{shown}");
+    assert!(shown.contains("\nclasses that ship with downbeat are "), "{shown}");
 }
 
 #[test]

@@ -149,6 +149,9 @@ pub struct Explanation {
     pub name: String,
     /// Its executable, where readable.
     pub exe: Option<String>,
+    /// Why no rule is for it, or only one that names it by `comm`; absent for nearly all.
+    #[serde(default)]
+    pub kept_out: Option<String>,
     /// The class that a person gave it by hand.
     #[serde(default)]
     pub by_hand: Option<Override>,

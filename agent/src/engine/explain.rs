@@ -3,6 +3,7 @@
 use downbeat_api::{Explanation, Held, HeldState, LeverState, Response, ThreadExplanation};
 
 use super::Engine;
+use super::overrides::kept_out;
 use crate::act::{Lever, LeverEntry, Standing};
 use crate::model::{Assigned, By, Process};
 use crate::plan::held;
@@ -23,6 +24,7 @@ impl Engine {
             pid: process.pid,
             name: process.facts.comm.clone(),
             exe: process.facts.exe.clone(),
+            kept_out: kept_out(process).map(ToOwned::to_owned),
             by_hand: self.override_of(process),
             evidence: self.evidence_for(process),
             threads: threads.collect(),

@@ -40,13 +40,7 @@ impl Engine {
                 _ => format!("no process {pid}"),
             });
         };
-        let whose = match process.facts.kind {
-            ProcessKind::Ordinary => None,
-            ProcessKind::Kernel => Some("a kernel thread: name it by `comm` in a rule if you must"),
-            ProcessKind::KeptOut if pid == 1 => Some("process 1, without which nothing runs"),
-            ProcessKind::KeptOut => Some("downbeat itself, which has to stay able to put all back"),
-        };
-        if let Some(whose) = whose {
+        if let Some(whose) = kept_out(process) {
             return refuse(format!("{} ({pid}) is {whose}", process.facts.comm));
         }
         let (start_time, name) = (process.start_time, process.facts.comm.clone());
@@ -151,6 +145,16 @@ impl Engine {
             return "the policy in force has no class at all; write one first".to_owned();
         }
         format!("no class {class:?} in the policy in force; it has {}", names.join(", "))
+    }
+}
+
+/// Why no class is for a process, or only by a rule that names it by `comm`.
+pub(super) fn kept_out(process: &Process) -> Option<&'static str> {
+    match process.facts.kind {
+        ProcessKind::Ordinary => None,
+        ProcessKind::Kernel => Some("a kernel thread: name it by `comm` in a rule if you must"),
+        ProcessKind::KeptOut if process.pid == 1 => Some("process 1, without which nothing runs"),
+        ProcessKind::KeptOut => Some("downbeat itself, which has to stay able to put all back"),
     }
 }
 

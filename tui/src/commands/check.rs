@@ -148,6 +148,11 @@ fn remedy(files: &[PathBuf], problems: &[Problem]) -> Option<String> {
     let is_in = files.iter().any(|file| file == shipped);
     (lacks && !files.is_empty() && !is_in).then(|| {
         let named: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        if !shipped.is_dir() {
+            return "classes that ship with downbeat are not installed here: name its folder \
+                    `policies`, from the sources, as well"
+                .to_owned();
+        }
         format!(
             "classes that ship with downbeat are in {0}; to look at both together: downbeat check \
              {0} {1}",

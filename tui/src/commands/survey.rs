@@ -70,7 +70,7 @@ pub(super) fn survey(policy: &PolicySet, known: &Known) -> Survey {
     let (silent, unknown) = if asks { reader.unnamed_containers() } else { (0, 0) };
     if silent + unknown > 0 {
         gaps.push(format!(
-            "the names of {} are not known here, since no engine told them within {} s: rules by \
+            "the names of {} are not known here: no engine answered within {} s that knows them. Rules by \
              container, image, pod or label may match more than this",
             units::count((silent + unknown) as u64, "container"),
             PATIENCE.as_secs()

@@ -18,6 +18,7 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
         pid,
         name,
         exe,
+        kept_out,
         by_hand,
         evidence,
         actions,
@@ -28,6 +29,9 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
     } = explanation;
     let exe = exe.as_ref().map(|exe| format!("  {exe}")).unwrap_or_default();
     let mut lines = vec![paper.title(&format!("{name} (pid {pid}){exe}"))];
+    if let Some(whose) = kept_out {
+        lines.extend(paper.paragraph(Ink::Plain, &format!("it is {whose}"), 2));
+    }
     if let Some(by_hand) = by_hand {
         let what = format!("by hand it is {}", overrides::what(by_hand));
         lines.extend(paper.paragraph(Ink::Warning, &what, 2));
@@ -51,7 +55,12 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
                 lines.extend(paper.paragraph(Ink::Plain, &format!("  class {class}"), 4));
             }
             (None, _) => {
-                lines.push(Line::from(paper.span(Ink::Faint, "  no rule matches: not touched")));
+                let why = if kept_out.is_some() {
+                    "  no rule is for it: not touched"
+                } else {
+                    "  no rule matches: not touched"
+                };
+                lines.push(Line::from(paper.span(Ink::Faint, why)));
             }
         }
         for lever in &first.levers {
