@@ -5,6 +5,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use downbeat_api::{MOST_PROBLEMS, PolicyProblem, PolicyRefusal, PolicyState, Response, Severity};
@@ -19,6 +20,10 @@ use crate::observe::policy_watch::PolicyWatch;
 
 /// Problems that become notices; the rest are counted there.
 const NOTICED: usize = 8;
+
+/// Bytes of policies that are understood within a millisecond or two. More are left to a thread: a
+/// megabyte of mistakes takes seconds, and events do not wait.
+const QUICK: usize = 64 << 10;
 
 /// A change is read at the latest after this, whoever still writes or goes on changing things.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -75,6 +80,10 @@ impl Found {
             problem.to_string().hash(&mut digest);
         }
         Self { outcome, folders: there, digest: digest.finish() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.outcome.iter().flatten().map(|source| source.text.len()).sum()
     }
 
     fn parsed(self) -> Reading {
@@ -154,6 +163,8 @@ pub struct PolicyFolders {
     watch: std::io::Result<PolicyWatch>,
     /// Since when something changes that was not read yet.
     unsettled: Option<Instant>,
+    /// A large set that is being understood.
+    under_way: Option<JoinHandle<Reading>>,
 }
 
 impl PolicyFolders {
@@ -171,7 +182,15 @@ impl PolicyFolders {
         let watch = PolicyWatch::new(&folders);
         // What changed between the reading and now is seen as a change.
         let (digest, in_force) = (reading.digest, reading.folders.clone());
-        Self { folders, in_force, digest, state, watch, unsettled: Some(Instant::now()) }
+        Self {
+            folders,
+            in_force,
+            digest,
+            state,
+            watch,
+            unsettled: Some(Instant::now()),
+            under_way: None,
+        }
     }
 
     /// Whether a change has settled and is to be read: nothing new is found and no policy is being
@@ -198,6 +217,34 @@ impl PolicyFolders {
         Ok(is_settled)
     }
 
+    /// A set that changed, once it is read and understood: at this call or, a large one, at a later
+    /// one. Nothing for one that is as the last one was.
+    fn changed(&mut self, now: Instant) -> std::io::Result<Option<Reading>> {
+        if let Some(thread) = self.under_way.take_if(|thread| thread.is_finished()) {
+            // A panic there has told itself, and the set is not understood.
+            return Ok(thread.join().ok());
+        }
+        if self.under_way.is_some() || !self.settled(now)? {
+            return Ok(None);
+        }
+        let found = self.found();
+        // A file may have been written as it was.
+        if found.digest == self.digest {
+            return Ok(None);
+        }
+        if found.bytes() <= QUICK {
+            return Ok(Some(found.parsed()));
+        }
+        match thread::Builder::new().name("policy".into()).spawn(|| found.parsed()) {
+            Ok(thread) => self.under_way = Some(thread),
+            Err(error) => {
+                tracing::warn!("no thread for reading the policy, which waits: {error}");
+                self.unsettled = Some(now);
+            }
+        }
+        Ok(None)
+    }
+
     fn found(&self) -> Found {
         Found::in_folders(&self.folders, &self.in_force)
     }
@@ -206,17 +253,13 @@ impl PolicyFolders {
 impl Engine {
     /// Reads the policy anew if its files have changed.
     pub(super) fn notice_changed_policy(&mut self) {
-        match self.policy_folders.settled(Instant::now()) {
-            Ok(false) => {}
-            Ok(true) => {
-                let found = self.policy_folders.found();
-                // A file may have been written as it was.
-                if found.digest != self.policy_folders.digest {
-                    tracing::info!("the policy's files have changed");
-                    // Nobody asked: what is wrong is told to everyone who looks.
-                    drop(self.take_over(found.parsed()));
-                    self.publish();
-                }
+        match self.policy_folders.changed(Instant::now()) {
+            Ok(None) => {}
+            Ok(Some(reading)) => {
+                tracing::info!("the policy's files have changed");
+                // Nobody asked: what is wrong is told to everyone who looks.
+                drop(self.take_over(reading));
+                self.publish();
             }
             Err(error) => {
                 self.policy_folders.watch = Err(error);
@@ -227,6 +270,8 @@ impl Engine {
 
     /// Reads the policy anew, and has the pool read its declarations.
     pub(super) fn reload(&mut self) -> Response {
+        // What is being understood is older than what is there now.
+        self.policy_folders.under_way = None;
         let reading = self.policy_folders.found().parsed();
         let before = self.applied();
         let response = match self.take_over(reading) {
@@ -342,125 +387,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn folder(text: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let file = folder.path().join("a.toml");
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        folder
-    }
-
-    #[test]
-    fn a_problem_has_its_place_in_fields_and_not_twice() {
-        let folder = folder("schema = 1\nclas = 2\n");
-        let problems = Reading::of(&[folder.path()]).outcome.unwrap_err();
-        let [problem] = &problems[..] else { panic!("{problems:?}") };
-        assert_eq!(problem.file, folder.path().join("a.toml").display().to_string());
-        assert_eq!((problem.line, problem.column), (Some(2), Some(1)));
-        assert!(problem.message.contains("clas"), "{problem}");
-
-        let file = folder.path().join("a.toml");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        let problems = Reading::of(&[folder.path()]).outcome.unwrap_err();
-        assert_eq!(problems[0].line, None);
-        assert!(problems[0].message.starts_with("group or others can write it"), "{problems:?}");
-    }
-
-    #[test]
-    fn the_digest_tells_content_and_not_time() {
-        let folder = folder("schema = 1\n");
-        let before = Reading::of(&[folder.path()]).digest;
-        fs::write(folder.path().join("a.toml"), "schema = 1\n").unwrap();
-        assert_eq!(Reading::of(&[folder.path()]).digest, before);
-        fs::write(folder.path().join("a.toml"), "schema = 1\n#\n").unwrap();
-        assert_ne!(Reading::of(&[folder.path()]).digest, before);
-    }
-
-    #[test]
-    fn a_folder_that_vanishes_is_no_policy_and_one_that_was_never_there_is() {
-        let shipped = folder("schema = 1\n");
-        let own = folder("schema = 1\n");
-        let folders = [shipped.path().to_path_buf(), own.path().to_path_buf()];
-        let never = [shipped.path().to_path_buf(), own.path().join("not yet")];
-        let found = Found::in_folders(&never, &never[..1]).parsed();
-        assert!(found.outcome.is_ok() && found.folders == never[..1], "{found:?}");
-
-        let reading = Reading::of(&folders);
-        let known = PolicyFolders::new(folders.to_vec(), &reading);
-        fs::remove_dir_all(own.path()).unwrap();
-        let found = known.found().parsed();
-        assert_ne!(found.digest, known.digest);
-        let problems = found.outcome.unwrap_err();
-        assert_eq!(problems[0].file, own.path().display().to_string());
-        assert!(problems[0].message.contains("mkdir"), "{problems:?}");
-    }
-
-    #[test]
-    fn of_a_flood_of_mistakes_some_are_told_and_the_rest_counted() {
-        let many: String = (0..5000).map(|i| format!("x{i} = 1\n")).collect();
-        let reading = Reading::of(&[folder(&format!("schema = 1\n{many}")).path()]);
-        let told = reading.outcome.unwrap_err().len();
-        assert_eq!((told, reading.more), (MOST_PROBLEMS, 5000 - MOST_PROBLEMS as u64));
-        let reading = Reading::of(&[folder("schema = 1\nx = 1\n").path()]);
-        assert_eq!((reading.outcome.unwrap_err().len(), reading.more), (1, 0));
-    }
-
-    /// The looks of 250 ms each at which a change was read.
-    fn read_at(folders: &mut PolicyFolders, looks: u32, mut between: impl FnMut(u32)) -> Vec<u32> {
-        let start = Instant::now();
-        let mut read = Vec::new();
-        for look in 0..looks {
-            between(look);
-            if folders.settled(start + Duration::from_millis(250) * look).unwrap() {
-                read.push(look);
-            }
-        }
-        read
-    }
-
-    fn watched(folder: &tempfile::TempDir) -> PolicyFolders {
-        let folders = vec![folder.path().to_path_buf()];
-        let reading = Reading::of(&folders);
-        let mut folders = PolicyFolders::new(folders, &reading);
-        assert_eq!(read_at(&mut folders, 4, |_| {}), [0], "what changed meanwhile");
-        folders
-    }
-
-    #[test]
-    fn a_change_is_read_when_it_is_over_and_within_a_second_if_it_never_is() {
-        let place = folder("schema = 1\n");
-        let mut folders = watched(&place);
-        let change = |_| fs::write(place.path().join("a.toml"), "schema = 1\n").unwrap();
-        let once = |look: u32| (look < 2).then(|| change(look)).unwrap_or_default();
-        assert_eq!(read_at(&mut folders, 10, once), [2]);
-        let read = read_at(&mut folders, 12, change);
-        assert_eq!(read, [4, 9], "changed at every look");
-    }
-
-    #[test]
-    fn a_file_that_is_being_written_is_waited_for_up_to_a_second() {
-        let place = folder("schema = 1\n");
-        let mut folders = watched(&place);
-        let mut writer = None;
-        let read = read_at(&mut folders, 6, |look| match look {
-            0 => writer = Some(fs::File::create(place.path().join("b.toml")).unwrap()),
-            2 => drop(writer.take()),
-            _ => {}
-        });
-        assert_eq!(read, [3]);
-        let mut writer = None;
-        let read = read_at(&mut folders, 12, |look| match look {
-            0 => writer = Some(fs::File::create(place.path().join("c.toml")).unwrap()),
-            8 => drop(writer.take()),
-            _ => {}
-        });
-        assert_eq!(read, [4, 9], "one that stays open, and is closed at last");
-    }
-}
+mod tests;
