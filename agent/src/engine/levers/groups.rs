@@ -117,10 +117,6 @@ impl Engine {
                 {
                     names.extend(before);
                 }
-                // One that is not there would take the others with it.
-                if let Ok(offered) = actuator.control().controllers_of(path) {
-                    names.retain(|name| offered.contains(name));
-                }
             }
             if self.levers.groups.made.get(path) == Some(&values) {
                 continue;
@@ -133,7 +129,16 @@ impl Engine {
                 let request = Request { subject: subject.clone(), wanted: &folder, otherwise: &[] };
                 done.extend(actuator.apply(&[request], now));
             }
-            let request = Request { subject, wanted: &values, otherwise: &[] };
+            let mut possible = values.clone();
+            for value in &mut possible {
+                // A controller that is not there would take the others with it.
+                if let Value::Controllers(names) = value
+                    && let Ok(offered) = actuator.control().controllers_of(path)
+                {
+                    names.retain(|name| offered.contains(name));
+                }
+            }
+            let request = Request { subject, wanted: &possible, otherwise: &[] };
             done.extend(actuator.apply(&[request], now));
             self.levers.groups.made.insert(Arc::clone(path), values);
         }
