@@ -157,12 +157,7 @@ fn plan_thread(
             Verdict::Set => PlanStep::Set,
             Verdict::Leave(reason) => PlanStep::LeaveAlone { reason },
         };
-        plan.changes.push(planned(
-            lever.name(),
-            Some(now.to_string()),
-            wanted.to_string(),
-            step,
-        ));
+        plan.changes.push(planned(lever.name(), Some(now.to_string()), wanted.to_string(), step));
     }
     for held in &wish.held {
         plan.known.held.push(HeldValue { pid, tid, start_time, held: held.clone() });

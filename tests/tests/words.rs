@@ -424,6 +424,10 @@ fn the_plan_of_an_agent_that_only_looks_is_what_an_engaged_one_does() -> Result<
         ensure!(because.as_ref().is_some_and(|rule| rule.contains("50-test.toml:")), "{planned:?}");
     }
     scene.crowd.wait_for(3, other)?;
+    for command in [vec!["plan"], vec!["explain", "downbeat-load"]] {
+        let said = scene.done(&command)?;
+        ensure!(said.contains("this agent only observes: "), "{said}");
+    }
 
     ensure!(scene.agent.end(Signal::SIGTERM)?.success());
     scene.agent = scene.place.start(&[])?;

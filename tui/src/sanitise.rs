@@ -371,6 +371,7 @@ pub fn explanation(explanation: &mut Explanation) {
         pid: _,
         name,
         exe,
+        mode: _,
         kept_out,
         by_hand: override_of_it,
         evidence,

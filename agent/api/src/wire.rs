@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Discovery, HostFacts, Miss, Override, Plan, PlanSubject, PolicyProblem, Snapshot,
+    Action, Discovery, HostFacts, Miss, Mode, Override, Plan, PlanSubject, PolicyProblem, Snapshot,
     ThreadJobs,
 };
 
@@ -149,6 +149,8 @@ pub struct Explanation {
     pub name: String,
     /// Its executable, where readable.
     pub exe: Option<String>,
+    /// What the agent does with its decisions.
+    pub mode: Mode,
     /// Why no rule is for it, or only one that names it by `comm`; absent for nearly all.
     #[serde(default)]
     pub kept_out: Option<String>,

@@ -24,6 +24,7 @@ impl Engine {
             pid: process.pid,
             name: process.facts.comm.clone(),
             exe: process.facts.exe.clone(),
+            mode: self.mode,
             kept_out: kept_out(process).map(ToOwned::to_owned),
             by_hand: self.override_of(process),
             evidence: self.evidence_for(process),

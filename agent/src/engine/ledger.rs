@@ -168,6 +168,27 @@ mod tests {
     }
 
     #[test]
+    fn what_systemd_made_of_a_unit_is_known_until_it_goes_back() {
+        let mut ledger = Ledger::default();
+        let unit = act::Subject::Unit("it.service".into());
+        let done = |event| Done { subject: unit.clone(), lever: Lever::CpuWeight, event };
+        let weight = |weight| Value::CpuWeight(act::CpuShare::Weight(weight));
+        let subject = Subject { pid: 0, name: "unit it.service", class: "" };
+        let set = Event::Applied { old: weight(100), new: weight(800) };
+        ledger.enter(subject, &[done(set)], 1.0);
+        let known = |ledger: &Ledger| ledger.units().map(|(_, held)| held.clone()).next();
+        let ours = HeldState::Ours { old: "100".into(), ours: "800".into() };
+        assert_eq!(known(&ledger).unwrap().state, ours);
+        let refused = Event::Failed { wanted: weight(900), reason: "EINVAL".into() };
+        ledger.enter(subject, &[done(refused)], 2.0);
+        let state = HeldState::Refused { reason: "EINVAL".into() };
+        let wanted = Some("900".into());
+        assert_eq!(known(&ledger), Some(Held { lever: "cpu.weight".into(), wanted, state }));
+        ledger.enter(subject, &[done(Event::Restored { old: weight(100) })], 3.0);
+        assert_eq!(known(&ledger), None);
+    }
+
+    #[test]
     fn only_the_latest_are_kept() {
         let mut ledger = Ledger::default();
         for tid in 0..1000 {

@@ -26,9 +26,17 @@ impl Engine {
             reserved: self.known_reservations(),
             ..Known::default()
         };
+        let when = match self.mode {
+            Mode::Engaged => None,
+            Mode::Paused => Some("downbeat is paused: this is what `downbeat resume` would do"),
+            Mode::ObserveOnly => {
+                Some("this agent only observes: this is what one that acts would do")
+            }
+        };
+        let fallbacks = when.into_iter().chain(self.policy.fallbacks());
         Wishes {
             threads: threads.collect(),
-            fallbacks: self.policy.fallbacks().map(ToOwned::to_owned).collect(),
+            fallbacks: fallbacks.map(ToOwned::to_owned).collect(),
             shared: Shared {
                 classes: self.policy.set.classes.clone(),
                 members: self.members(),

@@ -1,6 +1,8 @@
 //! Why a process is as it is.
 
-use downbeat_api::{Explanation, LeverState, SharedExplanation, ThreadExplanation, ThreadJobs};
+use downbeat_api::{
+    Explanation, LeverState, Mode, SharedExplanation, ThreadExplanation, ThreadJobs,
+};
 use ratatui::text::Line;
 
 use super::{Paper, jobs, overrides, plan, words};
@@ -18,6 +20,7 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
         pid,
         name,
         exe,
+        mode,
         kept_out,
         by_hand,
         evidence,
@@ -29,6 +32,14 @@ pub fn lines(explanation: &Explanation, paper: Paper) -> Vec<Line<'static>> {
     } = explanation;
     let exe = exe.as_ref().map(|exe| format!("  {exe}")).unwrap_or_default();
     let mut lines = vec![paper.title(&format!("{name} (pid {pid}){exe}"))];
+    let unset = match mode {
+        Mode::Engaged => None,
+        Mode::Paused => Some("downbeat is paused: nothing is set on it"),
+        Mode::ObserveOnly => Some("this agent only observes: nothing is set on it"),
+    };
+    if let Some(unset) = unset {
+        lines.extend(paper.paragraph(Ink::Warning, unset, 2));
+    }
     if let Some(whose) = kept_out {
         lines.extend(paper.paragraph(Ink::Plain, &format!("it is {whose}"), 2));
     }

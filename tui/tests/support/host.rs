@@ -260,6 +260,7 @@ pub fn explanation(pid: u32) -> Explanation {
         pid,
         name: "whisper-server".into(),
         exe: Some("/usr/bin/whisper-server".into()),
+        mode: Mode::Engaged,
         kept_out: None,
         by_hand: None,
         evidence: Vec::new(),
