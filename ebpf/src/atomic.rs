@@ -34,3 +34,17 @@ pub unsafe fn and(word: *mut u64, bits: u64) {
     // SAFETY: as in `add`.
     unsafe { asm!("lock *(u64 *)({} + 0) &= {}", in(reg) word, in(reg) bits) };
 }
+
+/// Makes `*word` `new` where it is `old`; returns what it was. Kernel 5.12 and later.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn swap_if(word: *mut u64, old: u64, new: u64) -> u64 {
+    let was;
+    // SAFETY: as in `add`.
+    unsafe {
+        asm!("r0 = cmpxchg_64({} + 0, r0, {})", in(reg) word, in(reg) new, inout("r0") old => was);
+    }
+    was
+}

@@ -7,7 +7,7 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
     Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, JOB_WAITS, Job, JobWait, Label, NO_JOB,
-    PLACES, Row, SLICES, Thread, VICTIMS, place,
+    ONE_WAITING, PLACES, SLICES, Thread, VICTIMS, place, waiting_in,
 };
 
 use crate::atomic;
@@ -32,23 +32,26 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
     }
     // SAFETY: as the caller promises; every index is in range.
     unsafe {
-        if (*thread).job == NO_JOB {
+        if u32::from((*thread).job) == NO_JOB {
             return;
         }
-        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu) else { return };
-        let Some((row, bit)) = row(cpu, (*thread).slot) else { return };
-        (*thread).generation = (*cpu).generation;
+        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu.into()) else { return };
+        // Threads without a class have the last row.
+        let number = ((*thread).slot as usize).min(VICTIMS - 1) as u8;
+        let Some((row, bit)) = row(cpu, number) else { return };
+        (*thread).row = number;
+        (*thread).generation = (*cpu).generation as u16;
         (*thread).slice = (*cpu).slice_count;
-        (*thread).skip_ns = 0;
-        if waiting(cpu) == 0 {
+        let rows_waiting = waiting(cpu);
+        let mut had_ns = 0;
+        if rows_waiting == 0 {
             // Written before the thread is counted: the CPU believes it once it is.
             (*cpu).begun_ns = now;
             (*cpu).interrupted_wait_ns = 0;
         } else {
-            let had_ns = present_ns(cpu, now);
-            (*thread).skip_ns = had_ns.min(u32::MAX.into()) as u32;
-            atomic::add(&raw mut (*row).credit_ns, had_ns);
+            had_ns = present_ns(cpu, now);
         }
+        (*thread).skip_ns = had_ns.min(u32::MAX.into()) as u32;
         let process = (*thread).process;
         if process != 0 {
             let word = own_word(cpu, process);
@@ -62,8 +65,8 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
                 (*thread).process = 0;
             }
         }
-        atomic::add(&raw mut (*row).waiting, 1);
-        if waiting(cpu) & bit == 0 {
+        atomic::add(row, ONE_WAITING.wrapping_add(had_ns));
+        if rows_waiting & bit == 0 {
             atomic::or(&raw mut (*cpu).rows_waiting, bit);
         }
         (*thread).blame_ns = now;
@@ -82,17 +85,16 @@ pub unsafe fn forget(thread: *mut Thread) {
             return;
         }
         (*thread).blame_ns = 0;
-        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu) else { return };
-        let Some((row, _)) = row(cpu, (*thread).slot) else { return };
-        let none_left = (&raw const (*row).waiting).read_volatile() == 0;
-        if (*thread).generation != (*cpu).generation || none_left {
+        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu.into()) else { return };
+        let Some((row, _)) = row(cpu, (*thread).row) else { return };
+        let none_left = waiting_in(row.read_volatile()) == 0;
+        if (*thread).generation != (*cpu).generation as u16 || none_left {
             return;
         }
-        const ONE_LESS: u64 = u64::MAX;
-        atomic::add(&raw mut (*row).waiting, ONE_LESS);
+        atomic::add(row, ONE_WAITING.wrapping_neg());
         let process = (*thread).process;
         if process != 0 {
-            atomic::add(own_word(cpu, process), ONE_LESS);
+            atomic::add(own_word(cpu, process), u64::MAX);
         }
     }
 }
@@ -107,11 +109,11 @@ pub unsafe fn moved(thread: *mut Thread, now: u64, cpu: u32) {
     unsafe {
         if (*thread).blame_ns != 0
             && now.saturating_sub((*thread).ready_ns) >= PLACING_NS
-            && let Some(old) = CPUS.get_ptr_mut((*thread).cpu)
-            && let Some((row, _)) = row(old, (*thread).slot)
+            && let Some(old) = CPUS.get_ptr_mut((*thread).cpu.into())
+            && let Some((row, _)) = row(old, (*thread).row)
         {
             let had_ns = present_ns(old, now);
-            atomic::add(&raw mut (*row).credit_ns, had_ns.wrapping_neg());
+            atomic::add(row, had_ns.wrapping_neg());
             (*old).owes = 1;
             (*old).awake = 1;
             if let Some(job) = maps::job((*thread).job) {
@@ -119,7 +121,7 @@ pub unsafe fn moved(thread: *mut Thread, now: u64, cpu: u32) {
             }
         }
         forget(thread);
-        (*thread).cpu = cpu;
+        (*thread).cpu = cpu as u16;
         begin(thread, now);
     }
 }
@@ -136,7 +138,7 @@ pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
         if from == 0 || now.saturating_sub(from) < WORTH_TELLING_NS {
             return;
         }
-        let Some(cpu) = CPUS.get_ptr((*thread).cpu) else { return };
+        let Some(cpu) = CPUS.get_ptr((*thread).cpu.into()) else { return };
         let ns = now - from;
         let waits = (&raw mut (*job).waits).cast::<JobWait>();
         let count = (*job).wait_count;
@@ -155,7 +157,7 @@ pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
         }
         let wait = waits.add(n);
         (*wait).ns = ns;
-        (*wait).cpu = (*thread).cpu;
+        (*wait).cpu = (*thread).cpu.into();
         (*wait).from = (*thread).slice;
         (*wait).to = (*cpu).slice_count;
         (*wait).skip_ns = (*thread).skip_ns;
@@ -164,14 +166,13 @@ pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
 
 /// Where the threads of a class that wait on the CPU are counted, and the row's bit.
 #[inline(always)]
-unsafe fn row(cpu: *mut Cpu, slot: u32) -> Option<(*mut Row, u64)> {
-    // Threads without a class have the last row.
-    let number = black_box((slot as usize).min(VICTIMS - 1));
+unsafe fn row(cpu: *mut Cpu, number: u8) -> Option<(*mut u64, u64)> {
+    let number = black_box(number as usize);
     if number >= VICTIMS {
         return None;
     }
     // SAFETY: as the callers promise; the index is in range.
-    unsafe { Some(((&raw mut (*cpu).rows).cast::<Row>().add(number), 1 << (number & 63))) }
+    unsafe { Some(((&raw mut (*cpu).rows).cast::<u64>().add(number), 1 << (number & 63))) }
 }
 
 /// Puts into the story of a job for whom it waited, from the slices of the CPUs on which it did.

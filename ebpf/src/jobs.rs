@@ -39,7 +39,7 @@ pub struct Wake {
 /// # Safety
 /// `job` and `thread` are live values of their maps.
 #[inline(always)]
-pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32) {
+pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u8) {
     // SAFETY: as the caller promises.
     unsafe {
         let Thread { ready_ns, run_ns, woken_ns, late_ns, slot, .. } = *thread;
@@ -48,8 +48,8 @@ pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32)
         let runs = run_ns != 0;
         // It waited already, when it was woken.
         let waited = ready_ns != 0 && ready_ns < woken_ns;
-        let can_end = runs || waited || sleep == SleepKind::Waiting as u32;
-        if wake == WakeKind::Inside as u32 || !can_end {
+        let can_end = runs || waited || sleep == SleepKind::Waiting as u8;
+        if wake == WakeKind::Inside as u8 || !can_end {
             end_sleep(job, sleep, slept_ns, woken_ns);
             return;
         }
@@ -62,8 +62,8 @@ pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32)
             // Preempted after its last look and before its sleep.
             ready_ns
         };
-        complete(job, task, slot, ended_ns);
-        begin(job, wake - WakeKind::Timer as u32, late_ns, ended_ns, woken_ns);
+        complete(job, task, slot.into(), ended_ns);
+        begin(job, wake - WakeKind::Timer as u8, late_ns.into(), ended_ns, woken_ns);
     }
 }
 
@@ -74,14 +74,14 @@ pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u32)
 /// # Safety
 /// As [`woken`].
 #[inline(always)]
-pub unsafe fn unseen_wake(job: *const Job) -> u32 {
+pub unsafe fn unseen_wake(job: *const Job) -> u8 {
     // SAFETY: as the caller promises.
     unsafe {
-        if (*job).slept_ns == 0 || (*job).sleep != SleepKind::Waiting as u32 {
-            return WakeKind::None as u32;
+        if (*job).slept_ns == 0 || (*job).sleep != SleepKind::Waiting as u8 {
+            return WakeKind::None as u8;
         }
         count(Counter::UnseenWakes);
-        (*job).release + WakeKind::Timer as u32
+        (*job).release + WakeKind::Timer as u8
     }
 }
 
@@ -128,7 +128,7 @@ pub unsafe fn left(job: *mut Job, task: Task, sleeps: Option<u64>, now: u64) {
             (*job).story.cost_ns += exec_ns.saturating_sub((*job).exec_mark_ns);
             (*job).exec_mark_ns = exec_ns;
         }
-        if (*job).pending_io_ns != 0 {
+        if (*job).stalled != 0 && (*job).pending_io_ns != 0 {
             settle_faults(job, task);
         }
         let Some(state) = sleeps else { return };
@@ -142,7 +142,7 @@ pub unsafe fn left(job: *mut Job, task: Task, sleeps: Option<u64>, now: u64) {
         if kind == SleepKind::Io {
             (*job).fault_mark = task.major_faults();
         }
-        (*job).sleep = kind as u32;
+        (*job).sleep = kind as u8;
         (*job).slept_ns = now;
     }
 }
@@ -156,6 +156,7 @@ pub fn reclaims(begins: bool, now: u64) {
     unsafe {
         let Some(job) = maps::job((*thread).job) else { return };
         let since = (*job).reclaim_since_ns;
+        (*job).stalled = 1;
         if begins {
             (*job).reclaim_since_ns = now;
         } else if since != 0 {
@@ -217,15 +218,16 @@ unsafe fn cut(job: *mut Job, now: u64) {
 
 /// A sleep within the job is over.
 #[inline(always)]
-unsafe fn end_sleep(job: *mut Job, sleep: u32, slept_ns: u64, now: u64) {
+unsafe fn end_sleep(job: *mut Job, sleep: u8, slept_ns: u64, now: u64) {
     if slept_ns == 0 {
         return;
     }
     // SAFETY: as the callers promise.
     unsafe {
         (*job).slept_ns = 0;
+        (*job).stalled = 1;
         let ns = now.saturating_sub(slept_ns);
-        if sleep == SleepKind::Io as u32 {
+        if sleep == SleepKind::Io as u8 {
             (*job).pending_io_ns += ns;
         } else {
             (*job).story.sleep_ns += ns;
@@ -257,7 +259,7 @@ unsafe fn settle_faults(job: *mut Job, task: Task) {
 unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
     // SAFETY: as the callers promise.
     unsafe {
-        if (*job).pending_io_ns != 0 {
+        if (*job).stalled != 0 && (*job).pending_io_ns != 0 {
             settle_faults(job, task);
         }
         let release_ns = (*job).story.release_ns;
@@ -301,7 +303,7 @@ unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
 /// A job begins with a release of `kind`, a [`downbeat_abi::ReleaseKind`], `late_ns` before now. The thread was free for it since
 /// `free_ns`: what it was late before that is not the timer's doing.
 #[inline(always)]
-unsafe fn begin(job: *mut Job, kind: u32, late_ns: u64, free_ns: u64, now: u64) {
+unsafe fn begin(job: *mut Job, kind: u8, late_ns: u64, free_ns: u64, now: u64) {
     // SAFETY: as the callers promise.
     unsafe {
         let release_ns = now.saturating_sub(late_ns);
@@ -323,7 +325,7 @@ unsafe fn begin(job: *mut Job, kind: u32, late_ns: u64, free_ns: u64, now: u64) 
         }
         (*job).release = kind;
         (*job).slept_ns = 0;
-        (*job).sleep = SleepKind::Awake as u32;
+        (*job).sleep = SleepKind::Awake as u8;
         let runs = (*job).run_since_ns != 0;
         let story = &raw mut (*job).story;
         (*story).release_ns = release_ns;
@@ -332,13 +334,16 @@ unsafe fn begin(job: *mut Job, kind: u32, late_ns: u64, free_ns: u64, now: u64) 
         (*story).wait_ns = 0;
         (*story).run_ns = 0;
         (*story).cost_ns = 0;
-        (*story).io_ns = 0;
-        (*story).fault_ns = 0;
-        (*story).faults = 0;
-        (*story).reclaim_ns = 0;
-        (*story).sleep_ns = 0;
-        (*story).other_ns = 0;
-        (*story).culprit_count = 0;
+        if (*job).stalled != 0 {
+            (*job).stalled = 0;
+            (*story).io_ns = 0;
+            (*story).fault_ns = 0;
+            (*story).faults = 0;
+            (*story).reclaim_ns = 0;
+            (*story).sleep_ns = 0;
+            (*story).other_ns = 0;
+            (*story).culprit_count = 0;
+        }
         (*job).wait_count = 0;
     }
 }
@@ -352,6 +357,7 @@ unsafe fn tell(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
     };
     // SAFETY: as the callers promise; the record is whole after this.
     unsafe {
+        (*job).stalled = 1;
         blame::name_culprits(job, task);
         let miss = record.as_mut_ptr();
         (*miss).time_ns = ended_ns;
@@ -359,7 +365,7 @@ unsafe fn tell(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
         (*miss).tid = task.tid();
         (*miss).tgid = task.tgid();
         (*miss).slot = slot;
-        (*miss).release = (*job).release;
+        (*miss).release = (*job).release.into();
         (*miss).cpu = task.cpu();
         (*miss).deadline_ns = (*job).deadline_ns;
         let from = (&raw const (*job).story).cast::<u64>();

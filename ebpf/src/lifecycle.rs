@@ -19,7 +19,7 @@ pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
         && let Some(thread) = gate::thread(old_tid)
     {
         // SAFETY: the map's own pointer.
-        let slot = unsafe { (*thread).slot };
+        let slot = unsafe { (*thread).slot }.into();
         gate::forget(old_tid);
         if !gate::admit(tid, slot) {
             count(Counter::DroppedThreads);
@@ -52,7 +52,7 @@ pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
         // so that none is lost. A process has none before it was looked at, and is followed until
         // then, so that its own children are told of as well: a daemon forks twice.
         // SAFETY: the map's own pointer.
-        let slot = if is_thread { unsafe { (*thread).slot } } else { NO_CLASS };
+        let slot = if is_thread { unsafe { (*thread).slot }.into() } else { NO_CLASS };
         if !gate::admit(tid, slot) {
             count(Counter::DroppedThreads);
         } else if is_thread {

@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{Array, RingBuf};
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, WAIT_PARTS, Waits,
 };
@@ -15,9 +15,9 @@ use crate::atomic;
 #[map]
 pub static GATE: Array<u64> = Array::with_max_entries(32_768 / u64::BITS, BPF_F_MMAPABLE);
 
-/// Managed threads by thread id. Preallocated, so that nothing is allocated while scheduling.
+/// Managed threads; [`crate::gate`] knows where. The loader sizes it.
 #[map]
-pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(16_384, 0);
+pub static THREADS: Array<Thread> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Waits by class slot, read by the agent through a mapping.
 #[map]
@@ -52,6 +52,10 @@ pub static SWITCH_HAS_STATE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static RING_WAKE_BYTES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+pub static THREAD_SHIFT: Global<u32> = Global::new(32);
+#[unsafe(no_mangle)]
+pub static LAST_THREAD: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub static BLAME_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static JOBS_ON: Global<u32> = Global::new(0);
@@ -82,8 +86,8 @@ pub static TIMER_EXPIRES: Global<u32> = Global::new(0);
 
 /// The jobs of a thread that has place `index`.
 #[inline(always)]
-pub fn job(index: u32) -> Option<*mut Job> {
-    if JOBS_ON.load() != 0 { JOBS.get_ptr_mut(index) } else { None }
+pub fn job(index: u16) -> Option<*mut Job> {
+    if JOBS_ON.load() != 0 { JOBS.get_ptr_mut(index.into()) } else { None }
 }
 
 /// Counts one loss.

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES,
-    PLACE_MASK, PLACES, Row, SLICES, Thread, VICTIMS, own_place, place,
+    PLACE_MASK, PLACES, SLICES, Thread, VICTIMS, credit_in, own_place, place, waiting_in,
 };
 
 use crate::atomic;
@@ -190,13 +190,14 @@ unsafe fn blame_row(charge: *const Charge, number: usize) {
     // SAFETY: as the callers promise; the indexes are in range.
     unsafe {
         let Charge { cpu, place, ns, settles, own, own_row } = charge.read();
-        let row = (&raw mut (*cpu).rows).cast::<Row>().add(number);
-        let waiting = (&raw const (*row).waiting).read_volatile();
+        let row = (&raw mut (*cpu).rows).cast::<u64>().add(number);
+        let word = row.read_volatile();
+        let waiting = waiting_in(word);
         let mut total = ns.wrapping_mul(waiting);
         if settles != 0 {
-            let credit = (&raw const (*row).credit_ns).read_volatile();
+            let credit = credit_in(word);
             if credit != 0 {
-                atomic::add(&raw mut (*row).credit_ns, credit.wrapping_neg());
+                atomic::add(row, credit.wrapping_neg());
                 total = total.wrapping_sub(credit);
             }
         }
@@ -218,13 +219,13 @@ unsafe fn blame_row(charge: *const Charge, number: usize) {
 
 /// Nobody of a row waits any more.
 #[inline(always)]
-unsafe fn sleeps(cpu: *mut Cpu, row: *const Row, number: usize) {
+unsafe fn sleeps(cpu: *mut Cpu, row: *const u64, number: usize) {
     let bit = 1 << (number & 63);
     // SAFETY: as the callers promise.
     unsafe {
         atomic::and(&raw mut (*cpu).rows_waiting, !bit);
         // Another CPU may have seen the bit still set.
-        if (&raw const (*row).waiting).read_volatile() != 0 {
+        if waiting_in(row.read_volatile()) != 0 {
             atomic::or(&raw mut (*cpu).rows_waiting, bit);
         }
     }
@@ -270,7 +271,7 @@ unsafe fn set_right(cpu: *mut Cpu, now: u64) {
         (*cpu).begun_ns = now;
         (&raw mut (*cpu).rows_waiting).write_volatile(0);
         let rows = (&raw mut (*cpu).rows).cast::<u64>();
-        for n in 0..VICTIMS * 2 {
+        for n in 0..VICTIMS {
             rows.add(n).write_volatile(0);
         }
         let own = (&raw mut (*cpu).own_waiting).cast::<u64>();
@@ -287,7 +288,7 @@ pub fn present_ns(cpu: *const Cpu, now: u64) -> u64 {
     unsafe {
         let begun_ns = (&raw const (*cpu).begun_ns).read_volatile();
         let from = begun_ns.max((*cpu).since_ns);
-        now.saturating_sub(from).saturating_sub((*cpu).interrupted_wait_ns)
+        now.saturating_sub(from).saturating_sub((*cpu).interrupted_wait_ns.into())
     }
 }
 
@@ -298,7 +299,8 @@ pub fn interrupted(cpu: *mut Cpu, ns: u64, place: usize) {
     unsafe {
         (*cpu).interrupted_ns += ns;
         if waiting(cpu) != 0 {
-            (*cpu).interrupted_wait_ns += ns;
+            let before = (*cpu).interrupted_wait_ns;
+            (*cpu).interrupted_wait_ns = (u64::from(before) + ns).min(u32::MAX.into()) as u32;
             charge(cpu, place, ns, false);
         }
     }
@@ -316,7 +318,7 @@ fn place_of(cpu: *mut Cpu, now: u64, task: Task, thread: Option<*mut Thread>) ->
         return place::IDLE as u32;
     }
     // SAFETY: the map's own pointer.
-    let managed = thread.map(|thread| unsafe { ((*thread).slot, (*thread).process) });
+    let managed = thread.map(|thread| unsafe { (u32::from((*thread).slot), (*thread).process) });
     let who = if let Some((slot, process)) = managed
         && slot != NO_CLASS
     {

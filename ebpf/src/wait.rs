@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use downbeat_abi::{
-    BUCKETS, CLASS_SLOTS, Counter, Cpu, Job, Thread, WAIT_PARTS, WakeKind, bucket_of,
+    BUCKETS, CLASS_SLOTS, ClassTimes, Counter, Cpu, Job, Thread, WAIT_PARTS, WakeKind, bucket_of,
 };
 
 use crate::maps::{self, BLAME_ON, WAITS, count};
@@ -46,8 +46,8 @@ pub fn waking(task: Task) {
         }
         let wake = jobs::how_woken(task);
         (*thread).woken_ns = now;
-        (*thread).late_ns = wake.late_ns;
-        (*thread).wake = wake.kind as u32;
+        (*thread).late_ns = wake.late_ns.min(u32::MAX.into()) as u32;
+        (*thread).wake = wake.kind as u8;
     }
 }
 
@@ -69,7 +69,7 @@ pub fn migrated(task: Task, cpu: u32) {
     // SAFETY: the map's own pointer.
     unsafe {
         if (*thread).ready_ns == 0 {
-            (*thread).cpu = cpu;
+            (*thread).cpu = cpu as u16;
             return;
         }
         // The waits before and after are the same job's.
@@ -88,7 +88,8 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
     // SAFETY: the maps' own pointers.
     unsafe {
         let looked_at = BLAME_ON.load() != 0 && occupancy::is_looked_at(cpu);
-        if !looked_at && prev_thread.is_none() && next_thread.is_none() {
+        // Each on its own: LLVM would test both pointers at once, which the verifier calls arithmetic.
+        if !looked_at && black_box(prev_thread.is_none()) && next_thread.is_none() {
             return;
         }
         let now = now();
@@ -112,7 +113,7 @@ unsafe fn is_ready(thread: *mut Thread, now: u64, cpu: u32) {
     unsafe {
         blame::forget(thread);
         (*thread).ready_ns = now;
-        (*thread).cpu = cpu;
+        (*thread).cpu = cpu as u16;
         blame::begin(thread, now);
     }
 }
@@ -126,8 +127,8 @@ unsafe fn tell_wake(thread: *mut Thread, task: Task) {
     // SAFETY: as the caller promises.
     unsafe {
         let wake = (*thread).wake;
-        (*thread).wake = WakeKind::None as u32;
-        if wake != WakeKind::None as u32
+        (*thread).wake = WakeKind::None as u8;
+        if wake != WakeKind::None as u8
             && let Some(job) = maps::job((*thread).job)
         {
             jobs::woken(job, thread, task, wake);
@@ -141,13 +142,13 @@ unsafe fn tell_wake(thread: *mut Thread, task: Task) {
 unsafe fn leaves(thread: *mut Thread, here: *mut Cpu, task: Task, left: Left, now: u64) {
     // SAFETY: as the caller promises; a helper without conditions.
     unsafe {
-        if (*thread).wake != WakeKind::None as u32 {
+        if (*thread).wake != WakeKind::None as u8 {
             tell_wake(thread, task);
         }
         let cpu = bpf_get_smp_processor_id();
         let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
         if run_ns != 0 && run_ns < now {
-            ran_in_class(here, slot, now - run_ns);
+            ran_in_class(here, slot.into(), now - run_ns);
         }
         (*thread).run_ns = 0;
         let sleeps = match left {
@@ -182,7 +183,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
     unsafe {
         let Thread { ready_ns, slot, job, mut wake, .. } = *thread;
         let job: Option<*mut Job> = maps::job(job);
-        if wake == WakeKind::None as u32
+        if wake == WakeKind::None as u8
             && ready_ns == 0
             && let Some(job) = job
         {
@@ -191,7 +192,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
             (*thread).woken_ns = now;
             (*thread).late_ns = 0;
         }
-        if wake != WakeKind::None as u32 {
+        if wake != WakeKind::None as u8 {
             tell_wake(thread, task);
         }
         if ready_ns != 0 {
@@ -199,7 +200,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
             if now < ready_ns {
                 count(Counter::DiscardedSamples);
             } else {
-                waited(here, slot, now - ready_ns);
+                waited(here, slot.into(), now - ready_ns);
                 if let Some(job) = job {
                     jobs::waited(job, now - ready_ns);
                     blame::keep(thread, job, now);
@@ -212,7 +213,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
         (*thread).woken_ns = 0;
         (*thread).unsure = 0;
         (*thread).process = if task.has_siblings() { task.tgid() } else { 0 };
-        (*thread).cpu = bpf_get_smp_processor_id();
+        (*thread).cpu = bpf_get_smp_processor_id() as u16;
         if let Some(job) = job {
             jobs::runs(job, task, now);
         }
@@ -239,8 +240,8 @@ unsafe fn waited(here: *mut Cpu, slot: u32, wait_ns: u64) {
     // SAFETY: the maps' own pointers, and the indexes are in range.
     unsafe {
         atomic::add((&raw mut (*waits).buckets).cast::<u64>().add(bucket), 1);
-        let sums = (&raw mut (*here).class_waited_ns).cast::<u64>();
-        *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += wait_ns;
+        let classes = (&raw mut (*here).classes).cast::<ClassTimes>();
+        (*classes.add(index(slot.into(), CLASS_SLOTS as usize))).waited_ns += wait_ns;
     }
 }
 
@@ -255,8 +256,8 @@ unsafe fn ran_in_class(here: *mut Cpu, slot: u32, ns: u64) {
     }
     // SAFETY: as the caller promises, and the index is in range.
     unsafe {
-        let sums = (&raw mut (*here).class_ran_ns).cast::<u64>();
-        *sums.add(index(slot.into(), CLASS_SLOTS as usize)) += ns;
+        let classes = (&raw mut (*here).classes).cast::<ClassTimes>();
+        (*classes.add(index(slot.into(), CLASS_SLOTS as usize))).ran_ns += ns;
     }
 }
 

@@ -117,15 +117,36 @@ pub struct Label {
     pub used_ns: u64,
 }
 
-/// Threads of one class that wait on a CPU.
+/// Threads of one class that wait on a CPU, in one word, so that one instruction counts one in: how
+/// many, times this, plus their credit. That is what the present occupant had before they waited, and
+/// less what it had before they went to wait elsewhere: nanoseconds, below 0 or above.
+pub const ONE_WAITING: u64 = 1 << CREDIT_BITS;
+
+/// Bits of the credit: 39 hours both ways.
+const CREDIT_BITS: u32 = 48;
+
+/// How many threads such a word counts.
+#[must_use]
+#[inline(always)]
+pub const fn waiting_in(row: u64) -> u64 {
+    row.wrapping_add(ONE_WAITING / 2) >> CREDIT_BITS
+}
+
+/// Their credit, nanoseconds as two's complement.
+#[must_use]
+#[inline(always)]
+pub const fn credit_in(row: u64) -> u64 {
+    ((row << (u64::BITS - CREDIT_BITS)) as i64 >> (u64::BITS - CREDIT_BITS)) as u64
+}
+
+/// How long threads of one class ran and waited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub struct Row {
-    /// How many.
-    pub waiting: u64,
-    /// What the present occupant had before they waited, and less what it had before they went to
-    /// wait elsewhere: nanoseconds, below 0 as two's complement.
-    pub credit_ns: u64,
+pub struct ClassTimes {
+    /// On this CPU, nanoseconds.
+    pub ran_ns: u64,
+    /// Before they ran on this CPU, nanoseconds.
+    pub waited_ns: u64,
 }
 
 /// Slices kept of each CPU: a power of two.
@@ -144,31 +165,38 @@ pub const fn own_place(process: u32) -> usize {
 
 /// Who has one CPU, and for whom each of them had it: value of the map `CPUS`, whose index is the
 /// CPU's number. Only that CPU writes it, but for what others write when threads begin to wait
-/// there or move away.
+/// there or move away. What these read and write is together, and in one cache line as long as there
+/// are few classes: a line that two CPUs write costs more than all the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Cpu {
+    /// Since when the present occupant has the CPU; 0 where that was not looked at.
+    pub since_ns: u64,
+    /// When the first of those who wait began to.
+    pub begun_ns: u64,
     /// Rows with managed threads that wait here, as bits; the last row, of threads without a class,
     /// shares the first one's. Nothing is summed while none does.
     pub rows_waiting: u64,
-    /// When the first of them began to.
-    pub begun_ns: u64,
-    /// Since when the present occupant has the CPU; 0 where that was not looked at.
-    pub since_ns: u64,
-    /// Its `sum_exec_runtime` at that moment.
+    /// Interrupts since the present occupant has the CPU and somebody waits, nanoseconds.
+    pub interrupted_wait_ns: u32,
+    /// Slices so far; the next goes to `slices[count % SLICES]`.
+    pub slice_count: u32,
+    /// Who waits; see [`ONE_WAITING`].
+    pub rows: [u64; VICTIMS],
+    /// Changes when `rows` are set right, after which those counted before are not any more.
+    pub generation: u32,
+    /// Always 0.
+    pub padding: [u32; 5],
+    /// Processes of several threads that wait here: process << 32 | how many of its threads.
+    pub own_waiting: [u64; OWN_PLACES],
+    /// The occupant's `sum_exec_runtime` at `since_ns`.
     pub exec_ns: u64,
     /// Interrupts since then, nanoseconds.
     pub interrupted_ns: u64,
-    /// Of these, since somebody waits.
-    pub interrupted_wait_ns: u64,
-    /// Changes when `rows` are set right, after which those counted before are not any more.
-    pub generation: u32,
     /// Switches that are looked at yet although nobody waits.
     pub awake: u32,
     /// 1 where somebody who does not wait here any more waited for the present occupant.
     pub owes: u32,
-    /// Slices so far; the next goes to `slices[count % SLICES]`.
-    pub slice_count: u32,
     /// The hard interrupt under way began; 0 for none, 1 where nobody wants to know when.
     pub hard_since_ns: u64,
     /// The soft interrupt under way began, as above.
@@ -179,42 +207,39 @@ pub struct Cpu {
     pub timer_since_ns: u64,
     /// How late that timer expired.
     pub timer_late_ns: u64,
+    /// By class slot.
+    pub classes: [ClassTimes; CLASSES],
     /// Number of the soft interrupt under way.
     pub soft_vector: u32,
     /// Always 0.
-    pub padding: u32,
+    pub more_padding: u32,
     /// While a slice is blamed: rows that are not dealt with yet.
     pub rows_left: u64,
-    /// Who waits, by row.
-    pub rows: [Row; VICTIMS],
-    /// Processes of several threads that wait here: process << 32 | how many of its threads.
-    pub own_waiting: [u64; OWN_PLACES],
-    /// How long threads of each class ran here, nanoseconds.
-    pub class_ran_ns: [u64; CLASSES],
-    /// How long threads of each class had waited that then ran here, nanoseconds.
-    pub class_waited_ns: [u64; CLASSES],
     /// Whose the hashed places are.
     pub labels: [Label; HASHED],
     /// How long threads of each class waited for each place on this CPU, nanoseconds.
     pub blame: [[u64; PLACES]; VICTIMS],
     /// Who had the CPU lately while somebody waited: place << 56 | nanoseconds.
     pub slices: [u64; SLICES],
+    /// Always 0: records begin with a cache line.
+    pub last_padding: [u64; 1],
 }
 
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Culprit>() == 32);
     assert!(size_of::<Label>() == 40);
-    assert!(offset_of!(Cpu, hard_since_ns) == 64);
-    assert!(offset_of!(Cpu, rows) == 120);
-    assert!(offset_of!(Cpu, own_waiting) == 120 + 16 * VICTIMS);
-    assert!(offset_of!(Cpu, class_ran_ns) == 120 + 16 * VICTIMS + 8 * OWN_PLACES);
-    assert!(offset_of!(Cpu, labels) == 120 + 16 * (VICTIMS + CLASSES) + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, rows) == 32);
+    assert!(offset_of!(Cpu, own_waiting) == 576);
+    assert!(offset_of!(Cpu, exec_ns) == 576 + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, classes) == 640 + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, soft_vector) == 640 + 8 * OWN_PLACES + 16 * CLASSES);
     assert!(
         offset_of!(Cpu, slices)
-            == 120 + 16 * (VICTIMS + CLASSES) + 8 * (OWN_PLACES + PLACES * VICTIMS) + 40 * HASHED
+            == offset_of!(Cpu, soft_vector) + 16 + 40 * HASHED + 8 * PLACES * VICTIMS
     );
-    assert!(size_of::<Cpu>() == offset_of!(Cpu, slices) + 8 * SLICES);
+    assert!(size_of::<Cpu>() == offset_of!(Cpu, slices) + 8 * SLICES + 8);
+    assert!(size_of::<Cpu>().is_multiple_of(64));
     // A place is masked to fewer than `PLACE_MASK` + 1, and what is behind each table of places is
     // longer than what the last row lacks.
     assert!(PLACES <= PLACE_MASK + 1 && PLACE_MASK + 1 - PLACES <= SLICES);
@@ -223,3 +248,21 @@ const _: () = {
     assert!(HASHED.is_power_of_two());
     assert!(PLACES <= 64);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_keeps_its_count_and_its_credit_apart() {
+        let row = ONE_WAITING.wrapping_add(700);
+        assert_eq!((waiting_in(row), credit_in(row)), (1, 700));
+        // Two wait, one of them for longer, and one left for another CPU.
+        let row = row.wrapping_add(ONE_WAITING).wrapping_sub(900).wrapping_sub(ONE_WAITING);
+        assert_eq!((waiting_in(row), credit_in(row) as i64), (1, -200));
+        let settled = row.wrapping_sub(credit_in(row));
+        assert_eq!(settled, ONE_WAITING);
+        let none = row.wrapping_sub(ONE_WAITING);
+        assert_eq!((waiting_in(none), credit_in(none) as i64), (0, -200));
+    }
+}

@@ -4,11 +4,11 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Culprit, PLACES, bucket_of};
 
-/// Threads whose jobs can be followed at the same time, by default.
+/// Threads whose jobs can be followed at the same time, by default; fewer than [`NO_JOB`].
 pub const JOBS: u32 = 2_048;
 
 /// `Thread::job` of a thread whose jobs are not followed.
-pub const NO_JOB: u32 = u32::MAX;
+pub const NO_JOB: u32 = u16::MAX as u32;
 
 /// The first bucket of [`bucket_of`]'s scale that jobs use: what is shorter than 1.024 µs counts
 /// as that.
@@ -97,6 +97,9 @@ pub struct Story {
     pub culprits: [Culprit; JOB_CULPRITS],
 }
 
+/// The words of a story that a job without stalls and misses fills.
+pub const CALM_WORDS: usize = 6;
+
 /// A wait within a job: who had the CPU meanwhile is in that CPU's [`crate::Cpu::slices`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -114,7 +117,8 @@ pub struct JobWait {
 }
 
 /// What is known of one thread's jobs: value of the array `JOBS`, whose index is
-/// [`crate::Thread::job`]. The agent writes `deadline_ns`, and all of it before the index is in
+/// [`crate::Thread::job`]. What each job touches comes first, in three cache lines and one of each
+/// histogram. The agent writes `deadline_ns`, and all of it before the index is in
 /// use; the kernel programs write the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -123,20 +127,25 @@ pub struct Job {
     pub deadline_ns: u64,
     /// Since when the thread sleeps; 0 while it does not.
     pub slept_ns: u64,
-    /// A [`SleepKind`].
-    pub sleep: u32,
-    /// A [`ReleaseKind`]: of the job under way.
-    pub release: u32,
     /// From when on running counts for the job under way; 0 while the thread does not run.
     pub run_since_ns: u64,
     /// `sum_exec_runtime` at that moment.
     pub exec_mark_ns: u64,
     /// The last release; 0 before the first.
     pub last_release_ns: u64,
-    /// Slept for a disk since it was last known whether for a page.
-    pub pending_io_ns: u64,
-    /// Since when the thread reclaims memory; 0 while it does not.
-    pub reclaim_since_ns: u64,
+    /// Releases since the start; the next goes to `releases[count % RELEASES]`.
+    pub release_count: u64,
+    /// Waits kept of the job under way, and those that were not.
+    pub wait_count: u64,
+    /// A [`SleepKind`].
+    pub sleep: u8,
+    /// A [`ReleaseKind`]: of the job under way.
+    pub release: u8,
+    /// 1 where the story of the job under way has anything after its first [`CALM_WORDS`] words, or
+    /// will have.
+    pub stalled: u8,
+    /// Always 0.
+    pub padding: [u8; 5],
     /// Jobs completed.
     pub jobs: u64,
     /// Sums of what the histograms count, nanoseconds.
@@ -145,18 +154,22 @@ pub struct Job {
     pub cost_sum_ns: u64,
     /// As above.
     pub interval_sum_ns: u64,
-    /// Releases since the start; the next goes to `releases[count % RELEASES]`.
-    pub release_count: u64,
     /// Releases by [`ReleaseKind`].
     pub released: [u64; RELEASE_KINDS],
+    /// Jobs that were later than the deadline.
+    pub missed: u64,
     /// The job under way.
     pub story: Story,
+    /// Slept for a disk since it was last known whether for a page.
+    pub pending_io_ns: u64,
+    /// Since when the thread reclaims memory; 0 while it does not.
+    pub reclaim_since_ns: u64,
     /// `maj_flt` before the last sleep for a disk.
     pub fault_mark: u64,
+    /// Of the jobs that were too late, those that would have been in time had they started at once.
+    pub late_starts: u64,
     /// The longest waits of the job under way.
     pub waits: [JobWait; JOB_WAITS],
-    /// How many there were.
-    pub wait_count: u64,
     /// While a miss is told: how long each place had the CPU in those waits, nanoseconds.
     pub had_ns: [u64; PLACES],
     /// … places that are not dealt with yet, as bits.
@@ -165,10 +178,8 @@ pub struct Job {
     pub skip_left_ns: u64,
     /// … what of the wait is told, nanoseconds.
     pub told_ns: u64,
-    /// Jobs that were later than the deadline.
-    pub missed: u64,
-    /// Of these, those that would have been in time had they started at once.
-    pub late_starts: u64,
+    /// Always 0: what follows begins with a cache line.
+    pub more_padding: [u64; 3],
     /// The latest release times.
     pub releases: [u64; RELEASES],
     /// Release to completion.
@@ -207,11 +218,14 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Story>() == 104 + 32 * JOB_CULPRITS);
     assert!(offset_of!(Story, culprits) == 104);
+    assert!(offset_of!(Story, io_ns) == CALM_WORDS * size_of::<u64>());
+    // What each job touches begins with cache lines of 64 bytes.
+    assert!(offset_of!(Job, jobs) == 64);
     assert!(offset_of!(Job, story) == 128);
-    assert!(offset_of!(Job, waits) == 368);
-    assert!(offset_of!(Job, had_ns) == 376 + 24 * JOB_WAITS);
-    assert!(offset_of!(Job, releases) == 416 + 24 * JOB_WAITS + 8 * PLACES);
-    assert!(size_of::<Job>() == 416 + 24 * JOB_WAITS + 8 * (PLACES + RELEASES) + 12 * JOB_BUCKETS);
+    assert!(offset_of!(Job, releases) == 832);
+    assert!(offset_of!(Job, response) == 832 + 8 * RELEASES);
+    assert!(size_of::<Job>() == 832 + 8 * RELEASES + 12 * JOB_BUCKETS);
+    assert!(size_of::<Job>().is_multiple_of(64));
     assert!(JOB_WAITS.is_power_of_two());
     assert!(crate::PLACE_MASK + 1 - PLACES <= RELEASES);
     assert!(size_of::<Miss>() == 272);

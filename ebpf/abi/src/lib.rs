@@ -11,14 +11,14 @@ mod event;
 mod job;
 
 pub use blame::{
-    Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, OWN_PLACES, PLACE_MASK, PLACES, Row, SLICES,
-    VICTIMS, own_place, place,
+    ClassTimes, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, ONE_WAITING, OWN_PLACES,
+    PLACE_MASK, PLACES, SLICES, VICTIMS, credit_in, own_place, place, waiting_in,
 };
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
 pub use job::{
-    JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss, NO_JOB,
-    RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story, job_bucket_of,
+    CALM_WORDS, JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss,
+    NO_JOB, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story, job_bucket_of,
 };
 
 use bytemuck::{Pod, Zeroable};
@@ -28,7 +28,7 @@ pub const CLASS_SLOTS: u32 = 64;
 
 /// The slot of a thread that is watched (its events come through the ring) without a class: its
 /// waits are not counted.
-pub const NO_CLASS: u32 = u32::MAX;
+pub const NO_CLASS: u32 = u16::MAX as u32;
 
 /// Pids that one word of the gate holds.
 pub const GATE_WORD_BITS: u32 = u64::BITS;
@@ -36,11 +36,28 @@ pub const GATE_WORD_BITS: u32 = u64::BITS;
 /// Bytes of one record in the ring beside the event itself (the kernel's record header).
 pub const RING_HEADER: usize = 8;
 
-/// What the kernel keeps of one managed thread: value of the map `THREADS`, whose key is the
-/// thread id as `u32`. Times are `CLOCK_MONOTONIC` nanoseconds.
+/// Places of the map `THREADS` that a thread id may have, from [`thread_home`] on.
+pub const THREAD_PLACES: u32 = 16;
+
+/// Where the record of a thread is looked for first, in a map of `1 << (32 - shift)` records, `shift`
+/// being 32 at most. Ids that follow each other are far apart.
+#[must_use]
+#[inline(always)]
+pub const fn thread_home(tid: u32, shift: u32) -> u32 {
+    ((tid.wrapping_mul(0x9e37_79b9) as u64) >> shift) as u32
+}
+
+/// What the kernel keeps of one managed thread: value of the array `THREADS`, which is a hash table
+/// of our own: a thread's record is one of [`THREAD_PLACES`] that follow each other from
+/// [`thread_home`] on. Whoever changes `tid` from 0, by comparing and swapping the first word, has the
+/// record. One cache line. Times are `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Thread {
+    /// Whose record it is; 0 where nobody has it.
+    pub tid: u32,
+    /// Its process, where that had more than one thread when it last ran; else 0.
+    pub process: u32,
     /// When the thread became runnable without running yet; 0 while it runs, sleeps, or nothing
     /// is known of it.
     pub ready_ns: u64,
@@ -51,28 +68,28 @@ pub struct Thread {
     /// When it was woken last; 0 again when it gets a CPU.
     pub woken_ns: u64,
     /// How late its timer was then.
-    pub late_ns: u64,
-    /// Class slot, or [`NO_CLASS`].
-    pub slot: u32,
-    /// Where its jobs are kept in `JOBS`, or [`NO_JOB`].
-    pub job: u32,
-    /// The CPU on whose run queue it is, or on which it runs.
-    pub cpu: u32,
-    /// A [`WakeKind`]: what woke it, as long as its jobs have not been told.
-    pub wake: u32,
-    /// 1 where it was woken between its last look at what it waits for and its sleep: it is ready,
-    /// unless another wake shows that it slept.
-    pub unsure: u32,
-    /// [`Cpu::generation`] when its wait began.
-    pub generation: u32,
+    pub late_ns: u32,
     /// [`Cpu::slice_count`] when its wait began.
     pub slice: u32,
     /// What the occupant then had had of the CPU while others waited, nanoseconds.
     pub skip_ns: u32,
-    /// Its process, where that had more than one thread when it last ran; else 0.
-    pub process: u32,
+    /// Class slot, or [`NO_CLASS`]. The agent may change it at any time.
+    pub slot: u16,
+    /// Where its jobs are kept in `JOBS`, or [`NO_JOB`]. The agent may change it at any time.
+    pub job: u16,
+    /// The CPU on whose run queue it is, or on which it runs.
+    pub cpu: u16,
+    /// [`Cpu::generation`] when its wait began, as far as 16 bits tell.
+    pub generation: u16,
+    /// The row in which it is counted there while `blame_ns` is set.
+    pub row: u8,
+    /// A [`WakeKind`]: what woke it, as long as its jobs have not been told.
+    pub wake: u8,
+    /// 1 where it was woken between its last look at what it waits for and its sleep: it is ready,
+    /// unless another wake shows that it slept.
+    pub unsure: u8,
     /// Always 0.
-    pub padding: u32,
+    pub padding: u8,
 }
 
 /// What woke a thread.
@@ -95,22 +112,24 @@ impl Thread {
     /// A thread of class `slot` of which nothing is known yet, and whose jobs are kept at `job`.
     #[must_use]
     #[inline]
-    pub const fn new(slot: u32, job: u32) -> Self {
+    pub const fn new(tid: u32, slot: u32, job: u32) -> Self {
         Self {
+            tid,
+            process: 0,
             ready_ns: 0,
             blame_ns: 0,
             run_ns: 0,
             woken_ns: 0,
             late_ns: 0,
-            slot,
-            job,
-            cpu: 0,
-            wake: WakeKind::None as u32,
-            unsure: 0,
-            generation: 0,
             slice: 0,
             skip_ns: 0,
-            process: 0,
+            slot: slot as u16,
+            job: job as u16,
+            cpu: 0,
+            generation: 0,
+            row: 0,
+            wake: WakeKind::None as u8,
+            unsure: 0,
             padding: 0,
         }
     }
@@ -125,7 +144,7 @@ pub const WAIT_PARTS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Waits {
-    /// Waits by length; see [`bucket_of`]. Their sum is in [`Cpu::class_waited_ns`].
+    /// Waits by length; see [`bucket_of`]. Their sum is in [`ClassTimes::waited_ns`].
     pub buckets: [u64; BUCKETS],
 }
 
@@ -154,7 +173,7 @@ pub const COUNTERS: u32 = 6;
 pub mod map {
     /// Bitmap of managed pids: `u64` words by pid / 64.
     pub const GATE: &str = "GATE";
-    /// [`crate::Thread`] by thread id.
+    /// [`crate::Thread`]; where is told there.
     pub const THREADS: &str = "THREADS";
     /// [`crate::Waits`] by class slot and part.
     pub const WAITS: &str = "WAITS";
@@ -176,6 +195,10 @@ pub mod global {
     pub const BLAME_ON: &str = "BLAME_ON";
     /// 1 to follow jobs.
     pub const JOBS_ON: &str = "JOBS_ON";
+    /// log2 of the records in `THREADS`, off 32.
+    pub const THREAD_SHIFT: &str = "THREAD_SHIFT";
+    /// The number of its last record.
+    pub const LAST_THREAD: &str = "LAST_THREAD";
     /// 1 where the programs' arguments are typed pointers (tp_btf), which can be read directly.
     pub const TYPED: &str = "TYPED";
     /// Offset of `task_struct.signal`.
@@ -216,9 +239,12 @@ pub mod global {
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Thread>() == 80);
-    assert!(offset_of!(Thread, ready_ns) == 0);
-    assert!(offset_of!(Thread, slot) == 40);
+    assert!(size_of::<Thread>() == 64);
+    assert!(offset_of!(Thread, tid) == 0);
+    assert!(offset_of!(Thread, ready_ns) == 8);
+    assert!(offset_of!(Thread, slot) == 52);
+    assert!(offset_of!(Thread, job) == 54);
+    assert!(VICTIMS <= 1 << u8::BITS);
     assert!(size_of::<Waits>() == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
     assert!(Counter::UnseenWakes as u32 + 1 == COUNTERS);

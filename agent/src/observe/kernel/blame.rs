@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use downbeat_abi::{
-    CLASS_SLOTS, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, PLACES, Row, Thread,
-    VICTIMS, own_place, place,
+    CLASS_SLOTS, ClassTimes, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS,
+    ONE_WAITING, PLACES, Thread, VICTIMS, own_place, place, waiting_in,
 };
 
 use super::shared::SharedWords;
@@ -18,12 +18,14 @@ pub(super) const CPU_WORDS: usize = size_of::<Cpu>() / size_of::<u64>();
 const LABELS: usize = std::mem::offset_of!(Cpu, labels) / size_of::<u64>();
 const SUMS: usize = std::mem::offset_of!(Cpu, blame) / size_of::<u64>();
 /// As above, of the classes' running and waiting times.
-const RAN: usize = std::mem::offset_of!(Cpu, class_ran_ns) / size_of::<u64>();
-pub(super) const WAITED: usize = std::mem::offset_of!(Cpu, class_waited_ns) / size_of::<u64>();
+const CLASSES: usize = std::mem::offset_of!(Cpu, classes) / size_of::<u64>();
+const CLASS_WORDS: usize = size_of::<ClassTimes>() / size_of::<u64>();
+const RAN: usize = CLASSES + std::mem::offset_of!(ClassTimes, ran_ns) / size_of::<u64>();
+pub(super) const WAITED: usize =
+    CLASSES + std::mem::offset_of!(ClassTimes, waited_ns) / size_of::<u64>();
 /// As above, of the threads that wait.
 const ROWS: usize = std::mem::offset_of!(Cpu, rows) / size_of::<u64>();
 const OWN: usize = std::mem::offset_of!(Cpu, own_waiting) / size_of::<u64>();
-const ROW_WORDS: usize = size_of::<Row>() / size_of::<u64>();
 const LABEL_WORDS: usize = size_of::<Label>() / size_of::<u64>();
 
 /// How long threads of one class waited for one culprit.
@@ -62,28 +64,31 @@ impl BlameTable {
     }
 
     fn class_word(&self, cpu: usize, first: usize, slot: u32) -> u64 {
-        self.words.load(cpu * CPU_WORDS + first + slot as usize)
+        self.words.load(cpu * CPU_WORDS + first + slot as usize * CLASS_WORDS)
     }
 
-    /// A thread is taken out, or replaced, in the map of threads: if it waited, it does not count on
+    /// A thread is taken out of the table of threads: if it waited, it does not count on
     /// its CPU any more. Whoever is missed here is when that CPU has nothing to run.
     pub(super) fn stops_waiting(&self, thread: &Thread) {
         if thread.blame_ns == 0 {
             return;
         }
-        let row = (thread.slot as usize).min(VICTIMS - 1);
-        let cpu = thread.cpu as usize * CPU_WORDS;
-        self.count_down(cpu + ROWS + row * ROW_WORDS);
+        let row = usize::from(thread.row).min(VICTIMS - 1);
+        let cpu = usize::from(thread.cpu) * CPU_WORDS;
+        // A count is 0 already where the kernel set it right.
+        self.change(cpu + ROWS + row, |row| {
+            (waiting_in(row) != 0).then(|| row.wrapping_sub(ONE_WAITING))
+        });
         if thread.process != 0 {
-            self.count_down(cpu + OWN + own_place(thread.process));
+            self.change(cpu + OWN + own_place(thread.process), |own| {
+                (own & u64::from(u32::MAX) != 0).then(|| own - 1)
+            });
         }
     }
 
-    /// One less in the lower half of a word, which is 0 already where the kernel set it right.
-    fn count_down(&self, word: usize) {
-        let less = |count: u64| (count & u64::from(u32::MAX) != 0).then(|| count - 1);
+    fn change(&self, word: usize, to: impl Fn(u64) -> Option<u64>) {
         if let Some(word) = self.words.words().get(word) {
-            let _ = word.fetch_update(Relaxed, Relaxed, less);
+            let _ = word.fetch_update(Relaxed, Relaxed, to);
         }
     }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
-use downbeat_abi::{GATE_WORD_BITS, global, map};
+use downbeat_abi::{GATE_WORD_BITS, NO_JOB, global, map};
 
 use super::btf_file::BtfFile;
 use super::layout::{Layout, layout};
+use super::threads::TableSize;
 use super::{Limit, ProbeError, ProbeOptions};
 use crate::observe::btf::KernelTypes;
 use crate::roots::Roots;
@@ -89,6 +90,8 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     /// Words of the gate.
     pub(super) gate_words: u32,
+    /// Records of threads.
+    pub(super) threads: TableSize,
     /// CPUs that the kernel may ever have.
     pub(super) cpus: u32,
     /// Threads whose jobs can be followed.
@@ -193,9 +196,10 @@ impl Attempt<'_> {
         }
         // One line a feature, however many fields and programs it is made of.
         limits.dedup_by(|later, first| later.feature == first.feature);
-        let places = if parts.jobs { self.options.max_jobs } else { 0 };
+        let places = if parts.jobs { self.options.max_jobs.min(NO_JOB) } else { 0 };
         let (gate_words, cpus) = (self.gate_words, self.cpus);
-        Ok(Loaded { ebpf, gate_words, cpus, places, running, limits })
+        let threads = TableSize::of(self.options.max_threads);
+        Ok(Loaded { ebpf, gate_words, threads, cpus, places, running, limits })
     }
 
     fn create(&self, parts: Parts) -> Result<Ebpf, ProbeError> {
@@ -203,6 +207,8 @@ impl Attempt<'_> {
         // Levels are numbered alike on both sides: 1 is error, 5 is trace, 0 is nothing at all.
         let log_level: u8 = log.map_or(0, |level| level as u8);
         let ring_wake_bytes = ring_bytes / 4;
+        let threads = TableSize::of(*max_threads);
+        let (shift, last) = (threads.shift(), threads.last());
         let mut loader = EbpfLoader::new();
         let (typed, blame): (u32, u32) = (self.btf.is_some().into(), parts.blame.into());
         loader
@@ -210,11 +216,13 @@ impl Attempt<'_> {
             .override_global(global::TYPED, &typed, true)
             .override_global(global::BLAME_ON, &blame, true)
             .override_global(global::JOBS_ON, if parts.jobs { &1_u32 } else { &0 }, true)
+            .override_global(global::THREAD_SHIFT, &shift, true)
+            .override_global(global::LAST_THREAD, &last, true)
             .override_global(global::RING_WAKE_BYTES, &ring_wake_bytes, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(map::GATE, self.gate_words)
-            .map_max_entries(map::THREADS, *max_threads)
-            .map_max_entries(map::JOBS, *max_jobs)
+            .map_max_entries(map::THREADS, threads.records)
+            .map_max_entries(map::JOBS, (*max_jobs).min(NO_JOB))
             .map_max_entries(map::CPUS, self.cpus)
             .map_max_entries(map::EVENTS, *ring_bytes);
         for (name, value) in &self.layout.globals {

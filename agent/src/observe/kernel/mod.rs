@@ -13,27 +13,26 @@ mod jobs;
 mod layout;
 mod load;
 mod shared;
+mod threads;
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::sys::Stats;
-use aya::{Ebpf, Pod};
 use aya_log::EbpfLogger;
-use downbeat_abi::{
-    BUCKETS, CLASS_SLOTS, Counter, GATE_WORD_BITS, NO_CLASS, NO_JOB, Thread, WAIT_PARTS, Waits, map,
-};
+use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, NO_CLASS, NO_JOB, WAIT_PARTS, Waits, map};
 use downbeat_api::{BpfCost, BpfProgram};
 
 use self::blame::{BlameTable, CPU_WORDS, WAITED};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
 use self::shared::SharedWords;
+use self::threads::{THREAD_WORDS, ThreadTable};
 use crate::model::histogram::Histogram;
 use crate::roots::Roots;
 
@@ -53,10 +52,11 @@ pub struct ProbeOptions {
     pub log: Option<log::Level>,
     /// Bytes of the ring of events: a power of two, at least 4096. Each event takes 56.
     pub ring_bytes: u32,
-    /// Threads that can be managed at the same time. The kernel preallocates about 104 bytes each.
+    /// Records of managed threads, each of 64 bytes: rounded up to a power of two. While less than
+    /// half are taken there is one for every thread; beyond that now and then one is refused.
     pub max_threads: u32,
-    /// Of these, threads whose jobs can be followed and whose waits are blamed on someone. The
-    /// kernel preallocates 3528 bytes each.
+    /// Threads whose jobs can be followed and whose waits are blamed on someone, at most 65,535. The
+    /// kernel preallocates 3648 bytes each.
     pub max_jobs: u32,
     /// Whether threads' jobs are followed: releases, responses, misses.
     pub jobs: bool,
@@ -73,7 +73,7 @@ impl Default for ProbeOptions {
         Self {
             log: None,
             ring_bytes: 256 * 1024,
-            max_threads: 16_384,
+            max_threads: 32_768,
             max_jobs: downbeat_abi::JOBS,
             jobs: true,
             blame: true,
@@ -110,15 +110,6 @@ pub struct ProbeCounters {
     pub unseen_wakes: u64,
 }
 
-/// The value of the thread map, which aya must know as plain bytes.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct ThreadValue(Thread);
-
-// SAFETY: `Thread` is `bytemuck::Pod`, which demands all that aya's does: no padding, no
-// pointers, every bit pattern valid.
-unsafe impl Pod for ThreadValue {}
-
 /// The kernel programs, attached as long as this lives.
 ///
 /// Readable when an event waits that should not: see [`KernelProbes::drain`].
@@ -126,10 +117,9 @@ pub struct KernelProbes {
     ebpf: Ebpf,
     running: Vec<&'static str>,
     limits: Vec<Limit>,
-    gate: SharedWords,
+    threads: ThreadTable,
     waits: SharedWords,
     counters: SharedWords,
-    threads: HashMap<MapData, u32, ThreadValue>,
     jobs: JobTable,
     blame: BlameTable,
     events: RingBuf<MapData>,
@@ -159,14 +149,15 @@ impl KernelProbes {
     pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
         let loaded = load::load(roots, options);
         give_back_freed_memory();
-        let load::Loaded { mut ebpf, gate_words, cpus, places, running, limits } = loaded?;
+        let load::Loaded { mut ebpf, gate_words, threads: size, cpus, places, running, limits } =
+            loaded?;
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
         let waits =
             shared(&mut ebpf, map::WAITS, (CLASS_SLOTS * WAIT_PARTS) as usize * WAIT_WORDS)?;
         let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
-        let threads = take(&mut ebpf, map::THREADS)?;
+        let records = shared(&mut ebpf, map::THREADS, size.records as usize * THREAD_WORDS)?;
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
         let cpu_words = shared(&mut ebpf, map::CPUS, cpus as usize * CPU_WORDS)?;
         let blame = BlameTable::new(cpu_words, cpus);
@@ -183,10 +174,9 @@ impl KernelProbes {
             ebpf,
             running,
             limits,
-            gate,
+            threads: ThreadTable::new(gate, records, size),
             waits,
             counters,
-            threads,
             jobs: JobTable::new(jobs, places),
             blame,
             events,
@@ -218,32 +208,17 @@ impl KernelProbes {
         if tid == 0 || (slot >= CLASS_SLOTS && slot != NO_CLASS) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let known = self.thread(tid);
         let job = self.jobs.place(tid).unwrap_or(NO_JOB);
-        // Writing the same again could forget that the thread waits.
-        if known.is_none_or(|known| (known.slot, known.job) != (slot, job)) {
-            let thread = match &known {
-                // It is not counted there any more as one that waits, and a wake may be told by
-                // now.
-                Some(known) => Thread { slot, job, blame_ns: 0, wake: 0, ..*known },
-                None => Thread::new(slot, job),
-            };
-            if let Err(error) = self.threads.insert(tid, ThreadValue(thread), 0) {
-                self.refused_threads += 1;
-                self.jobs.end(tid);
-                return Err(io_error(error));
-            }
-            if let Some(known) = known {
-                self.blame.stops_waiting(&known);
-            }
-        }
-        if let Some((word, bit)) = self.gate_bit(tid) {
-            self.gate.words()[word].fetch_or(bit, Ordering::Relaxed);
+        if !self.threads.put(tid, slot, job) {
+            self.refused_threads += 1;
+            self.jobs.end(tid);
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
         Ok(())
     }
 
-    /// Puts a managed thread into another class. A wait that is under way is not counted.
+    /// Puts a managed thread into another class. A wait that is under way counts as the new one's, and
+    /// is blamed as the old one's.
     ///
     /// # Errors
     /// `InvalidInput` for a slot out of range, `NotFound` for a thread that is not managed.
@@ -256,13 +231,7 @@ impl KernelProbes {
 
     /// Forgets a thread; nothing happens where it is not managed.
     pub fn unmanage(&mut self, tid: u32) {
-        if let Some((word, bit)) = self.gate_bit(tid) {
-            self.gate.words()[word].fetch_and(!bit, Ordering::Relaxed);
-        }
-        let known = self.thread(tid);
-        // The kernel may have removed it first.
-        let removed = self.threads.remove(&tid).is_ok();
-        if let Some(known) = known.filter(|_| removed) {
+        if let Some(known) = self.threads.remove(tid) {
             self.blame.stops_waiting(&known);
         }
         self.jobs.end(tid);
@@ -277,11 +246,10 @@ impl KernelProbes {
     /// The class slot of a managed thread.
     #[must_use]
     pub fn slot(&self, tid: u32) -> Option<u32> {
-        self.thread(tid).map(|thread| thread.slot)
-    }
-
-    fn thread(&self, tid: u32) -> Option<Thread> {
-        self.threads.get(&tid, 0).ok().map(|ThreadValue(thread)| thread)
+        self.threads.get(tid).map(|thread| match u32::from(thread.slot) {
+            slot if slot < CLASS_SLOTS => slot,
+            _ => NO_CLASS,
+        })
     }
 
     /// Appends all events that wait, oldest first, without waiting for more, and passes on what
@@ -436,12 +404,6 @@ impl KernelProbes {
         const RECORD: usize = size_of::<downbeat_abi::Event>() + downbeat_abi::RING_HEADER;
         self.ring_bytes as usize / RECORD
     }
-
-    /// Word and bit of a thread in the gate; nothing for an id beyond it, which always passes.
-    fn gate_bit(&self, tid: u32) -> Option<(usize, u64)> {
-        let word = (tid / GATE_WORD_BITS) as usize;
-        (word < self.gate.words().len()).then(|| (word, 1 << (tid % GATE_WORD_BITS)))
-    }
 }
 
 impl AsFd for KernelProbes {
@@ -485,13 +447,6 @@ fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
         text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
     };
     ebpf.maps().filter_map(|(_, map)| of(map)).sum()
-}
-
-fn io_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(call) => call.io_error,
-        other => io::Error::other(other),
-    }
 }
 
 /// The kernel's types take tens of megabytes while the programs are loaded, in pieces so small

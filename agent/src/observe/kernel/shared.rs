@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -43,9 +43,26 @@ impl SharedWords {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    /// All words by their quarters.
+    pub(super) fn shorts(&self) -> &[AtomicU16] {
+        const PER_WORD: usize = size_of::<u64>() / size_of::<u16>();
+        // SAFETY: as in `words`: the same bytes, which no alignment and no value can make wrong.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.len * PER_WORD) }
+    }
+
     /// One word's value; 0 beyond the end.
     pub(super) fn load(&self, index: usize) -> u64 {
         self.words().get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+impl SharedWords {
+    /// So many words that nobody else has, all 0.
+    pub(super) fn in_memory(len: usize) -> io::Result<Self> {
+        let file = tempfile::tempfile()?;
+        file.set_len((len * size_of::<u64>()) as u64)?;
+        Self::map(file, len)
     }
 }
 
