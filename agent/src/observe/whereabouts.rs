@@ -22,8 +22,8 @@ const SOON: Duration = Duration::from_millis(500);
 /// The same later.
 const LATER: Duration = Duration::from_secs(4);
 
-/// The part of one core that looking may take over time: one in this many. A look takes some ten
-/// microseconds, so a thousand processes take about half of it.
+/// The part of one core that looking may take over time: one in this many. A look at both takes some
+/// twenty microseconds, nearly all of them the kernel's: a thousand processes just fit in.
 const PARTS: u32 = 200;
 
 /// CPU time that may be saved up, for a burst of new processes.
