@@ -32,7 +32,7 @@ pub const BIN_DIR: &str = "DOWNBEAT_BIN_DIR";
 
 /// How long a start, a stop or an effect may take on a slow and busy machine: an emulated one on a
 /// host that compiles is ten times slower than a quiet host.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The folder with the built programs: `$DOWNBEAT_BIN_DIR`, else beside the running test.
 ///

@@ -8,7 +8,7 @@ use downbeat_tests::agent::{Place, said};
 use downbeat_tests::processes::{running_from, wait_until};
 use nix::sys::signal::Signal;
 
-use super::{Check, managed, managed_crowd, place, untouched};
+use super::{Check, NO_BPF, managed, managed_crowd, place, untouched};
 
 /// In the order in which they run.
 pub const CHECKS: &[Check] = &[
@@ -54,7 +54,7 @@ fn bpf_is_the_source() -> Result<()> {
 
 fn class_on_every_thread() -> Result<()> {
     let place = place()?;
-    managed_crowd(&place).map(drop)
+    managed_crowd(&place, &[]).map(drop)
 }
 
 fn waits_are_counted() -> Result<()> {
@@ -74,7 +74,7 @@ fn waits_are_counted() -> Result<()> {
 
 fn sigterm_puts_back() -> Result<()> {
     let place = place()?;
-    let (mut agent, crowd) = managed_crowd(&place)?;
+    let (mut agent, crowd) = managed_crowd(&place, &[])?;
     let status = agent.end(Signal::SIGTERM)?;
     ensure!(status.success(), "{status}: {}", agent.log());
     crowd.wait_for(4, untouched()?)
@@ -82,7 +82,7 @@ fn sigterm_puts_back() -> Result<()> {
 
 fn restore_puts_back() -> Result<()> {
     let place = place()?;
-    let (mut agent, crowd) = managed_crowd(&place)?;
+    let (mut agent, crowd) = managed_crowd(&place, NO_BPF)?;
     agent.end(Signal::SIGKILL)?;
     crowd.wait_for(4, managed)?;
     let restored = place.restore()?;
@@ -93,7 +93,7 @@ fn restore_puts_back() -> Result<()> {
 fn pool_gets_ready() -> Result<()> {
     let place = place()?;
     place.pool("50-test.toml", "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n")?;
-    let mut agent = place.start(&[])?;
+    let mut agent = place.start(NO_BPF)?;
     agent.wait_for(|snapshot| {
         let pool = snapshot.pool.as_ref()?;
         let ready =

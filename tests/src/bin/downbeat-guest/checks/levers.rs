@@ -8,7 +8,7 @@ use downbeat_tests::agent::{Agent, Load, PATIENCE, Place, said};
 use downbeat_tests::processes::wait_until;
 use nix::sys::signal::Signal;
 
-use super::{Check, Skip, crowd};
+use super::{Check, NO_BPF, Skip, crowd};
 
 /// In the order in which they run.
 pub const CHECKS: &[Check] = &[
@@ -82,7 +82,7 @@ fn nothing_left(load: &Load, passed_on: &str) -> Result<()> {
 fn adopted_and_back() -> Result<()> {
     let place = place(LIMITED)?;
     let passed_on = has("", "cgroup.subtree_control")?;
-    let mut agent = place.start(&["--no-bpf"])?;
+    let mut agent = place.start(NO_BPF)?;
     let load = crowd(&place)?;
     moves_to(&load, "/downbeat.slice/voice", &agent)?;
     limited(&agent)?;
@@ -93,7 +93,7 @@ fn adopted_and_back() -> Result<()> {
 fn restored_after_a_kill() -> Result<()> {
     let place = place(LIMITED)?;
     let passed_on = has("", "cgroup.subtree_control")?;
-    let mut agent = place.start(&["--no-bpf"])?;
+    let mut agent = place.start(NO_BPF)?;
     let load = crowd(&place)?;
     moves_to(&load, "/downbeat.slice/voice", &agent)?;
     agent.end(Signal::SIGKILL)?;
@@ -104,7 +104,7 @@ fn restored_after_a_kill() -> Result<()> {
 
 fn partition() -> Result<()> {
     let place = place("adopt = true\npartition = true\ncpus = \"1\"")?;
-    let mut agent = place.start(&["--no-bpf"])?;
+    let mut agent = place.start(NO_BPF)?;
     let load = crowd(&place)?;
     moves_to(&load, "/downbeat-voice", &agent)?;
     let found = has("downbeat-voice", "cpuset.cpus.partition")?;
@@ -125,7 +125,7 @@ fn clamps() -> Result<()> {
     if told["host"]["uclamp"] != true {
         return Err(Skip("this kernel has no clamps".into()).into());
     }
-    let mut agent = place.start(&["--no-bpf"])?;
+    let mut agent = place.start(NO_BPF)?;
     let load = crowd(&place)?;
     let has =
         |wanted: (u32, u32)| wait_until(PATIENCE, || clamps_of(load.pid()).ok() == Some(wanted));
@@ -151,7 +151,7 @@ fn vanished() -> Result<()> {
     let elsewhere = crate::machine::Group::new("elsewhere")?;
     let load = crowd(&place)?;
     elsewhere.take_in(load.pid())?;
-    let mut agent = place.start(&["--no-bpf"])?;
+    let mut agent = place.start(NO_BPF)?;
     moves_to(&load, "/downbeat.slice/voice", &agent)?;
     drop(elsewhere);
     let status = agent.end(Signal::SIGTERM)?;

@@ -100,9 +100,12 @@ pub fn managed(found: &Attributes) -> bool {
         && found.oom == -321
 }
 
+/// Arguments of an agent that loads no kernel programs: an emulated CPU takes its time to verify them.
+pub const NO_BPF: &[&str] = &["--no-bpf"];
+
 /// An agent, and four threads that it has given their class.
-pub fn managed_crowd(place: &Place) -> Result<(Agent, Load)> {
-    let agent = place.start(&[])?;
+pub fn managed_crowd(place: &Place, arguments: &[&str]) -> Result<(Agent, Load)> {
+    let agent = place.start(arguments)?;
     let crowd = crowd(place)?;
     crowd.wait_for(4, managed).with_context(|| agent.log())?;
     Ok((agent, crowd))
