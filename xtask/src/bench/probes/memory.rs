@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
-use aya::maps::{MapInfo, MapType};
+use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
 
 use super::tools::{Manage, Running, held};
@@ -23,9 +23,6 @@ const MANY_CPUS: u64 = 128;
 /// Bytes of the gate where `pid_max` is as high as a kernel allows: a bit for each of 4 Mi ids.
 const LARGEST_GATE: u64 = 4 * 1024 * 1024 / 8;
 
-/// Bytes of an entry of a hash map beside key and value (`struct htab_elem`).
-const HASH_ENTRY: u64 = 48;
-
 /// What a map holds for each CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PerCpu {
@@ -33,10 +30,6 @@ enum PerCpu {
     No,
     /// So many entries are of one CPU each.
     Entries,
-    /// Each entry once for each CPU.
-    Values,
-    /// One spare entry: a preallocated hash map.
-    Spare,
     /// It has its size from the largest process id.
     Gate,
 }
@@ -45,7 +38,6 @@ enum PerCpu {
 #[derive(Clone, Debug)]
 struct Map {
     name: String,
-    key: u64,
     value: u64,
     entries: u64,
     bytes: u64,
@@ -97,10 +89,6 @@ impl Map {
         match self.per_cpu {
             PerCpu::No => self.bytes,
             PerCpu::Entries => self.bytes + self.entries / cpus.max(1) * more * value,
-            PerCpu::Values => self.bytes + self.entries * more * value,
-            PerCpu::Spare => {
-                self.bytes + more * (HASH_ENTRY + self.key.next_multiple_of(8) + value)
-            }
             PerCpu::Gate => self.bytes.max(LARGEST_GATE),
         }
     }
@@ -128,16 +116,13 @@ fn map(id: u32) -> Result<Map> {
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
     let name = info.name_as_str().unwrap_or_default().to_owned();
-    let per_cpu = match (name.as_str(), info.map_type()) {
-        ("GATE", _) => PerCpu::Gate,
-        ("CPUS" | "CLASS_CPU", _) => PerCpu::Entries,
-        (_, Ok(MapType::PerCpuArray)) => PerCpu::Values,
-        (_, Ok(MapType::Hash | MapType::LruHash)) => PerCpu::Spare,
+    let per_cpu = match name.as_str() {
+        "GATE" => PerCpu::Gate,
+        "CPUS" => PerCpu::Entries,
         _ => PerCpu::No,
     };
     Ok(Map {
         name,
-        key: info.key_size().into(),
         value: info.value_size().into(),
         entries: info.max_entries().into(),
         bytes: bytes.with_context(|| format!("{path}: no memlock"))?,
@@ -159,7 +144,7 @@ mod tests {
 
     fn map(per_cpu: PerCpu) -> Map {
         let name = String::new();
-        Map { name, key: 4, value: 100, entries: 128, bytes: 20_000, per_cpu }
+        Map { name, value: 100, entries: 128, bytes: 20_000, per_cpu }
     }
 
     #[test]
@@ -168,8 +153,6 @@ mod tests {
         assert_eq!(at_four(PerCpu::No), 20_000);
         // 64 entries for each CPU, of 104 bytes.
         assert_eq!(at_four(PerCpu::Entries), 20_000 + 2 * 64 * 104);
-        assert_eq!(at_four(PerCpu::Values), 20_000 + 2 * 128 * 104);
-        assert_eq!(at_four(PerCpu::Spare), 20_000 + 2 * (48 + 8 + 104));
         assert_eq!(at_four(PerCpu::Gate), 512 * 1024);
         assert_eq!(map(PerCpu::Entries).bytes_at(128, 128), 20_000);
     }
