@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use downbeat_api::Request;
 use downbeat_tests::agent::{PATIENCE, Place, said};
-use downbeat_tests::processes::wait_until;
+use downbeat_tests::processes::{running_from, wait_until};
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{FIFO, Scheduling};
 use nix::sys::signal::Signal;
@@ -40,14 +40,17 @@ fn a_runaway_loses_its_real_time_and_it_is_said() -> Result<()> {
     let record = place.records().join("spinner").to_string_lossy().into_owned();
     let load = place.load(&["hog", "--threads", "1", "--seconds", "30", "--record", &record])?;
     let is_fifo = || load.attributes().into_iter().any(|thread| thread.scheduling.policy == FIFO);
-    ensure!(wait_until(PATIENCE, is_fifo), "never real-time\n{}", agent.log());
-    let begun = Instant::now();
+    // On a busy host this test may not run while it is real-time: the agent has to tell.
+    let told = || -> Option<u64> {
+        let log = agent.log();
+        let (_, rest) = log.split_once("it had a CPU for ")?;
+        rest.split_once(" ms on end")?.0.parse().ok()
+    };
+    ensure!(wait_until(PATIENCE, || told().is_some()), "not told:\n{}", agent.log());
     ensure!(wait_until(PATIENCE, || !is_fifo()), "still real-time\n{}", agent.log());
-    let took = begun.elapsed();
-    // 100 ms, and what a busy host adds between two looks of this test.
-    ensure!(took < Duration::from_millis(600), "{took:?}");
-    let told = wait_until(PATIENCE, || agent.log().contains("on end"));
-    ensure!(told, "not told:\n{}", agent.log());
+    // Looks come each 40 ms, and a busy host adds to that.
+    let had = told().unwrap_or_default();
+    ensure!((50..300).contains(&had), "{had} ms");
     std::thread::sleep(Duration::from_secs(2));
     ensure!(!is_fifo(), "it was given real time again\n{}", agent.log());
     Ok(())
@@ -163,7 +166,30 @@ fn adopted_until(signal: Signal) -> Result<()> {
 #[test]
 fn an_adopted_process_goes_back_and_the_group_away() -> Result<()> {
     adopted_until(Signal::SIGTERM)?;
-    adopted_until(Signal::SIGKILL)
+    adopted_until(Signal::SIGKILL)?;
+    the_pool_stays_where_it_is_and_its_workers_are_adopted()
+}
+
+/// A pool in a frozen group could not look after its workers; those are like all others.
+fn the_pool_stays_where_it_is_and_its_workers_are_adopted() -> Result<()> {
+    if hierarchy()?.is_none_or(|it| it.join("downbeat.slice").exists()) || !root_or_skip() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let policy = ADOPTED.replace("downbeat-load", "downbeat-*").replace("freeze = true", "");
+    place.policy("50-test.toml", &policy)?;
+    place.pool("50-test.toml", "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n")?;
+    let agent = place.start(&["--no-bpf"])?;
+    let before = group_of(std::process::id())?;
+    let of = |program: &str| -> Option<String> {
+        let all = running_from(&place.path("bin"));
+        let found = all.iter().find(|(_, exe)| exe.ends_with(program))?;
+        group_of(found.0.tid).ok()
+    };
+    let adopted = || of("downbeat-worker").as_deref() == Some("/downbeat.slice/adopted");
+    ensure!(wait_until(PATIENCE, adopted), "{:?}\n{}", of("downbeat-worker"), agent.log());
+    ensure!(of("downbeat-pool").as_ref() == Some(&before), "the pool was moved\n{}", agent.log());
+    Ok(())
 }
 
 /// What the kernel grants to nobody is not asked of it either: the next rung is taken and told.

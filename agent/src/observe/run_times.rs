@@ -44,16 +44,23 @@ impl RunTimes {
 /// [`RunTimes::read`]: the kernel writes some sixty lines. `proc` is where it is mounted.
 ///
 /// # Errors
-/// When the thread is gone or the kernel does not count.
+/// When the thread is gone, has ended and waits for its parent, or the kernel does not count.
 pub fn voluntary_switches(proc: &Path, pid: u32, tid: u32) -> io::Result<u64> {
     let path = proc.join(format!("{pid}/task/{tid}/status"));
     let text = fs::read_to_string(&path)?;
     parse_switches(&text).ok_or_else(|| {
-        io::Error::other(format!("{}: no voluntary_ctxt_switches in it", path.display()))
+        io::Error::other(format!(
+            "{}: no voluntary_ctxt_switches of a living thread in it",
+            path.display()
+        ))
     })
 }
 
 fn parse_switches(status: &str) -> Option<u64> {
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    if state.is_some_and(|state| state.trim_start().starts_with(['Z', 'X'])) {
+        return None;
+    }
     // Among the last lines. A thread's name, in the first, has no line ends in it.
     let line = status.lines().rev().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line?.trim().parse().ok()
@@ -76,6 +83,7 @@ mod tests {
     fn switches_by_the_threads_own_wish_are_not_those_that_it_suffered() {
         let status = "Name:\tx\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
         assert_eq!(parse_switches(status), Some(150));
+        assert_eq!(parse_switches(&status.replace("\nvol", "\nState:\tZ (zombie)\nvol")), None);
         assert_eq!(parse_switches("Name:\tx\nnonvoluntary_ctxt_switches:\t545\n"), None);
     }
 }
