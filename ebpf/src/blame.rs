@@ -7,7 +7,7 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
     Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, JOB_WAITS, Job, JobWait, Label, NO_JOB,
-    ONE_WAITING, PLACES, SLICES, Thread, VICTIMS, place, waiting_in,
+    ONE_WAITING, PLACES, SLICES, Thread, VICTIMS, place, row_bit, waiting_in,
 };
 
 use crate::atomic;
@@ -67,6 +67,7 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
         }
         atomic::add(row, ONE_WAITING.wrapping_add(had_ns));
         if rows_waiting & bit == 0 {
+            (&raw mut (*cpu).late_row).write_volatile(number.into());
             atomic::or(&raw mut (*cpu).rows_waiting, bit);
         }
         (*thread).blame_ns = now;
@@ -172,7 +173,7 @@ unsafe fn row(cpu: *mut Cpu, number: u8) -> Option<(*mut u64, u64)> {
         return None;
     }
     // SAFETY: as the callers promise; the index is in range.
-    unsafe { Some(((&raw mut (*cpu).rows).cast::<u64>().add(number), 1 << (number & 63))) }
+    unsafe { Some(((&raw mut (*cpu).rows).cast::<u64>().add(number), row_bit(number))) }
 }
 
 /// Puts into the story of a job for whom it waited, from the slices of the CPUs on which it did.

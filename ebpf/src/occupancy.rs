@@ -10,11 +10,11 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES,
-    PLACE_MASK, PLACES, SLICES, Thread, VICTIMS, credit_in, own_place, place, waiting_in,
+    PLACE_MASK, PLACES, SLICES, Thread, VICTIMS, credit_in, own_place, place, row_bit, waiting_in,
 };
 
 use crate::atomic;
-use crate::maps::{CPUS, count};
+use crate::maps::{BLAME_ON, CPUS, count};
 use crate::task::Task;
 
 /// What a thread was not charged for is the hypervisor's from here on, nanoseconds; less is noise
@@ -32,6 +32,10 @@ const WORTH_KEEPING_NS: u64 = 1_000;
 /// the longest period of a quota is a second.
 const FORGOTTEN_NS: u64 = 2_000_000_000;
 
+/// The row of the last class, and after it that of threads without a class, have one bit.
+const SHARED_ROW: usize = CLASS_SLOTS as usize - 1;
+const SHARED_BIT: u64 = row_bit(SHARED_ROW);
+
 /// The first eight bytes of their names.
 const KWORKER: u64 = u64::from_ne_bytes(*b"kworker/");
 
@@ -48,6 +52,18 @@ struct Identity {
 pub fn here() -> Option<*mut Cpu> {
     // SAFETY: a helper without conditions.
     CPUS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
+}
+
+/// Asks for the line of a CPU's record that [`crate::blame::begin`] will change, so that it is here by
+/// then: a line of another CPU takes as long to come as everything else together.
+#[inline(always)]
+pub fn ask_for(cpu: u32, slot: u16) {
+    if BLAME_ON.load() != 0
+        && let Some(cpu) = CPUS.get_ptr_mut(cpu)
+    {
+        // SAFETY: the map's own pointer; a wrong row costs time alone.
+        unsafe { (&raw mut (*cpu).late_row).write_volatile(slot.into()) };
+    }
 }
 
 /// Whether it matters who has the CPU.
@@ -150,8 +166,9 @@ unsafe fn charge(cpu: *mut Cpu, place: usize, ns: u64, settles: bool) {
         let mut charge =
             Charge { cpu, place: place as u64, ns, settles: settles.into(), own, own_row };
         let rows = waiting(cpu);
-        if rows & (rows - 1) == 0 && rows != 1 {
-            blame_row(&raw const charge, lowest_bit(rows) as usize);
+        let only = index((&raw const (*cpu).late_row).read_volatile(), CLASS_SLOTS as usize);
+        if rows == 1 << only && rows != SHARED_BIT {
+            blame_row(&raw const charge, only);
             return;
         }
         (*cpu).rows_left = rows;
@@ -171,11 +188,10 @@ extern "C" fn charge_row(_: u32, charge: *const Charge) -> u64 {
             return 1;
         }
         (*cpu).rows_left = left & (left - 1);
-        let bit = lowest_bit(left);
-        blame_row(charge, bit as usize);
-        if bit == 0 {
-            // Threads without a class have the last row and no bit of their own.
-            blame_row(charge, VICTIMS - 1);
+        let number = lowest_bit(left) as usize;
+        blame_row(charge, number);
+        if number == SHARED_ROW {
+            blame_row(charge, SHARED_ROW + 1);
         }
         0
     }
@@ -220,9 +236,16 @@ unsafe fn blame_row(charge: *const Charge, number: usize) {
 /// Nobody of a row waits any more.
 #[inline(always)]
 unsafe fn sleeps(cpu: *mut Cpu, row: *const u64, number: usize) {
-    let bit = 1 << (number & 63);
-    // SAFETY: as the callers promise.
+    let bit = row_bit(number);
+    // SAFETY: as the callers promise; the index is in range.
     unsafe {
+        // Two rows have the last bit.
+        if number >= SHARED_ROW {
+            let both = (&raw const (*cpu).rows).cast::<u64>().add(SHARED_ROW);
+            if waiting_in(both.read_volatile()) + waiting_in(both.add(1).read_volatile()) != 0 {
+                return;
+            }
+        }
         atomic::and(&raw mut (*cpu).rows_waiting, !bit);
         // Another CPU may have seen the bit still set.
         if waiting_in(row.read_volatile()) != 0 {

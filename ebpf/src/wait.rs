@@ -33,6 +33,8 @@ pub fn waking(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
+    // SAFETY: the map's own pointer.
+    occupancy::ask_for(task.cpu(), unsafe { (*thread).slot });
     let now = now();
     // SAFETY: the map's own pointer.
     unsafe {

@@ -1,14 +1,15 @@
 //! `cargo xtask bench`: the figures of docs/benchmarks.md.
 
 mod exec;
+mod flood;
 mod probes;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::demo;
+use crate::{demo, workspace};
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -39,8 +40,12 @@ enum Which {
     Probes,
     /// Misses and background work without and with downbeat, and with SCHED_FIFO by hand
     Demo,
-    /// From an exec to the last thread set, on the loaded machine
+    /// From an exec to the last thread set, on an idle and on the loaded machine
     Exec,
+    /// 3,000 programs a second for ten seconds: when those that stay have their class
+    Flood,
+    /// Rules against processes: 200 against 1,000, 10,000 and 50,000
+    Match,
     /// The agent's memory and CPU under the demo's load
     Agent,
 }
@@ -66,6 +71,16 @@ pub fn run(args: &Args) -> Result<()> {
     if asked(Which::Exec) {
         println!("# exec");
         exec::run(!args.no_build)?;
+    }
+    if asked(Which::Flood) {
+        println!("# flood");
+        flood::run(!args.no_build)?;
+    }
+    if asked(Which::Match) {
+        println!("# match");
+        let example = ["run", "--release", "-p", "downbeat-policy", "--example", "matching"];
+        let status = workspace::cargo().args(example).status().context("cargo: starting it")?;
+        ensure!(status.success(), "the example `matching`: {status}");
     }
     if asked(Which::Agent) {
         println!("# agent");

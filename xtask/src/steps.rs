@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -62,14 +62,25 @@ impl Steps {
         // Only so that the name is seen while it runs.
         let _ = std::io::stdout().flush();
         let begin = Instant::now();
-        let outcome = step().unwrap_or_else(|error| Outcome {
+        let outcome = step();
+        self.end(name, begin.elapsed(), outcome);
+    }
+
+    /// Takes in a step that ran beside others.
+    pub fn ran(&mut self, name: &str, took: Duration, outcome: Result<Outcome>) {
+        print!("{name:<28}");
+        self.end(name, took, outcome);
+    }
+
+    fn end(&mut self, name: &str, took: Duration, outcome: Result<Outcome>) {
+        let outcome = outcome.unwrap_or_else(|error| Outcome {
             counts: Counts::one(false),
             failures: format!("{error:#}"),
             skipped: Vec::new(),
         });
         let Counts { passed, failed, skipped } = outcome.counts;
         let word = if failed == 0 { "ok" } else { "FAILED" };
-        let seconds = begin.elapsed().as_secs_f64();
+        let seconds = took.as_secs_f64();
         println!(
             "{word:<7} {seconds:>6.1} s   {passed} passed, {failed} failed, {skipped} skipped"
         );

@@ -58,7 +58,6 @@ fn all(steps: &mut Steps, args: &Args) {
         Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });
     if !args.no_vm {
-        // In turn: one guest keeps two CPUs busy.
         vm::boot_each(steps, &vm::Args::default());
     }
 }

@@ -149,6 +149,13 @@ pub struct ClassTimes {
     pub waited_ns: u64,
 }
 
+/// The bit of a row in [`Cpu::rows_waiting`].
+#[must_use]
+#[inline(always)]
+pub const fn row_bit(row: usize) -> u64 {
+    if row >= CLASSES - 1 { 1 << (CLASSES - 1) } else { 1 << row }
+}
+
 /// Slices kept of each CPU: a power of two.
 pub const SLICES: usize = 512;
 
@@ -174,19 +181,22 @@ pub struct Cpu {
     pub since_ns: u64,
     /// When the first of those who wait began to.
     pub begun_ns: u64,
-    /// Rows with managed threads that wait here, as bits; the last row, of threads without a class,
-    /// shares the first one's. Nothing is summed while none does.
+    /// Rows with managed threads that wait here, as bits; the last two rows, of the last class and of
+    /// threads without one, share the last bit. Nothing is summed while none does.
     pub rows_waiting: u64,
     /// Interrupts since the present occupant has the CPU and somebody waits, nanoseconds.
     pub interrupted_wait_ns: u32,
     /// Slices so far; the next goes to `slices[count % SLICES]`.
     pub slice_count: u32,
+    /// The row of a thread that began to wait here lately: most often the only one. Whoever is about to
+    /// read and write this line for a thread writes it first, so that the line comes once and not twice.
+    pub late_row: u64,
     /// Who waits; see [`ONE_WAITING`].
     pub rows: [u64; VICTIMS],
     /// Changes when `rows` are set right, after which those counted before are not any more.
     pub generation: u32,
     /// Always 0.
-    pub padding: [u32; 5],
+    pub padding: [u32; 3],
     /// Processes of several threads that wait here: process << 32 | how many of its threads.
     pub own_waiting: [u64; OWN_PLACES],
     /// The occupant's `sum_exec_runtime` at `since_ns`.
@@ -229,7 +239,7 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<Culprit>() == 32);
     assert!(size_of::<Label>() == 40);
-    assert!(offset_of!(Cpu, rows) == 32);
+    assert!(offset_of!(Cpu, rows) == 40);
     assert!(offset_of!(Cpu, own_waiting) == 576);
     assert!(offset_of!(Cpu, exec_ns) == 576 + 8 * OWN_PLACES);
     assert!(offset_of!(Cpu, classes) == 640 + 8 * OWN_PLACES);

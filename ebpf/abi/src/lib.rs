@@ -12,7 +12,7 @@ mod job;
 
 pub use blame::{
     ClassTimes, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, ONE_WAITING, OWN_PLACES,
-    PLACE_MASK, PLACES, SLICES, VICTIMS, credit_in, own_place, place, waiting_in,
+    PLACE_MASK, PLACES, SLICES, VICTIMS, credit_in, own_place, place, row_bit, waiting_in,
 };
 pub use buckets::{BUCKETS, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};

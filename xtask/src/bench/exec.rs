@@ -1,15 +1,17 @@
-//! From an exec to the last thread set, on the loaded machine: by the agent's own histogram, and
-//! by looking from outside.
+//! From an exec to the last thread set, on an idle and on the loaded machine: by the agent's own
+//! histogram, and by looking from outside.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use downbeat_tests::agent::{Agent, Place};
 use downbeat_tests::clock::now_ns;
 use downbeat_tests::processes::tids;
 use downbeat_tests::threads::{self, FIFO, Scheduling};
 
 use crate::demo::{self, report::ms, report::quantile, scene::Scene};
 use crate::signals::Signals;
+use crate::workspace;
 
 const PROGRAMS: usize = 200;
 /// Threads of each, the main one among them.
@@ -37,26 +39,34 @@ match = { exe = "{bin}/downbeat-load", cmdline = "* crowd *" }
 /// Starts 200 programs one after the other and prints how long each was without its class.
 pub fn run(build: bool) -> Result<()> {
     let signals = demo::prepare(build)?;
+    {
+        let place = Place::from_programs(&workspace::release_programs(), "downbeat-exec.")?;
+        place.policy("50-measured.toml", POLICY)?;
+        let agent = place.start(&[])?;
+        println!("idle:");
+        measure(&place, &agent, &signals)?;
+    }
     let before = threads::table();
     let scene = Scene::start(180, "127.0.0.1:0", Some(POLICY), &signals)?;
-    let measured = measure(&scene, &signals);
+    println!("saturated:");
+    let measured = measure(scene.place(), scene.agent(), &signals);
     let left_behind = scene.end(&before);
     measured?;
     demo::tell_left_behind(&left_behind)
 }
 
-fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
+fn measure(place: &Place, agent: &Agent, signals: &Signals) -> Result<()> {
     signals.sleep(Duration::from_secs(1))?;
-    let before = exec_count(scene)?;
+    let before = exec_count(agent)?;
     // On a thread of its own, whose priority its children do not inherit.
     let observed = std::thread::scope(|scope| {
-        scope.spawn(|| observe(scene, signals)).join().map_err(|_| anyhow::anyhow!("panicked"))
+        scope.spawn(|| observe(place, signals)).join().map_err(|_| anyhow::anyhow!("panicked"))
     })??;
     // A snapshot is taken once a second: the next one has all of them.
     signals.sleep(Duration::from_millis(1500))?;
-    let told = scene.agent().snapshot()?.actions.exec_to_set.context("no exec was seen")?;
+    let told = agent.snapshot()?.actions.exec_to_set.context("no exec was seen")?;
     println!(
-        "told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs",
+        "  told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs",
         ms(told.p50_ns),
         ms(told.p99_ns),
         ms(told.max_ns),
@@ -65,7 +75,7 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
     for (name, mut times) in [("main thread", observed.main), ("last thread", observed.last)] {
         times.sort_unstable();
         println!(
-            "seen from outside, exec to {name} set: p50 {}, p99 {}, max {} over {}",
+            "  seen from outside, exec to {name} set: p50 {}, p99 {}, max {} over {}",
             ms(quantile(&times, 0.5)),
             ms(quantile(&times, 0.99)),
             ms(times.last().copied()),
@@ -73,14 +83,14 @@ fn measure(scene: &Scene, signals: &Signals) -> Result<()> {
         );
         let never = times.iter().filter(|&&time| time >= GIVE_UP_NS).count();
         if never > 0 {
-            println!("  of these {never} had no class after {} ms", GIVE_UP_NS / 1_000_000);
+            println!("    of these {never} had no class after {} ms", GIVE_UP_NS / 1_000_000);
         }
     }
     Ok(())
 }
 
-fn exec_count(scene: &Scene) -> Result<u64> {
-    Ok(scene.agent().snapshot()?.actions.exec_to_set.map_or(0, |summary| summary.count))
+fn exec_count(agent: &Agent) -> Result<u64> {
+    Ok(agent.snapshot()?.actions.exec_to_set.map_or(0, |summary| summary.count))
 }
 
 #[derive(Default)]
@@ -89,13 +99,13 @@ struct Observed {
     last: Vec<u64>,
 }
 
-fn observe(scene: &Scene, signals: &Signals) -> Result<Observed> {
+fn observe(place: &Place, signals: &Signals) -> Result<Observed> {
     Scheduling::fifo(OBSERVER_PRIORITY).apply(0).context("becoming SCHED_FIFO")?;
     let mut observed = Observed::default();
     let threads = (THREADS - 1).to_string();
     for _ in 0..PROGRAMS {
         // Returns when the exec has succeeded.
-        let program = scene.place().load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
+        let program = place.load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
         let exec = now_ns();
         let (mut main, mut last) = (GIVE_UP_NS, GIVE_UP_NS);
         while now_ns() - exec < GIVE_UP_NS {

@@ -1,6 +1,7 @@
 //! From the embedded object to attached programs.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
@@ -240,17 +241,32 @@ impl Attempt<'_> {
             Some(btf) => {
                 let typed: &mut BtfTracePoint =
                     found(ebpf.program_mut(program.name))?.try_into()?;
-                typed.load(program.name, btf)?;
+                again_after_signals(|| typed.load(program.name, btf))?;
                 typed.attach()?;
             }
             None => {
                 let raw: &mut RawTracePoint = found(ebpf.program_mut(program.raw))?.try_into()?;
-                raw.load()?;
+                again_after_signals(|| raw.load())?;
                 raw.attach(program.name)?;
             }
         }
         Ok(())
     }
+}
+
+/// Loads a program, again where a signal ended the verifier's work (`EAGAIN`).
+fn again_after_signals(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+    load()
 }
 
 fn check_tracepoint(types: &KernelTypes<'_>, program: &Program) -> Result<(), ProbeError> {
