@@ -16,6 +16,8 @@ pub const ROUND_ROBIN: u32 = 2;
 pub const BATCH: u32 = 3;
 /// SCHED_IDLE.
 pub const IDLE: u32 = 5;
+/// SCHED_DEADLINE
+pub const DEADLINE: u32 = 6;
 
 const RESET_ON_FORK: u64 = 1;
 

@@ -75,6 +75,11 @@ impl<C: Control> Actuator<C> {
         let mut writes = Vec::new();
         // A journal that was full may have room again.
         self.tidy_journal();
+        let (main, others): (Vec<_>, Vec<_>) =
+            requests.iter().partition(|request| request.subject.is_main_thread());
+        for request in others.into_iter().chain(main) {
+            self.put_back_unwanted(request, &mut done);
+        }
         for request in requests {
             self.unwritten.retain(|(subject, _)| *subject != request.subject);
             self.plan(request, now, &mut writes, &mut done);
@@ -109,7 +114,6 @@ impl<C: Control> Actuator<C> {
         if self.subjects.get(&key).is_some_and(|(known, _)| known != subject) {
             self.bury(&key);
         }
-        self.put_back_unwanted(request, done);
         for wanted in request.wanted {
             let lever = wanted.lever();
             // The kernel keeps one value per process, which is set through its main thread.
@@ -161,7 +165,11 @@ impl<C: Control> Actuator<C> {
                         continue;
                     };
                     let first = first.beside(&current);
-                    let mut old = if before.is_some() { old } else { old.as_far_as(&first) };
+                    let mut old = if before.is_some() {
+                        old
+                    } else {
+                        self.control.chosen(subject, old.as_far_as(&first))
+                    };
                     if let (true, Value::Sched(old), Some(id)) =
                         (first.is_realtime(), &mut old, subject.thread())
                         && old.timer_slack.is_none()

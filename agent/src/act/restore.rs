@@ -179,10 +179,13 @@ fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Wo
     work
 }
 
-/// By lever, and a group before the one that it is in.
+/// By lever, a process's main thread after its others, and a group before the one that it is in.
 fn in_order(changes: &Changes) -> impl Iterator<Item = (&(Subject, Lever), &Change)> {
     let mut all: Vec<_> = changes.iter().collect();
-    all.sort_by(|((a, lever_a), _), ((b, lever_b), _)| b.cmp(a).then(lever_a.cmp(lever_b)));
+    all.sort_by(|((a, lever_a), _), ((b, lever_b), _)| {
+        let by_main = a.is_main_thread().cmp(&b.is_main_thread());
+        by_main.then(b.cmp(a)).then(lever_a.cmp(lever_b))
+    });
     all.into_iter()
 }
 

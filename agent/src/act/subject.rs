@@ -83,6 +83,14 @@ impl Subject {
         }
     }
 
+    /// Whether it is a process's main thread, with which the whole process moves to another control
+    /// group. What the others have from us goes back before that: the group that they leave may
+    /// have CPUs that the other lacks, and then the kernel changes what they have.
+    #[must_use]
+    pub fn is_main_thread(&self) -> bool {
+        self.thread().is_some_and(|id| id.tid == id.pid)
+    }
+
     /// The process, if it is a thread of one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -114,8 +114,10 @@ impl Engine {
             .iter()
             .filter_map(|(tid, thread)| Some((process.thread_id(*tid)?, thread.classified)))
             .collect();
-        for (id, classified) in &threads {
-            self.follow(id.tid, *classified, watched);
+        // See `Subject::is_main_thread` for the order.
+        let (main, others): (Vec<_>, Vec<_>) = threads.iter().partition(|(id, _)| id.tid == id.pid);
+        for (id, classified) in others.into_iter().chain(main) {
+            self.follow(id.tid, classified, watched);
         }
         self.apply(&threads);
         // A thread that was made while the others were set is caught by another look: from the

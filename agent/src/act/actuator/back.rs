@@ -43,13 +43,16 @@ impl<C: Control> Actuator<C> {
         done
     }
 
-    /// Puts back everything: threads first, since a group of the agent's own can only go once
+    /// Puts back everything: threads first, those that move their process last of them, since a group of the agent's own can only go once
     /// nobody is in it, and a group before the one that it is in.
     pub fn undo_all(&mut self) -> Vec<Done> {
         let is_thread = |key: &&Key| matches!(key, Key::Thread(_));
         let (mut keys, mut others): (Vec<Key>, Vec<Key>) =
             self.subjects.keys().cloned().partition(|key| is_thread(&key));
-        keys.sort_unstable();
+        keys.sort_by_cached_key(|key| {
+            let is_main = self.subjects.get(key).is_some_and(|(it, _)| it.is_main_thread());
+            (is_main, key.clone())
+        });
         others.sort_unstable_by(|a, b| b.cmp(a));
         keys.extend(others);
         keys.into_iter().flat_map(|key| self.undo(key)).collect()

@@ -170,6 +170,19 @@ impl Groups {
         }
     }
 
+    /// The CPUs that the process's group leaves to those in it, where groups of version 2 say so.
+    pub(super) fn cpus_of_process(&self, pid: u32) -> Option<Vec<u32>> {
+        let group = self.of_process(pid).ok()?;
+        // One without the controller has those of the next group above it that has it.
+        let above = std::iter::successors(Some(&*group), |group| {
+            group.rsplit_once('/').map(|(above, _)| above).filter(|_| *group != "/")
+        });
+        let text = above
+            .filter_map(|group| self.folder(group).ok())
+            .find_map(|folder| fs::read_to_string(folder.join("cpuset.cpus.effective")).ok())?;
+        cpu_list(&text).ok()
+    }
+
     fn folder(&self, path: &str) -> io::Result<PathBuf> {
         let mount = self.mount.as_ref();
         let mount = mount.ok_or_else(|| unsupported("no version 2 hierarchy is mounted here"))?;

@@ -56,6 +56,12 @@ impl HostFiles {
         }
     }
 
+    /// Every CPU that the host may ever have.
+    pub(super) fn possible_cpus(&self) -> Option<Vec<u32>> {
+        let path = self.roots.sys.join("devices/system/cpu/possible");
+        cpu_list(&fs::read_to_string(path).ok()?).ok()
+    }
+
     fn hold_latency(&self, wanted: Option<u32>) -> io::Result<()> {
         let mut held = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(us) = wanted else {

@@ -57,6 +57,12 @@ pub trait Control {
     /// Whether the subject is there and still the one that is meant.
     fn is_same(&self, subject: &Subject) -> bool;
 
+    /// What goes back of `old`, which was read before a value of ours is set, where what is read is
+    /// not what somebody chose.
+    fn chosen(&self, _subject: &Subject, old: Value) -> Value {
+        old
+    }
+
     /// Why `old` could not be put back once `new` is set, where that is so: anyone may lower the
     /// priority of what is theirs, and few may raise it again.
     fn no_way_back(&self, subject: &Subject, old: &Value, new: &Value) -> Option<String>;
@@ -245,6 +251,17 @@ impl Control for Kernel {
             Subject::Group(id) => self.groups.is_same(id),
             // What is gone of these says so when it is read.
             Subject::Unit(_) | Subject::Irq(_) | Subject::Frequency(_) | Subject::Host => true,
+        }
+    }
+
+    /// A thread whose CPUs are all that its control group has chose none: the group may have more
+    /// later, as when a partition of ours gives its CPUs back. All that there are say that.
+    fn chosen(&self, subject: &Subject, old: Value) -> Value {
+        let (Value::Affinity(cpus), Some(id)) = (&old, subject.thread()) else { return old };
+        let all_of_group = self.groups.cpus_of_process(id.pid).is_some_and(|all| all == *cpus);
+        match all_of_group.then(|| self.host.possible_cpus()).flatten() {
+            Some(possible) => Value::Affinity(possible),
+            None => old,
         }
     }
 

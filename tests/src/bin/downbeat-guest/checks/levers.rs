@@ -6,15 +6,18 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::{Agent, Load, PATIENCE, Place, said};
 use downbeat_tests::processes::wait_until;
+use downbeat_tests::threads::DEADLINE;
 use nix::sys::signal::Signal;
 
-use super::{Check, NO_BPF, Skip, crowd};
+use super::{Check, NO_BPF, Skip, crowd, untouched};
 
 /// In the order in which they run.
 pub const CHECKS: &[Check] = &[
     ("an adopted process gets its group and leaves it again", adopted_and_back),
     ("restore takes groups away after SIGKILL", restored_after_a_kill),
     ("a partition is a group of the class's own", partition),
+    ("a reservation and CPUs go together in a partition", || reserved_cpus(Signal::SIGTERM)),
+    ("both go back from a partition after SIGKILL", || reserved_cpus(Signal::SIGKILL)),
     ("clamps are set and go back", clamps),
     ("a group that vanished is no obstacle", vanished),
 ];
@@ -22,9 +25,13 @@ pub const CHECKS: &[Check] = &[
 const GROUPS: &str = "/sys/fs/cgroup";
 
 fn place(class: &str) -> Result<Place> {
+    place_with(&format!("tier = \"interactive\"\nsched = \"keep\"\n{class}"))
+}
+
+fn place_with(class: &str) -> Result<Place> {
     let place = Place::new()?;
     let policy = format!(
-        "schema = 1\n[class.voice]\ntier = \"interactive\"\nsched = \"keep\"\n{class}\n\
+        "schema = 1\n[class.voice]\n{class}\n\
          [[rule]]\nname = \"crowd\"\nclass = \"voice\"\n\
          match = {{ exe = \"{{bin}}/downbeat-load\" }}\n"
     );
@@ -115,6 +122,29 @@ fn partition() -> Result<()> {
     ensure!(!Path::new(GROUPS).join("downbeat-voice").exists(), "{}", agent.log());
     let others = has("", "cpuset.cpus.effective")?;
     ensure!(others == "0-1", "the root has {others}");
+    Ok(())
+}
+
+/// Elsewhere the kernel gives a thread with a reservation no affinity of its own.
+fn reserved_cpus(end: Signal) -> Result<()> {
+    let place = place_with(
+        "tier = \"realtime\"\nadopt = true\npartition = true\ncpus = \"1\"\n\
+         sched = { policy = \"deadline\", budget = \"5ms\", period = \"100ms\" }",
+    )?;
+    let mut agent = place.start(NO_BPF)?;
+    let load = crowd(&place)?;
+    moves_to(&load, "/downbeat-voice", &agent)?;
+    load.wait_for(4, |found| found.scheduling.policy == DEADLINE && found.affinity == "1")
+        .with_context(|| agent.log())?;
+    agent.end(end)?;
+    if end == Signal::SIGKILL {
+        let restored = place.restore()?;
+        ensure!(restored.status.success(), "{}", said(&restored));
+    }
+    let found = load.attributes();
+    let own = untouched()?;
+    ensure!(found.len() == 4 && found.iter().all(own), "{found:?}\n{}", agent.log());
+    ensure!(!Path::new(GROUPS).join("downbeat-voice").exists(), "{}", agent.log());
     Ok(())
 }
 
