@@ -1,13 +1,12 @@
 //! Programs that start and end faster than anybody can look at them, and a few that stay.
 
-use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::Place;
 use downbeat_tests::threads::Scheduling;
 
@@ -24,6 +23,10 @@ const STARTERS: u32 = 4;
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// What a rule gives both kinds.
 const NICE: i32 = 7;
+
+/// Programs that need no loader: what starting costs is the kernel's work and not a libc's.
+const NOTHING: &str = "int main(void) { return 0; }";
+const PAUSE: &str = "int pause(void); int main(void) { return pause(); }";
 
 const POLICY: &str = r#"
 schema = 1
@@ -42,9 +45,8 @@ match = { exe = ["{bin}/goes", "{bin}/stays"] }
 pub fn run(build: bool) -> Result<()> {
     let signals = demo::prepare(build)?;
     let place = Place::from_programs(&workspace::release_programs(), "downbeat-flood.")?;
-    for (from, name) in [("/bin/true", "goes"), ("/bin/sleep", "stays")] {
-        fs::copy(from, place.bin(name)).with_context(|| format!("{from}: copying it"))?;
-    }
+    compile(NOTHING, &place.bin("goes"))?;
+    compile(PAUSE, &place.bin("stays"))?;
     place.policy("50-flood.toml", POLICY)?;
     let agent = place.start(&[])?;
     signals.sleep(Duration::from_secs(2))?;
@@ -90,6 +92,18 @@ pub fn run(build: bool) -> Result<()> {
     Ok(())
 }
 
+fn compile(source: &str, to: &Path) -> Result<()> {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-O2", "-x", "c", "-", "-o"]).arg(to).stdin(Stdio::piped());
+    let mut compiler = compiler.spawn().context("cc: starting it (Debian: gcc, libc6-dev)")?;
+    if let Some(mut input) = compiler.stdin.take() {
+        input.write_all(source.as_bytes()).context("cc: handing it the source")?;
+    }
+    let status = compiler.wait()?;
+    ensure!(status.success(), "cc: {status}");
+    Ok(())
+}
+
 /// What one thread has started.
 #[derive(Default)]
 struct Flood {
@@ -106,9 +120,6 @@ fn flood(goes: &Path, stays: &Path) -> Flood {
     while begun.elapsed() < LASTS {
         let stays_now = flood.started % STAYS == STAYS - 1;
         let mut command = Command::new(if stays_now { stays } else { goes });
-        if stays_now {
-            command.arg("600");
-        }
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) if stays_now => flood.stay.push(child),
             Ok(child) => going.push(child),
