@@ -42,9 +42,8 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
         (*thread).row = number;
         (*thread).generation = (*cpu).generation as u16;
         (*thread).slice = (*cpu).slice_count;
-        let rows_waiting = waiting(cpu);
         let mut had_ns = 0;
-        if rows_waiting == 0 {
+        if waiting(cpu) == 0 {
             // Written before the thread is counted: the CPU believes it once it is.
             (*cpu).begun_ns = now;
             (*cpu).interrupted_wait_ns = 0;
@@ -66,7 +65,8 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
             }
         }
         atomic::add(row, ONE_WAITING.wrapping_add(had_ns));
-        if rows_waiting & bit == 0 {
+        // Looked at after the thread is counted: the CPU clears the bit and looks at the count then.
+        if waiting(cpu) & bit == 0 {
             (&raw mut (*cpu).late_row).write_volatile(number.into());
             atomic::or(&raw mut (*cpu).rows_waiting, bit);
         }
