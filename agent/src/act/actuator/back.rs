@@ -91,8 +91,7 @@ impl<C: Control> Actuator<C> {
         let Some((subject, mut levers)) = self.subjects.remove(&key) else {
             return;
         };
-        let is_main = subject.thread().is_some_and(|id| id.tid == id.pid);
-        let process_lives = is_main && self.control.is_same(&subject);
+        let process_lives = subject.is_main_thread() && self.control.is_same(&subject);
         levers.retain(|lever, entry| {
             let stays = process_lives && lever.is_per_process();
             if !stays && matches!(entry.standing, Standing::Ours(_)) {
