@@ -12,7 +12,7 @@ use super::control::{Control, is_gone};
 use super::journal::{Change, Changes, Journal};
 use super::lineage::Lineage;
 use super::outcome::{Done, Event, LeverEntry, Request, Standing};
-use super::reason::words;
+use super::reason::{too_early, words};
 use super::subject::{Key, Subject};
 use super::value::{Lever, Value};
 
@@ -44,8 +44,7 @@ pub struct Actuator<C> {
     heirs: u64,
     /// How often `verify` has looked.
     looks: u32,
-    /// Refused by the journal alone: tried again.
-    unwritten: Vec<(Subject, Value)>,
+    postponed: Vec<Postponed>,
     /// Had at the last look what it had before us, in place of real time: the watch for runaways may
     /// have done that and not told yet.
     doubted: HashSet<Key>,
@@ -63,7 +62,7 @@ impl<C: Control> Actuator<C> {
             lineage: Lineage::default(),
             heirs: 0,
             looks: 0,
-            unwritten: Vec::new(),
+            postponed: Vec::new(),
             doubted: HashSet::new(),
         }
     }
@@ -81,7 +80,7 @@ impl<C: Control> Actuator<C> {
             self.put_back_unwanted(request, &mut done);
         }
         for request in requests {
-            self.unwritten.retain(|(subject, _)| *subject != request.subject);
+            self.postponed.retain(|it| it.subject != request.subject);
             self.plan(request, now, &mut writes, &mut done);
         }
         for Write { subject, change, .. } in &writes {
@@ -90,7 +89,7 @@ impl<C: Control> Actuator<C> {
         if let Err(error) = self.journal.commit() {
             let reason = format!("the journal cannot be written, so nothing was set: {error}");
             for write in writes {
-                self.unwritten.push((write.subject.clone(), write.wanted.clone()));
+                self.postpone(&write.subject, &write.wanted, Until::JournalHasRoom);
                 self.fail(write, reason.clone(), &mut done);
             }
             return done;
@@ -201,7 +200,11 @@ impl<C: Control> Actuator<C> {
                     return self.forget(subject.key());
                 }
                 Err(error) => {
-                    let reason = words(&error, &change.ours);
+                    let mut reason = words(&error, &change.ours);
+                    if self.is_too_early(&error, &write) {
+                        reason = too_early(&error);
+                        self.postpone(&write.subject, &write.wanted, Until::HasMoved);
+                    }
                     self.take_back_a_part(&write);
                     if !self.steps_down(&mut write, &reason, done) {
                         return self.fail(write, reason, done);
@@ -307,10 +310,12 @@ fn is_settled(entry: &LeverEntry, wanted: &Value) -> bool {
 mod back;
 mod kin;
 mod ladder;
+mod postponed;
 mod query;
 mod verify;
 
 use ladder::Way;
+use postponed::{Postponed, Until};
 
 pub(super) use back::put_back;
 pub use ladder::Cap;

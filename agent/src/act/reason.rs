@@ -13,6 +13,15 @@ pub(super) fn words(error: &io::Error, value: &Value) -> String {
     format!("{}: {error}{}", call(value.lever()), remedy(error, value))
 }
 
+/// Of a reservation for a thread that sleeps on a CPU that it may not use any more.
+pub(super) fn too_early(error: &io::Error) -> String {
+    format!(
+        "{}: {error}; it sleeps, and counts for the CPU that it last ran on, which it may not use \
+         any more: it is asked again once the thread has woken",
+        call(Lever::Sched)
+    )
+}
+
 fn call(lever: Lever) -> &'static str {
     match lever {
         Lever::Sched | Lever::UclampMin | Lever::UclampMax => "sched_setattr",

@@ -5,7 +5,7 @@ use std::path::Path;
 use downbeat_api::{Request, Response};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, check, explain, picture, unexpected};
+use super::{Failure, Found, Printer, ask, check, explain, found_in_picture, unexpected};
 
 pub(super) fn run(
     socket: &Path,
@@ -32,6 +32,6 @@ pub(super) fn run(
 pub(super) fn one_process(socket: &Path, process: &str) -> Result<u32, Failure> {
     match process.parse() {
         Ok(pid) => Ok(pid),
-        Err(_) => explain::exactly_one(&picture(socket)?, process),
+        Err(_) => found_in_picture(socket, |picture| explain::exactly_one(picture, process)),
     }
 }

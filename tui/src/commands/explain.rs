@@ -5,7 +5,7 @@ use std::path::Path;
 use downbeat_api::{Process, Request, Response, Snapshot};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, picture, unexpected};
+use super::{Failure, Found, Printer, ask, found_in_picture, unexpected};
 use crate::report;
 use crate::text::clean;
 
@@ -20,7 +20,7 @@ pub(super) fn run(
 ) -> Result<Found, Failure> {
     let pids = match process.parse::<u32>() {
         Ok(pid) => vec![pid],
-        Err(_) => named(&picture(socket)?, process)?,
+        Err(_) => found_in_picture(socket, |picture| named(picture, process))?,
     };
     for (n, pid) in pids.into_iter().enumerate() {
         match ask(socket, &Request::Explain { pid })? {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use downbeat_api::{Client, Request, Response, Snapshot};
 use ratatui::text::Line;
 
-use super::{Failure, Found, Printer, ask, explain, picture, unexpected};
+use super::{Failure, Found, Printer, ask, explain, found_in_picture, unexpected};
 use crate::report::follow::Follow;
 use crate::sanitise;
 
@@ -21,7 +21,7 @@ pub(super) fn run(
 ) -> Result<Found, Failure> {
     let pid = match process.parse::<u32>() {
         Ok(pid) => pid,
-        Err(_) => one(&picture(socket)?, process)?,
+        Err(_) => found_in_picture(socket, |picture| one(picture, process))?,
     };
     match ask(socket, &Request::Follow { pid, seconds })? {
         Response::Done { message } => printer.lines(&[Line::from(message)])?,

@@ -222,6 +222,20 @@ fn picture(socket: &Path) -> Result<Snapshot, Failure> {
     }
 }
 
+/// What `find` finds in the latest snapshot or, where that is not there, in the next one: a program
+/// that has just started is in no snapshot yet.
+fn found_in_picture<T>(
+    socket: &Path,
+    find: impl Fn(&Snapshot) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut watch = Client::connect(socket)?.watch()?;
+    let mut next = || watch.next().unwrap_or_else(|| Err(ended(socket)));
+    match find(&next()?) {
+        Err(Failure::NotFound(_)) => find(&next()?),
+        found => found,
+    }
+}
+
 /// A snapshot with rates in it, as the agent says it: the second one where the first covers no
 /// time yet or fell between two jobs.
 fn picture_with_rates(

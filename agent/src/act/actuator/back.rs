@@ -19,7 +19,7 @@ impl<C: Control> Actuator<C> {
         let Some((subject, mut levers)) = self.subjects.remove(&key) else {
             return done;
         };
-        self.unwritten.retain(|(id, _)| *id != subject);
+        self.postponed.retain(|it| it.subject != subject);
         for lever in Lever::ALL {
             let Some(entry) = levers.get(&lever) else { continue };
             let stays = match &entry.standing {

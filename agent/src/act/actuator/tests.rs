@@ -1,7 +1,7 @@
 //! The actuator against a kernel made of two maps.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::rc::Rc;
@@ -23,6 +23,8 @@ struct FakeState {
     slacks: HashMap<u32, u64>,
     writes: usize,
     refuses_reservations: bool,
+    /// Sleep where they may not run any more.
+    yet_to_move: HashSet<u32>,
     /// Takes the first of several writes and refuses the next, once.
     refuses_halfway: bool,
     /// What nobody may set, since it could not be put back.
@@ -82,6 +84,9 @@ impl Control for FakeKernel {
             return Err(io::Error::from_raw_os_error(*errno));
         }
         let reserves = matches!(value, Value::Sched(sched) if sched.is_reservation());
+        if reserves && state.yet_to_move.contains(&tid) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
         if reserves && state.refuses_reservations {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
@@ -118,6 +123,10 @@ impl Control for FakeKernel {
     fn is_same(&self, subject: &Subject) -> bool {
         let id = subject.thread().expect("these tests have threads alone");
         self.start_time(id.tid).ok() == Some(id.start_time)
+    }
+
+    fn has_yet_to_move(&self, thread: ThreadId) -> bool {
+        self.0.borrow().yet_to_move.contains(&thread.tid)
     }
 
     fn no_way_back(&self, _subject: &Subject, _old: &Value, new: &Value) -> Option<String> {

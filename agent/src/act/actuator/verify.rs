@@ -1,23 +1,15 @@
-//! Looking again at what was set: someone else may have changed it, and a journal that was full may
-//! have room.
-
-use std::collections::HashMap;
+//! Looking again at what was set: someone else may have changed it.
 
 use super::{Actuator, Levers};
 use crate::act::control::{Control, is_gone};
 use crate::act::journal::Change;
-use crate::act::outcome::{Done, Event, Request, Standing};
-use crate::act::subject::{Key, Subject};
-use crate::act::value::Value;
+use crate::act::outcome::{Done, Event, Standing};
 
 /// From twice as many threads on they take turns.
 const AT_A_TIME: usize = 64;
 
 /// The most looks from one turn of a thread to its next.
 const MOST_TURNS: usize = 4;
-
-/// Looks from one attempt with a full journal to the next.
-const LOOKS_PER_ATTEMPT: u32 = 5;
 
 impl<C: Control> Actuator<C> {
     /// Looks whether what we set, or found as wanted, is still so. What someone else changed is
@@ -95,46 +87,8 @@ impl<C: Control> Actuator<C> {
             self.doubted.retain(|key| subjects.contains_key(key));
         }
         self.lineage.expire(now);
-        if self.looks.is_multiple_of(LOOKS_PER_ATTEMPT) {
-            done.extend(self.try_again(now));
-        }
+        done.extend(self.try_again(now));
         self.tidy_journal();
-        done
-    }
-
-    /// Sets what only the journal was in the way of. It is told when it comes to another end.
-    fn try_again(&mut self, now: u64) -> Vec<Done> {
-        let mut done = Vec::new();
-        let mut wanted: HashMap<Key, (Subject, Vec<Value>)> = HashMap::new();
-        for (subject, value) in std::mem::take(&mut self.unwritten) {
-            let key = subject.key();
-            let known = self.subjects.get_mut(&key).filter(|(id, _)| *id == subject);
-            let Some((_, levers)) = known else { continue };
-            let lever = value.lever();
-            let (_, all) = wanted.entry(key).or_insert_with(|| {
-                // All that the subject should have: what a request does not name goes back.
-                (subject, levers.values().filter_map(|entry| entry.wanted.clone()).collect())
-            });
-            all.retain(|other| other.lever() != lever);
-            all.push(value);
-            // Else it would count as settled. What was ours under another policy stays ours.
-            if levers.get(&lever).is_some_and(|it| matches!(it.standing, Standing::Refused(_))) {
-                levers.remove(&lever);
-            }
-        }
-        let requests: Vec<Request<'_>> = wanted
-            .values()
-            .map(|(subject, wanted)| Request { subject: subject.clone(), wanted, otherwise: &[] })
-            .collect();
-        if !requests.is_empty() {
-            done = self.apply(&requests, now);
-        }
-        done.retain(|it| match &it.event {
-            Event::Failed { wanted, .. } => {
-                !self.unwritten.iter().any(|(id, value)| *id == it.subject && value == wanted)
-            }
-            _ => true,
-        });
         done
     }
 }

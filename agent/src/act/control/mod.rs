@@ -19,7 +19,7 @@ use self::rights::{Limits, Rights};
 use self::sched::{
     getpriority, ioprio_get, ioprio_set, sched_getattr, sched_setaffinity, set_clamp,
 };
-use super::subject::Subject;
+use super::subject::{Subject, ThreadId};
 use super::value::{Lever, Sched, Value};
 use crate::roots::Roots;
 
@@ -56,6 +56,12 @@ pub trait Control {
 
     /// Whether the subject is there and still the one that is meant.
     fn is_same(&self, subject: &Subject) -> bool;
+
+    /// Whether the thread's last CPU is none of those that it may use: where these change while it
+    /// sleeps, it moves only when it wakes (Linux, `affine_move_task`).
+    fn has_yet_to_move(&self, _thread: ThreadId) -> bool {
+        false
+    }
 
     /// What goes back of `old`, which was read before a value of ours is set, where what is read is
     /// not what somebody chose.
@@ -196,6 +202,19 @@ impl Kernel {
         }
     }
 
+    /// A number in a thread's `stat` file.
+    fn stat_field(&self, tid: u32, number: usize) -> io::Result<u64> {
+        // Not `/proc/TID/stat`: that one sums over all threads of the process at every read, which
+        // for a look at each of n threads is n² steps.
+        let mut path = self.proc.join(tid.to_string());
+        path.extend(["task", &tid.to_string(), "stat"]);
+        let mut bytes = [0; 1024];
+        let length = File::open(path)?.read(&mut bytes)?;
+        let stat = bytes.get(..length).unwrap_or_default();
+        field_of(stat, number)
+            .ok_or_else(|| io::Error::other(format!("a stat file without its field {number}")))
+    }
+
     fn set_timer_slack(&self, tid: u32, slack: u64) -> io::Result<()> {
         fs::write(self.file(tid, TIMER_SLACK), slack.to_string())
     }
@@ -235,14 +254,7 @@ impl Control for Kernel {
     }
 
     fn start_time(&self, tid: u32) -> io::Result<u64> {
-        // Not `/proc/TID/stat`: that one sums over all threads of the process at every read, which
-        // for a look at each of n threads is n² steps.
-        let mut path = self.proc.join(tid.to_string());
-        path.extend(["task", &tid.to_string(), "stat"]);
-        let mut bytes = [0; 1024];
-        let length = File::open(path)?.read(&mut bytes)?;
-        let stat = bytes.get(..length).unwrap_or_default();
-        start_time_of(stat).ok_or_else(|| io::Error::other("a stat file without a start time"))
+        self.stat_field(tid, START_TIME)
     }
 
     fn is_same(&self, subject: &Subject) -> bool {
@@ -252,6 +264,13 @@ impl Control for Kernel {
             // What is gone of these says so when it is read.
             Subject::Unit(_) | Subject::Irq(_) | Subject::Frequency(_) | Subject::Host => true,
         }
+    }
+
+    fn has_yet_to_move(&self, thread: ThreadId) -> bool {
+        let last = self.stat_field(thread.tid, LAST_CPU).ok();
+        let allowed = sched_getaffinity(thread.tid).ok();
+        last.zip(allowed)
+            .is_some_and(|(last, allowed)| !allowed.iter().any(|&cpu| u64::from(cpu) == last))
     }
 
     /// A thread whose CPUs are all that its control group has chose none: the group may have more
@@ -275,11 +294,20 @@ impl Control for Kernel {
     }
 }
 
-/// Field 22 of a `stat` file. The name in field 2 may hold spaces and brackets, so the fields are
-/// counted from the last bracket.
+/// Fields of a `stat` file, counted from 1 as in proc_pid_stat(5).
+const START_TIME: usize = 22;
+const LAST_CPU: usize = 39;
+
+/// The start time in a `stat` file, clock ticks since boot.
 #[must_use]
 pub fn start_time_of(stat: &[u8]) -> Option<u64> {
+    field_of(stat, START_TIME)
+}
+
+/// A field behind the name, which is the second. The name may hold spaces and brackets, so the
+/// fields are counted from the last bracket.
+fn field_of(stat: &[u8], number: usize) -> Option<u64> {
     let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }

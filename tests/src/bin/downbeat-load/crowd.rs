@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         start(args.threads, live);
         thread::sleep(later_after);
         start(args.later, live - later_after);
-        thread::sleep(live - later_after);
+        rest(live - later_after, every);
     });
     Ok(())
 }

@@ -35,6 +35,41 @@ fn a_reservation_that_is_refused_becomes_the_next_rung() {
 }
 
 #[test]
+fn who_sleeps_outside_its_partition_gets_its_reservation_once_it_has_woken() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.kernel.0.borrow_mut().yet_to_move.insert(7);
+    let done = bench.apply_or(thread, reservation(2), &[fifo(30)]);
+    let [Event::Failed { reason, .. }, Event::Applied { .. }] = events(&done)[..] else {
+        panic!("{done:?}");
+    };
+    assert!(reason.contains("asked again once the thread has woken; fifo 30"), "{reason}");
+    assert!(bench.actuator.verify(NOW).is_empty());
+    assert_eq!(bench.kernel.value(7, Lever::Sched), fifo(30));
+
+    bench.kernel.0.borrow_mut().yet_to_move.clear();
+    let done = bench.actuator.verify(NOW);
+    assert!(matches!(events(&done)[..], [Event::Applied { .. }]), "{done:?}");
+    assert_eq!(bench.kernel.value(7, Lever::Sched), reservation(2));
+    assert!(bench.apply_or(thread, reservation(2), &[fifo(30)]).is_empty());
+    bench.actuator.undo_all();
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+    assert_eq!(bench.journalled(), 0);
+}
+
+#[test]
+fn who_was_put_back_before_it_woke_gets_no_reservation() {
+    let mut bench = Bench::new();
+    let thread = bench.kernel.thread(7, BEFORE, nice(3));
+    bench.kernel.0.borrow_mut().yet_to_move.insert(7);
+    bench.apply_or(thread, reservation(2), &[]);
+    bench.actuator.undo(7);
+    bench.kernel.0.borrow_mut().yet_to_move.clear();
+    assert!(bench.actuator.verify(NOW).is_empty());
+    assert_eq!(bench.kernel.value(7, Lever::Sched), Value::Sched(nice(3)));
+}
+
+#[test]
 fn reservations_stay_under_the_cap() {
     let mut bench = Bench::new();
     let threads = [7, 8].map(|tid| bench.kernel.thread(tid, BEFORE, nice(0)));

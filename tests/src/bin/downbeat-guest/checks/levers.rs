@@ -131,8 +131,10 @@ fn reserved_cpus(end: Signal) -> Result<()> {
         "tier = \"realtime\"\nadopt = true\npartition = true\ncpus = \"1\"\n\
          sched = { policy = \"deadline\", budget = \"5ms\", period = \"100ms\" }",
     )?;
+    // Who sleeps on a CPU outside the partition gets its reservation once it wakes.
+    let load = place.load(&["crowd", "--threads", "3", "--every", "2s", "--live", "120s"])?;
+    wait_until(PATIENCE, || load.attributes().len() == 4);
     let mut agent = place.start(NO_BPF)?;
-    let load = crowd(&place)?;
     moves_to(&load, "/downbeat-voice", &agent)?;
     load.wait_for(4, |found| found.scheduling.policy == DEADLINE && found.affinity == "1")
         .with_context(|| agent.log())?;
