@@ -1,22 +1,4 @@
-//! `downbeat-pool`: the worker pool's unprivileged data plane.
-//!
-//! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
-//! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
-//! Inference Protocol ([`oip`]).
-
-mod backoff;
-mod config;
-mod control;
-mod member;
-mod notify;
-mod oip;
-mod output;
-mod paths;
-mod process;
-mod program;
-mod run;
-mod supervise;
-mod view;
+//! `downbeat-pool`: see the library of this name.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
+use downbeat_pool::{oip, process, run};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -49,6 +32,9 @@ struct Arguments {
     /// that in PATH.
     #[arg(long, value_name = "PATH")]
     worker_bin: Option<PathBuf>,
+    /// Folder of the models that `model = "NAME"` names, one folder each.
+    #[arg(long, value_name = "DIR", default_value = run::DEFAULT_MODELS)]
+    models: PathBuf,
 }
 
 /// `ADDR` or `off`.
@@ -89,6 +75,7 @@ async fn supervise() -> ExitCode {
         pool_dir: arguments.pool_dir,
         run_dir: arguments.run_dir,
         worker_bin: arguments.worker_bin,
+        models: arguments.models,
     };
     let serve = async |view| oip::serve(view, arguments.rest.0, arguments.grpc.0).await;
     match run::run(settings, serve).await {

@@ -42,8 +42,8 @@ impl Member {
     /// A worker that is due at once.
     pub fn new(config: WorkerConfig, now: Duration) -> Self {
         let readiness = match config.program {
-            Program::Denoise => Readiness::Notified,
-            Program::Command(_) => Readiness::Alive,
+            Program::Denoise | Program::Model(_) => Readiness::Notified,
+            Program::Command(_) | Program::Elsewhere => Readiness::Alive,
         };
         Self {
             supervisor: Supervisor::new(config.restart, readiness, now),
@@ -224,7 +224,9 @@ impl Member {
             name: self.config.name.clone(),
             kind: match &self.config.program {
                 Program::Denoise => "denoise".into(),
+                Program::Model(name) => name.clone(),
                 Program::Command(words) => words.join(" "),
+                Program::Elsewhere => "elsewhere".into(),
             },
             state: self.supervisor.state(),
             pid: self.pid.map(|pid| pid.as_raw().cast_unsigned()),

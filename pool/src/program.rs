@@ -49,6 +49,11 @@ pub fn command_line(
                 (&config.name).into(),
             ],
         }),
+        Program::Model(name) => Ok(CommandLine {
+            program: built_in(worker_bin)?,
+            arguments: vec!["serve".into(), "--model".into(), name.into()],
+        }),
+        Program::Elsewhere => Err(format!("[worker.{}]: nothing is started for it", config.name)),
         Program::Command(words) => {
             let (program, arguments) = words
                 .split_first()
@@ -126,14 +131,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn config(words: &[&str], dir: Option<&Path>) -> WorkerConfig {
-        WorkerConfig {
-            name: "w".into(),
-            program: Program::Command(words.iter().map(ToString::to_string).collect()),
-            env: Default::default(),
-            dir: dir.map(Into::into),
-            deadline: None,
-            restart: Default::default(),
-        }
+        let program = Program::Command(words.iter().map(ToString::to_string).collect());
+        WorkerConfig { dir: dir.map(Into::into), ..WorkerConfig::new("w", program) }
     }
 
     fn found(config: &WorkerConfig) -> Result<PathBuf, String> {

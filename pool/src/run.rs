@@ -18,6 +18,9 @@ use crate::paths::Paths;
 use crate::view::{Snapshot, View};
 use crate::{control, process};
 
+/// Where the model store lies unless it is named.
+pub const DEFAULT_MODELS: &str = "/usr/share/downbeat/models";
+
 /// From a worker's end to the note about it.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
@@ -30,6 +33,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// The built-in workers' program, where it was named.
     pub worker_bin: Option<PathBuf>,
+    /// The model store.
+    pub models: PathBuf,
 }
 
 /// The addresses that the servers got, and why one got none.

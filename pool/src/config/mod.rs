@@ -1,17 +1,22 @@
 //! What pool.d declares: parsing and checking, without I/O. Reading the files is [`files`].
 
+mod adapter;
+mod declaration;
+mod file;
 pub mod files;
+mod placement;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use downbeat_link::TensorSpec;
 
-use values::{command, deadline, env, folder, model, restart, worker_name};
+pub use adapter::{Adapter, Http, HttpBody, Oip, Stdio, StdioFraming, Wyoming};
+use file::File;
+pub use placement::{CpuList, Placement, Sandbox};
 
 /// One file's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,23 +55,143 @@ pub struct WorkerConfig {
     pub name: String,
     /// What runs.
     pub program: Program,
+    /// How requests reach it; absent for built-in workers, which have a channel, and for commands
+    /// that take no requests.
+    pub adapter: Option<Adapter>,
+    /// Whether `/v1/*` is passed on to it; only with [`Adapter::Http`].
+    pub openai: bool,
+    /// What it does for Wyoming clients.
+    pub wyoming: Option<Wyoming>,
+    /// Inputs of an external worker, as declared; the adapter's own where empty.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs of an external worker, as declared; the adapter's own where empty.
+    pub outputs: Vec<TensorSpec>,
+    /// What computes a model of the store.
+    pub engine: Engine,
+    /// How many processes.
+    pub instances: Instances,
+    /// What it works on; decides what is shed first.
+    pub media: Option<Media>,
+    /// The worker that takes its requests when there is no time for this one.
+    pub cheaper: Option<String>,
+    /// Requests computed together, at most; 1 to 1024.
+    pub batch: usize,
+    /// For requests that carry no deadline of their own.
+    pub deadline: Option<Duration>,
+    /// An instance beyond `instances.min` without work for so long is stopped.
+    pub idle: Duration,
+    /// Where it runs and what it may do.
+    pub placement: Placement,
     /// Added to the pool's own environment.
     pub env: BTreeMap<String, String>,
     /// Working directory; `/` where absent.
     pub dir: Option<PathBuf>,
-    /// For requests that carry no deadline of their own.
-    pub deadline: Option<Duration>,
     /// When an end is answered by a restart.
     pub restart: Restart,
 }
+
+impl WorkerConfig {
+    /// One with every key left out.
+    #[must_use]
+    pub fn new(name: impl Into<String>, program: Program) -> Self {
+        let built_in = program.is_built_in();
+        Self {
+            name: name.into(),
+            program,
+            adapter: None,
+            openai: false,
+            wyoming: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            engine: Engine::default(),
+            instances: Instances::default(),
+            media: None,
+            cheaper: None,
+            batch: 1,
+            deadline: None,
+            idle: DEFAULT_IDLE,
+            placement: Placement::of(built_in),
+            env: BTreeMap::new(),
+            dir: None,
+            restart: Restart::default(),
+        }
+    }
+}
+
+/// See [`WorkerConfig::idle`].
+pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
 
 /// What a worker runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// The built-in noise remover (`model = "denoise"`).
     Denoise,
-    /// An external program and its arguments, run without a shell.
+    /// A model of the store, by its name, in a built-in worker.
+    Model(String),
+    /// An external program and its arguments, run without a shell. `{port}` in an argument stands
+    /// for the instance's port.
     Command(Vec<String>),
+    /// Nothing: a server that someone else runs, reached through the adapter's `url`.
+    Elsewhere,
+}
+
+impl Program {
+    /// Whether downbeat-worker runs it.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        matches!(self, Self::Denoise | Self::Model(_))
+    }
+}
+
+/// What computes a model of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// tract: on the calling thread, without foreign code.
+    #[default]
+    Tract,
+    /// ONNX Runtime, from a dynamic library on this host.
+    Ort,
+}
+
+impl Engine {
+    /// As in pool.d.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tract => "tract",
+            Self::Ort => "ort",
+        }
+    }
+}
+
+/// How many processes a worker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instances {
+    /// Always; 0: the first request starts one.
+    pub min: usize,
+    /// At most; 1 to 64.
+    pub max: usize,
+    /// Ready ones beyond those that have work, as long as `max` allows.
+    pub spare: usize,
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Self { min: 1, max: 1, spare: 0 }
+    }
+}
+
+/// What a worker works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// Never shed in the middle of an utterance.
+    Audio,
+    /// The oldest frame is shed first.
+    Video,
+    /// Like a person's question: late is better than never, within its deadline.
+    Text,
+    /// Takes what is left.
+    Background,
 }
 
 /// When an end is answered by a restart.
@@ -81,189 +206,101 @@ pub enum Restart {
     Never,
 }
 
+/// A worker that was read, and where.
+struct Found {
+    config: WorkerConfig,
+    /// Offset of its name.
+    at: usize,
+    /// Offset of its `cheaper`.
+    cheaper_at: usize,
+}
+
 /// Reads all files in the order given; the workers come out in order of their names.
 ///
 /// # Errors
 /// Every problem of every file, in file and line order.
 pub fn parse(sources: &[Source]) -> Result<Vec<WorkerConfig>, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut found: BTreeMap<String, (WorkerConfig, String)> = BTreeMap::new();
-    for source in sources {
-        let mut file = File { source, problems: Vec::new() };
-        for (config, at) in file.workers() {
-            let place = file.place(at);
-            let here = format!("{}:{}", source.path.display(), place.0);
-            if let Some((_, first)) = found.get(&config.name) {
+    let mut files: Vec<File<'_>> = sources.iter().map(File::new).collect();
+    let mut found: BTreeMap<String, (usize, Found)> = BTreeMap::new();
+    let mut declared = BTreeSet::new();
+    for (index, file) in files.iter_mut().enumerate() {
+        let (workers, names) = file.workers();
+        declared.extend(names);
+        for worker in workers {
+            if let Some((other, first)) = found.get(&worker.config.name) {
+                let at = if *other == index {
+                    file.place(first.at).0
+                } else {
+                    place(&sources[*other].text, first.at).0
+                };
                 let message = format!(
-                    "[worker.{}] is already declared at {first}; rename one of them",
-                    config.name
+                    "[worker.{}] is already declared at {}:{at}; rename one of them",
+                    worker.config.name,
+                    sources[*other].path.display()
                 );
-                file.problem(at, message);
+                file.problem(worker.at, message);
             } else {
-                found.insert(config.name.clone(), (config, here));
+                found.insert(worker.config.name.clone(), (index, worker));
             }
         }
-        file.problems.sort_by_key(|problem| problem.place);
-        problems.append(&mut file.problems);
+    }
+    for (index, worker) in found.values() {
+        if let Some(message) = cheaper_problem(&worker.config, &found, &declared) {
+            files[*index].problem(worker.cheaper_at, message);
+        }
+    }
+    let mut problems = Vec::new();
+    for file in &mut files {
+        problems.append(&mut file.take_problems());
     }
     if problems.is_empty() {
-        Ok(found.into_values().map(|(config, _)| config).collect())
+        Ok(found.into_values().map(|(_, worker)| worker.config).collect())
     } else {
         Err(problems)
     }
 }
 
-/// One file while it is read.
-struct File<'a> {
-    source: &'a Source,
-    problems: Vec<Problem>,
+/// What is wrong with a worker's `cheaper`. One that could not be read has its own problems.
+fn cheaper_problem(
+    config: &WorkerConfig,
+    found: &BTreeMap<String, (usize, Found)>,
+    declared: &BTreeSet<String>,
+) -> Option<String> {
+    let wanted = config.cheaper.as_ref()?;
+    if !declared.contains(wanted) {
+        let names: Vec<_> = declared.iter().map(String::as_str).collect();
+        let hint = match nearest(wanted, &names) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("declare [worker.{wanted}], or leave `cheaper` out"),
+        };
+        return Some(format!("`cheaper`: no worker `{wanted}` is declared: {hint}"));
+    }
+    let mut passed = BTreeSet::new();
+    let mut next = Some(wanted);
+    while let Some(name) = next {
+        if *name == config.name {
+            return Some(format!(
+                "`cheaper`: leads back to `{}` itself; the cheapest worker has no `cheaper`",
+                config.name
+            ));
+        }
+        if !passed.insert(name) {
+            return None;
+        }
+        next = found.get(name).and_then(|(_, worker)| worker.config.cheaper.as_ref());
+    }
+    None
 }
 
-const TOP_KEYS: [&str; 2] = ["schema", "worker"];
-const WORKER_KEYS: [&str; 6] = ["model", "command", "env", "dir", "deadline", "restart"];
-
-impl File<'_> {
-    /// The file's workers, each with the offset of its name.
-    fn workers(&mut self) -> Vec<(WorkerConfig, usize)> {
-        let (table, errors) = DeTable::parse_recoverable(&self.source.text);
-        for error in &errors {
-            self.problem(error.span().map_or(0, |span| span.start), error.message().to_owned());
-        }
-        if !errors.is_empty() {
-            return Vec::new();
-        }
-        let mut found = Vec::new();
-        for (key, value) in table.get_ref() {
-            match key.get_ref().as_ref() {
-                "worker" => match value.get_ref() {
-                    DeValue::Table(workers) => {
-                        found.extend(workers.iter().filter_map(|(name, value)| {
-                            Some((self.worker(name, value)?, name.span().start))
-                        }));
-                    }
-                    other => self.wrong_type("worker", "tables `[worker.NAME]`", other, value),
-                },
-                "schema" => {
-                    if value.get_ref().as_integer().is_none_or(|n| n.as_str() != "1") {
-                        self.problem(
-                            value.span().start,
-                            "`schema`: this version reads schema 1 only; write `schema = 1`".into(),
-                        );
-                    }
-                }
-                unknown => self.unknown_key(key.span().start, unknown, &TOP_KEYS, "a pool file"),
-            }
-        }
-        found
-    }
-
-    fn worker(
-        &mut self,
-        name: &Spanned<impl AsRef<str>>,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Option<WorkerConfig> {
-        let at = name.span().start;
-        let name = name.get_ref().as_ref();
-        if let Err(message) = worker_name(name) {
-            self.problem(at, message);
-        }
-        let DeValue::Table(table) = value.get_ref() else {
-            let key = format!("worker.{name}");
-            self.wrong_type(&key, &format!("a table `[worker.{name}]`"), value.get_ref(), value);
-            return None;
-        };
-        let before = self.problems.len();
-        let (mut program_by_model, mut program_by_command) = (None, None);
-        let (mut variables, mut dir, mut limit) = (BTreeMap::new(), None, None);
-        let mut policy = Restart::default();
-        for (key, value) in table {
-            let at = value.span().start;
-            match key.get_ref().as_ref() {
-                "model" => program_by_model = self.checked(at, "model", model(value.get_ref())),
-                "command" => {
-                    program_by_command = self.checked(at, "command", command(value.get_ref()));
-                }
-                "env" => {
-                    variables = self.checked(at, "env", env(value.get_ref())).unwrap_or_default();
-                }
-                "dir" => dir = self.checked(at, "dir", folder(value.get_ref())),
-                "deadline" => limit = self.checked(at, "deadline", deadline(value.get_ref())),
-                "restart" => {
-                    policy =
-                        self.checked(at, "restart", restart(value.get_ref())).unwrap_or_default();
-                }
-                unknown => {
-                    self.unknown_key(key.span().start, unknown, &WORKER_KEYS, "a worker");
-                }
-            }
-        }
-        let has = |key: &str| table.iter().any(|(k, _)| k.get_ref().as_ref() == key);
-        match (has("model"), has("command")) {
-            (true, true) => self.problem(
-                at,
-                format!("[worker.{name}] has both `model` and `command`; keep one of them"),
-            ),
-            // A misspelt key explains this already.
-            (false, false) if self.problems.len() == before => self.problem(
-                at,
-                format!(
-                    "[worker.{name}] runs nothing: add `model = \"denoise\"` or \
-                     `command = [\"PROGRAM\", \"ARGUMENT\"]`"
-                ),
-            ),
-            _ => {}
-        }
-        if self.problems.len() > before {
-            return None;
-        }
-        Some(WorkerConfig {
-            name: name.to_owned(),
-            program: program_by_model.or(program_by_command)?,
-            env: variables,
-            dir,
-            deadline: limit,
-            restart: policy,
-        })
-    }
-
-    fn checked<T>(&mut self, at: usize, key: &str, value: Result<T, String>) -> Option<T> {
-        value.map_err(|message| self.problem(at, format!("`{key}`: {message}"))).ok()
-    }
-
-    fn wrong_type(
-        &mut self,
-        key: &str,
-        wanted: &str,
-        is: &DeValue<'_>,
-        value: &Spanned<DeValue<'_>>,
-    ) {
-        let message = format!("`{key}`: expected {wanted}, found {}", is.type_str());
-        self.problem(value.span().start, message);
-    }
-
-    fn unknown_key(&mut self, at: usize, key: &str, known: &[&str], of: &str) {
-        let hint = match nearest(key, known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the keys of {of} are {}", known.join(", ")),
-        };
-        self.problem(at, format!("unknown key `{key}`: {hint}"));
-    }
-
-    fn problem(&mut self, offset: usize, message: String) {
-        let place = Some(self.place(offset));
-        self.problems.push(Problem { path: self.source.path.clone(), place, message });
-    }
-
-    /// Line and column of a byte offset.
-    fn place(&self, offset: usize) -> (usize, usize) {
-        let before = self.source.text.get(..offset).unwrap_or(&self.source.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
+/// Line and column, from 1, of a byte offset.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// The most similar known word, if any is similar at all.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate))

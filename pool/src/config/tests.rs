@@ -1,4 +1,5 @@
 use super::*;
+use downbeat_link::DataType;
 use std::fs;
 
 fn source(path: &str, text: &str) -> Source {
@@ -46,32 +47,95 @@ fn valid_fixtures_and_the_shipped_examples_are_accepted() {
     }
 }
 
-#[test]
-fn every_key_is_understood() {
+fn every_key() -> BTreeMap<String, WorkerConfig> {
     let (_, text) =
         fixtures("valid").into_iter().find(|(path, _)| path.ends_with("every-key.toml")).unwrap();
     let workers = parse(&[source("x.toml", &text)]).unwrap();
+    workers.into_iter().map(|worker| (worker.name.clone(), worker)).collect()
+}
+
+fn spec(name: &str, datatype: DataType, shape: &[i64]) -> TensorSpec {
+    TensorSpec { name: name.into(), datatype, shape: shape.to_vec() }
+}
+
+#[test]
+fn every_key_is_understood() {
+    let workers = every_key();
     assert_eq!(
-        workers,
-        [
-            WorkerConfig {
-                name: "mic".into(),
-                program: Program::Denoise,
-                env: BTreeMap::new(),
-                dir: None,
-                deadline: Some(Duration::from_millis(10)),
-                restart: Restart::Always,
-            },
-            WorkerConfig {
-                name: "picture".into(),
-                program: Program::Command(vec!["ffmpeg".into(), "-h".into()]),
-                env: BTreeMap::from([("A".into(), "b".into()), ("C".into(), String::new())]),
-                dir: Some("/tmp".into()),
-                deadline: Some(Duration::from_micros(33_300)),
-                restart: Restart::OnFailure,
-            },
-        ]
+        workers["mic"],
+        WorkerConfig {
+            deadline: Some(Duration::from_millis(10)),
+            ..WorkerConfig::new("mic", Program::Denoise)
+        }
     );
+    assert_eq!(
+        workers["picture"],
+        WorkerConfig {
+            env: BTreeMap::from([("A".into(), "b".into()), ("C".into(), String::new())]),
+            dir: Some("/tmp".into()),
+            deadline: Some(Duration::from_micros(33_300)),
+            restart: Restart::OnFailure,
+            ..WorkerConfig::new("picture", Program::Command(vec!["ffmpeg".into(), "-h".into()]))
+        }
+    );
+    assert_eq!(
+        workers["glyphs"],
+        WorkerConfig {
+            engine: Engine::Ort,
+            instances: Instances { min: 1, max: 4, spare: 1 },
+            media: Some(Media::Video),
+            cheaper: Some("glyphs-small".into()),
+            batch: 8,
+            deadline: Some(Duration::from_millis(33)),
+            idle: Duration::from_secs(300),
+            placement: Placement {
+                threads: Some(2),
+                cpus: Some(CpuList([0, 1, 2, 3, 6].into())),
+                numa: Some(0),
+                gpu: Some(vec!["0".into()]),
+                memory: Some(512 << 20),
+                network: true,
+                sandbox: Sandbox::On {
+                    read: vec!["/srv/fonts".into()],
+                    write: vec!["/var/cache/glyphs".into()],
+                },
+                user: Some("glyphs".into()),
+            },
+            ..WorkerConfig::new("glyphs", Program::Model("glyphs".into()))
+        }
+    );
+}
+
+#[test]
+fn every_adapter_is_understood() {
+    let workers = every_key();
+    let adapter = |name: &str| workers[name].adapter.clone().unwrap();
+    assert_eq!(
+        adapter("whisper"),
+        Adapter::Http(Http {
+            port: Some(8080),
+            health: Some("/health".into()),
+            path: Some("/inference".into()),
+            body: HttpBody::Form("file".into()),
+            content_type: Some("audio/wav".into()),
+            url: None,
+        })
+    );
+    assert_eq!(workers["whisper"].inputs, [spec("audio", DataType::Bytes, &[1])]);
+    assert_eq!(workers["whisper"].outputs, [spec("text", DataType::Bytes, &[-1])]);
+    assert_eq!(workers["whisper"].wyoming, Some(Wyoming::Transcribe));
+    assert!(workers["llama"].openai);
+    assert_eq!(workers["llama"].instances, Instances { min: 2, max: 2, spare: 0 });
+    assert_eq!(adapter("voice"), Adapter::Stdio(Stdio { kept: None }));
+    assert_eq!(adapter("echo"), Adapter::Stdio(Stdio { kept: Some(StdioFraming::Length) }));
+    assert_eq!(adapter("words"), Adapter::Stdio(Stdio { kept: Some(StdioFraming::Lines) }));
+    let triton = Oip {
+        url: Some("http://127.0.0.1:8000".into()),
+        model: Some("resnet".into()),
+        ..Oip::default()
+    };
+    assert_eq!(adapter("triton"), Adapter::Oip(triton));
+    assert_eq!(workers["triton"].program, Program::Elsewhere);
 }
 
 #[test]

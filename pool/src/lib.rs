@@ -1,0 +1,19 @@
+//! `downbeat-pool`: the worker pool's unprivileged data plane.
+//!
+//! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
+//! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
+//! Inference Protocol ([`oip`]).
+
+pub mod backoff;
+pub mod config;
+pub mod control;
+pub mod member;
+pub mod notify;
+pub mod oip;
+pub mod output;
+pub mod paths;
+pub mod process;
+pub mod program;
+pub mod run;
+pub mod supervise;
+pub mod view;
