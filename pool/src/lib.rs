@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod config;
 pub mod control;
+pub mod fleet;
 pub mod member;
 pub mod notify;
 pub mod oip;
@@ -14,6 +15,9 @@ pub mod output;
 pub mod paths;
 pub mod process;
 pub mod program;
+pub mod progress;
+pub mod rolling;
 pub mod run;
+pub mod scale;
 pub mod supervise;
 pub mod view;

@@ -1,7 +1,7 @@
-//! One declared worker: its configuration, its life and what it says of itself.
+//! One instance of a declared worker: a process, its life and what it says of itself.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -18,62 +18,120 @@ use crate::output::{self, LastLine};
 use crate::paths::Paths;
 use crate::process::{self, SpawnError};
 use crate::program::command_line;
+use crate::run::Settings;
 use crate::supervise::{Next, Readiness, Supervisor};
-use crate::view::Model;
 
-/// A message of a worker, by its name.
-pub type Report = (String, Message);
+/// What an instance says.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// On its notification socket.
+    Notified(Message),
+}
 
-/// One declared worker.
+/// From whom: the worker's name, the instance's slot and which of its lives.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The worker.
+    pub worker: String,
+    /// The instance.
+    pub slot: usize,
+    /// Counts its processes.
+    pub life: u64,
+    /// What it said.
+    pub said: Said,
+}
+
+/// What instances need of the pool.
+pub struct Context<'a> {
+    /// The pool's files.
+    pub paths: &'a Paths,
+    /// What the pool was started with.
+    pub settings: &'a Settings,
+    /// Where what they say goes.
+    pub reports: &'a mpsc::Sender<Report>,
+}
+
+/// One instance.
 pub struct Member {
     config: WorkerConfig,
+    slot: usize,
+    id: String,
+    generation: u64,
     supervisor: Supervisor,
+    life: u64,
     pid: Option<Pid>,
     socket: Option<PathBuf>,
     latest: Message,
     last_line: LastLine,
     listener: Option<JoinHandle<()>>,
-    /// What to become after the end, where the configuration changed.
-    successor: Option<WorkerConfig>,
     leaving: bool,
 }
 
+/// An instance's name: the worker's, and from the second on its number.
+#[must_use]
+pub fn instance_id(worker: &str, slot: usize) -> String {
+    if slot == 0 { worker.to_owned() } else { format!("{worker}#{}", slot + 1) }
+}
+
 impl Member {
-    /// A worker that is due at once.
-    pub fn new(config: WorkerConfig, now: Duration) -> Self {
+    /// An instance that is due at once.
+    #[must_use]
+    pub fn new(config: WorkerConfig, slot: usize, generation: u64, now: Duration) -> Self {
         let readiness = match config.program {
             Program::Denoise | Program::Model(_) => Readiness::Notified,
             Program::Command(_) | Program::Elsewhere => Readiness::Alive,
         };
         Self {
             supervisor: Supervisor::new(config.restart, readiness, now),
+            id: instance_id(&config.name, slot),
             config,
+            slot,
+            generation,
+            life: 0,
             pid: None,
             socket: None,
             latest: Message::default(),
             last_line: LastLine::default(),
             listener: None,
-            successor: None,
             leaving: false,
         }
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Its process.
+    #[must_use]
     pub fn pid(&self) -> Option<Pid> {
         self.pid
     }
 
+    /// Which declaration it runs.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> WorkerState {
+        self.supervisor.state()
+    }
+
+    /// Whether it was told to leave.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// Does what is due; returns when to come again, if not by an event alone.
-    pub fn step(
-        &mut self,
-        now: Duration,
-        paths: &Paths,
-        worker_bin: Option<&Path>,
-        reports: &mpsc::Sender<Report>,
-    ) -> Option<Duration> {
+    pub fn step(&mut self, now: Duration, context: &Context<'_>) -> Option<Duration> {
         loop {
             match self.supervisor.next(now) {
-                Next::Spawn => self.spawn(now, paths, worker_bin, reports),
+                Next::Spawn => self.spawn(now, context),
                 Next::Terminate => self.signal(Signal::SIGTERM),
                 Next::Kill => self.signal(Signal::SIGKILL),
                 Next::Wait(until) => return Some(until),
@@ -82,54 +140,48 @@ impl Member {
         }
     }
 
-    fn spawn(
-        &mut self,
-        now: Duration,
-        paths: &Paths,
-        worker_bin: Option<&Path>,
-        reports: &mpsc::Sender<Report>,
-    ) {
-        match self.try_spawn(paths, worker_bin, reports) {
+    fn spawn(&mut self, now: Duration, context: &Context<'_>) {
+        self.life += 1;
+        match self.try_spawn(context) {
             Ok(pid) => {
-                info!(worker = self.config.name, "started as pid {pid}");
+                info!(worker = self.id, "started as pid {pid}");
                 self.pid = Some(pid);
                 self.supervisor.spawned(now);
             }
             Err(SpawnError::Lasting(reason)) => {
-                warn!(worker = self.config.name, "failed: {reason}");
+                warn!(worker = self.id, "failed: {reason}");
                 self.supervisor.refused(reason);
             }
             Err(SpawnError::Passing(reason)) => {
-                warn!(worker = self.config.name, "{reason}");
+                warn!(worker = self.id, "{reason}");
                 self.supervisor.ended(now, false, &reason, fastrand::f64());
             }
         }
     }
 
-    fn try_spawn(
-        &mut self,
-        paths: &Paths,
-        worker_bin: Option<&Path>,
-        reports: &mpsc::Sender<Report>,
-    ) -> Result<Pid, SpawnError> {
-        let name = self.config.name.clone();
-        let socket = paths.socket(&name).map_err(SpawnError::Lasting)?;
-        let notify = paths.notify(&name).map_err(SpawnError::Lasting)?;
-        let line = command_line(&self.config, worker_bin, &socket).map_err(SpawnError::Lasting)?;
+    fn try_spawn(&mut self, context: &Context<'_>) -> Result<Pid, SpawnError> {
+        let Context { paths, settings, reports } = context;
+        let socket = paths.socket(&self.id).map_err(SpawnError::Lasting)?;
+        let notify = paths.notify(&self.id).map_err(SpawnError::Lasting)?;
+        let worker_bin = settings.worker_bin.as_deref();
+        let line = command_line(&self.config, &self.id, self.slot, worker_bin, &socket)
+            .map_err(SpawnError::Lasting)?;
         // A fresh socket for each process, so that a dead one's last words are not taken for the
         // new one's.
         self.stop_listening();
         let reporter = notify::bind(&notify)
             .map_err(|error| SpawnError::Passing(format!("{}: {error}", notify.display())))?;
-        let spawned = process::spawn(&self.config, &line, &paths.run_dir, &notify)?;
-        let reports = reports.clone();
+        let spawned = process::spawn(&self.config, &self.id, &line, &paths.run_dir, &notify)?;
         self.last_line = LastLine::default();
-        tokio::spawn(output::copy(name.clone(), spawned.stderr, self.last_line.clone()));
+        tokio::spawn(output::copy(self.id.clone(), spawned.stderr, self.last_line.clone()));
+        let (worker, slot, life) = (self.config.name.clone(), self.slot, self.life);
+        let reports = (*reports).clone();
         self.listener = Some(tokio::spawn(async move {
             let mut buffer = [0; notify::MAX_MESSAGE];
             while let Ok(length) = reporter.recv(&mut buffer).await {
-                let message = Message::parse(&buffer[..length]);
-                if reports.send((name.clone(), message)).await.is_err() {
+                let said = Said::Notified(Message::parse(&buffer[..length]));
+                let report = Report { worker: worker.clone(), slot, life, said };
+                if reports.send(report).await.is_err() {
                     return;
                 }
             }
@@ -144,16 +196,17 @@ impl Member {
         }
     }
 
-    /// Takes in what it said.
-    pub fn report(&mut self, message: Message) {
-        if self.pid.is_none() {
+    /// Takes in what it said; what an earlier process of it said is too late.
+    pub fn report(&mut self, life: u64, said: Said) {
+        if self.pid.is_none() || life != self.life {
             return;
         }
-        if message.ready {
-            self.supervisor.ready();
-            info!(worker = self.config.name, "ready");
-        } else {
-            self.latest = message;
+        match said {
+            Said::Notified(message) if message.ready => {
+                self.supervisor.ready();
+                info!(worker = self.id, "ready");
+            }
+            Said::Notified(message) => self.latest = message,
         }
     }
 
@@ -162,12 +215,12 @@ impl Member {
         self.pid = None;
         self.latest = Message::default();
         self.stop_listening();
-        process::kill_marked(&paths.run_dir, Some(&self.config.name));
+        process::kill_marked(&paths.run_dir, Some(&self.id));
         if let Some(socket) = self.socket.take() {
             // A killed worker leaves its socket behind.
             let _ = fs::remove_file(socket);
         }
-        if let Ok(notify) = paths.notify(&self.config.name) {
+        if let Ok(notify) = paths.notify(&self.id) {
             let _ = fs::remove_file(notify);
         }
         let mut how = process::describe(status);
@@ -175,9 +228,9 @@ impl Member {
             how = format!("{how}: {last}");
         }
         self.supervisor.ended(now, status.success(), &how, fastrand::f64());
-        info!(worker = self.config.name, "{how}");
+        info!(worker = self.id, "{how}");
         if self.supervisor.is_over() && !self.leaving {
-            warn!(worker = self.config.name, "{}", self.supervisor.note().unwrap_or_default());
+            warn!(worker = self.id, "{}", self.supervisor.note().unwrap_or_default());
         }
     }
 
@@ -187,46 +240,46 @@ impl Member {
         }
     }
 
-    /// Follows a new configuration, `None` where it is declared no more.
-    pub fn follow(&mut self, config: Option<WorkerConfig>, now: Duration) {
-        if config.as_ref() == Some(&self.config) {
-            if self.leaving {
-                self.successor = config;
-            } else {
-                self.supervisor.retry(now);
-            }
-            return;
+    /// Gives one that is down another chance.
+    pub fn retry(&mut self, now: Duration) {
+        if !self.leaving {
+            self.supervisor.retry(now);
         }
-        self.successor = config;
-        self.leave();
     }
 
     /// Stops for good.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self, _now: Duration) {
         self.leaving = true;
         self.supervisor.stop();
     }
 
-    /// Cuts the patience with a worker that is being stopped.
+    /// Cuts the patience with one that is being stopped.
     pub fn hurry(&mut self, now: Duration) {
         self.supervisor.hurry(now);
     }
 
-    /// Whether it has left; then what comes in its place.
-    pub fn gone(&mut self) -> Option<Option<WorkerConfig>> {
-        (self.leaving && self.pid.is_none() && self.supervisor.is_over())
-            .then(|| self.successor.take())
+    /// Whether it has left.
+    #[must_use]
+    pub fn gone(&self) -> bool {
+        self.leaving && self.pid.is_none() && self.supervisor.is_over()
     }
 
     /// For the status.
+    #[must_use]
     pub fn status(&self) -> Worker {
         Worker {
-            name: self.config.name.clone(),
+            name: self.id.clone(),
             kind: match &self.config.program {
                 Program::Denoise => "denoise".into(),
                 Program::Model(name) => name.clone(),
                 Program::Command(words) => words.join(" "),
-                Program::Elsewhere => "elsewhere".into(),
+                Program::Elsewhere => self
+                    .config
+                    .adapter
+                    .as_ref()
+                    .and_then(|it| it.url())
+                    .unwrap_or("elsewhere")
+                    .into(),
             },
             state: self.supervisor.state(),
             pid: self.pid.map(|pid| pid.as_raw().cast_unsigned()),
@@ -238,15 +291,5 @@ impl Member {
             compute_p50_ns: self.latest.compute_p50_ns,
             compute_p99_ns: self.latest.compute_p99_ns,
         }
-    }
-
-    /// As a model of the Open Inference Protocol; external commands are none.
-    pub fn model(&self, paths: &Paths) -> Option<Model> {
-        if self.config.program != Program::Denoise {
-            return None;
-        }
-        let ready = self.supervisor.state() == WorkerState::Ready;
-        let socket = paths.socket(&self.config.name).ok()?;
-        Some(Model { ready, socket, deadline: self.config.deadline })
     }
 }

@@ -27,7 +27,7 @@ use nix::unistd::{Pid, getppid};
 use crate::config::WorkerConfig;
 use crate::program::CommandLine;
 
-/// Environment variable that names a process's worker.
+/// Environment variable that names a process's worker and instance.
 pub const WORKER_MARK: &str = "DOWNBEAT_WORKER";
 
 /// Environment variable that names its pool, by the run directory.
@@ -76,12 +76,13 @@ pub fn take_hangup() {
     let _ = SigSet::from(Signal::SIGHUP).thread_unblock();
 }
 
-/// Starts a worker. To be called on the main thread only; see the module's text.
+/// Starts instance `id` of a worker. To be called on the main thread only; see the module's text.
 ///
 /// # Errors
 /// Says what failed and what to do.
 pub fn spawn(
     config: &WorkerConfig,
+    id: &str,
     line: &CommandLine,
     run_dir: &Path,
     notify: &Path,
@@ -92,7 +93,7 @@ pub fn spawn(
         .current_dir(config.dir.as_deref().unwrap_or(Path::new("/")))
         .envs(&config.env)
         .env("NOTIFY_SOCKET", notify)
-        .env(WORKER_MARK, &config.name)
+        .env(WORKER_MARK, id)
         .env(POOL_MARK, run_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -21,12 +21,14 @@ pub struct CommandLine {
     pub arguments: Vec<OsString>,
 }
 
-/// The command line of a worker that serves `socket`.
+/// The command line of a worker's instance `id`, the one in `slot`, that serves `socket`.
 ///
 /// # Errors
 /// Names the program or folder that is missing or cannot be run, and the remedy.
 pub fn command_line(
     config: &WorkerConfig,
+    id: &str,
+    slot: usize,
     worker_bin: Option<&Path>,
     socket: &Path,
 ) -> Result<CommandLine, String> {
@@ -46,7 +48,7 @@ pub fn command_line(
                 "--listen".into(),
                 socket.into(),
                 "--name".into(),
-                (&config.name).into(),
+                id.into(),
             ],
         }),
         Program::Model(name) => Ok(CommandLine {
@@ -61,9 +63,23 @@ pub fn command_line(
             let path = config.env.get("PATH").map(OsString::from).or_else(|| env::var_os("PATH"));
             Ok(CommandLine {
                 program: external(program, folder, path.as_deref())?,
-                arguments: arguments.iter().map(OsString::from).collect(),
+                arguments: arguments.iter().map(|word| with_port(config, slot, word)).collect(),
             })
         }
+    }
+}
+
+/// The port of the instance in `slot`; nothing where the worker has none, or no port is left.
+#[must_use]
+pub fn port(config: &WorkerConfig, slot: usize) -> Option<u16> {
+    let first = config.adapter.as_ref()?.port()?;
+    first.checked_add(u16::try_from(slot).ok()?)
+}
+
+fn with_port(config: &WorkerConfig, slot: usize, word: &str) -> OsString {
+    match port(config, slot) {
+        Some(port) => word.replace("{port}", &port.to_string()).into(),
+        None => word.into(),
     }
 }
 
@@ -128,6 +144,7 @@ fn runnable(file: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Adapter, Http};
     use std::os::unix::fs::PermissionsExt;
 
     fn config(words: &[&str], dir: Option<&Path>) -> WorkerConfig {
@@ -136,7 +153,7 @@ mod tests {
     }
 
     fn found(config: &WorkerConfig) -> Result<PathBuf, String> {
-        command_line(config, None, Path::new("/s")).map(|line| line.program)
+        command_line(config, "w", 0, None, Path::new("/s")).map(|line| line.program)
     }
 
     #[test]
@@ -178,9 +195,20 @@ mod tests {
     fn a_given_worker_program_must_exist() {
         let mut worker = config(&[], None);
         worker.program = Program::Denoise;
-        let error = command_line(&worker, Some(Path::new("/no/worker")), Path::new("/s"));
+        let error = command_line(&worker, "w", 0, Some(Path::new("/no/worker")), Path::new("/s"));
         assert_eq!(error.unwrap_err(), "/no/worker: does not exist; correct --worker-bin");
-        let line = command_line(&worker, Some(Path::new("/bin/true")), Path::new("/s")).unwrap();
-        assert_eq!(line.arguments, ["denoise", "--listen", "/s", "--name", "w"]);
+        let line = command_line(&worker, "w#2", 1, Some(Path::new("/bin/true")), Path::new("/s"));
+        let arguments = line.unwrap().arguments;
+        assert_eq!(arguments, ["denoise", "--listen", "/s", "--name", "w#2"]);
+    }
+
+    #[test]
+    fn each_instance_has_a_port_of_its_own() {
+        let mut worker = config(&["sh", "--port={port}"], None);
+        worker.adapter = Some(Adapter::Http(Http { port: Some(8080), ..Http::default() }));
+        let line = command_line(&worker, "w#3", 2, None, Path::new("/s")).unwrap();
+        assert_eq!(line.arguments, ["--port=8082"]);
+        worker.adapter = Some(Adapter::Http(Http { port: Some(65_535), ..Http::default() }));
+        assert_eq!((port(&worker, 0), port(&worker, 1)), (Some(65_535), None));
     }
 }

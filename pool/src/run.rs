@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Problem, WorkerConfig};
-use crate::member::{Member, Report};
+use crate::fleet::Fleet;
+use crate::member::{Context as Surroundings, Report};
 use crate::paths::Paths;
+use crate::scale::Load;
 use crate::view::{Snapshot, View};
 use crate::{control, process};
 
@@ -51,7 +53,7 @@ pub struct Servers {
 struct Pool {
     settings: Settings,
     paths: Paths,
-    members: BTreeMap<String, Member>,
+    fleets: BTreeMap<String, Fleet>,
     started: Instant,
     reports: mpsc::Sender<Report>,
     /// About the configuration, for the status.
@@ -87,7 +89,7 @@ pub async fn run(
     let mut pool = Pool {
         settings,
         paths,
-        members: BTreeMap::new(),
+        fleets: BTreeMap::new(),
         started: Instant::now(),
         reports,
         note: None,
@@ -97,8 +99,8 @@ pub async fn run(
     pool.load();
     let mut stopping = false;
     loop {
-        let due = pool.step(stopping);
-        if stopping && pool.members.is_empty() {
+        let due = pool.step();
+        if stopping && pool.fleets.is_empty() {
             break;
         }
         let pause = async {
@@ -113,7 +115,7 @@ pub async fn run(
                 tokio::time::sleep(LAST_WORDS).await;
                 pool.reap();
             }
-            Some((name, message)) = inbox.recv() => pool.report(&name, message),
+            Some(report) = inbox.recv() => pool.report(report),
             _ = hangup.recv(), if !stopping => pool.load(),
             _ = terminate.recv() => pool.stop(&mut stopping),
             _ = interrupt.recv() => pool.stop(&mut stopping),
@@ -134,27 +136,16 @@ impl Pool {
     }
 
     /// Does everything that is due, publishes the status, and says when to come again.
-    fn step(&mut self, stopping: bool) -> Option<Duration> {
+    fn step(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let surroundings =
+            Surroundings { paths: &self.paths, settings: &self.settings, reports: &self.reports };
         let mut due: Option<Duration> = None;
-        let names: Vec<_> = self.members.keys().cloned().collect();
-        for name in names {
-            let now = self.now();
-            let Some(member) = self.members.get_mut(&name) else {
-                continue;
-            };
-            if let Some(successor) = member.gone() {
-                self.members.remove(&name);
-                if let Some(config) = successor.filter(|_| !stopping) {
-                    self.members.insert(name.clone(), Member::new(config, now));
-                }
-            }
-            let Some(member) = self.members.get_mut(&name) else {
-                continue;
-            };
-            let worker_bin = self.settings.worker_bin.as_deref();
-            let next = member.step(now, &self.paths, worker_bin, &self.reports);
+        for fleet in self.fleets.values_mut() {
+            let next = fleet.step(now, &Load::default(), &surroundings);
             due = due.into_iter().chain(next).min();
         }
+        self.fleets.retain(|_, fleet| !fleet.gone());
         self.publish();
         due
     }
@@ -167,31 +158,32 @@ impl Pool {
             note: (!notes.is_empty()).then(|| notes.join("; ")),
             rest: self.servers.rest.clone(),
             grpc: self.servers.grpc.clone(),
-            workers: self.members.values().map(Member::status).collect(),
+            workers: self.fleets.values().flat_map(Fleet::status).collect(),
         };
         let models = self
-            .members
+            .fleets
             .iter()
-            .filter_map(|(name, member)| Some((name.clone(), member.model(&self.paths)?)))
+            .filter_map(|(name, fleet)| Some((name.clone(), fleet.model(&self.paths)?)))
             .collect();
         *self.view.lock() = Snapshot { status, models };
     }
 
-    fn report(&mut self, name: &str, message: crate::notify::Message) {
-        if let Some(member) = self.members.get_mut(name) {
-            member.report(message);
+    fn report(&mut self, report: Report) {
+        let Report { worker, slot, life, said } = report;
+        if let Some(fleet) = self.fleets.get_mut(&worker) {
+            fleet.report(slot, life, said);
         }
     }
 
     fn reap(&mut self) {
         loop {
-            let is_worker = |pid: Pid| self.members.values().any(|m| m.pid() == Some(pid));
+            let is_worker = |pid: Pid| self.fleets.values().any(|fleet| fleet.owns(pid));
             let Some((pid, status)) = process::reap(is_worker) else {
                 return;
             };
             let now = self.now();
-            if let Some(member) = self.members.values_mut().find(|m| m.pid() == Some(pid)) {
-                member.ended(now, status, &self.paths);
+            if let Some(fleet) = self.fleets.values_mut().find(|fleet| fleet.owns(pid)) {
+                fleet.ended(now, pid, status, &self.paths);
             }
         }
     }
@@ -211,7 +203,7 @@ impl Pool {
                 for problem in &problems {
                     error!("{problem}");
                 }
-                let kept = if self.members.is_empty() {
+                let kept = if self.fleets.is_empty() {
                     "nothing of it runs"
                 } else {
                     "what ran before keeps running"
@@ -228,22 +220,25 @@ impl Pool {
         let now = self.now();
         let mut configs: BTreeMap<_, _> =
             configs.into_iter().map(|config| (config.name.clone(), config)).collect();
-        for (name, member) in &mut self.members {
-            member.follow(configs.remove(name), now);
+        for (name, fleet) in &mut self.fleets {
+            match configs.remove(name) {
+                Some(config) => fleet.follow(config, now),
+                None => fleet.leave(now),
+            }
         }
         for (name, config) in configs {
-            self.members.insert(name, Member::new(config, now));
+            self.fleets.insert(name, Fleet::new(config));
         }
     }
 
     /// The first signal stops the workers, the second kills them.
     fn stop(&mut self, stopping: &mut bool) {
         let now = self.now();
-        for member in self.members.values_mut() {
+        for fleet in self.fleets.values_mut() {
             if *stopping {
-                member.hurry(now);
+                fleet.hurry(now);
             } else {
-                member.leave();
+                fleet.leave(now);
             }
         }
         *stopping = true;
