@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use downbeat_link::Tensor;
+use downbeat_link::{Tensor, TensorSpec};
 
 /// A request, checked as far as that is possible without the model.
 #[derive(Clone, Debug)]
@@ -87,6 +87,83 @@ pub struct Spent {
     pub batch: usize,
 }
 
+/// What a model takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Name.
+    pub name: String,
+    /// Versions that can be asked for, the newest last.
+    pub versions: Vec<String>,
+    /// What runs it, as `tract_onnx`.
+    pub platform: String,
+    /// In the model's order.
+    pub inputs: Vec<TensorSpec>,
+    /// In the model's order.
+    pub outputs: Vec<TensorSpec>,
+}
+
+impl Metadata {
+    /// Whether a request has the inputs that the model takes and asks for outputs that it gives.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for the first difference.
+    pub fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let model = &self.name;
+        let names = |specs: &[TensorSpec]| {
+            specs.iter().map(|spec| format!("`{}`", spec.name)).collect::<Vec<_>>().join(", ")
+        };
+        for (place, input) in request.inputs.iter().enumerate() {
+            let name = &input.name;
+            let Some(spec) = self.inputs.iter().find(|spec| spec.name == *name) else {
+                return Err(Refusal::Invalid(format!(
+                    "model `{model}` has no input `{name}`; it takes {}",
+                    names(&self.inputs)
+                )));
+            };
+            if request.inputs[..place].iter().any(|before| before.name == *name) {
+                return Err(Refusal::Invalid(format!("input `{name}` comes twice")));
+            }
+            fits(spec, input).map_err(Refusal::Invalid)?;
+            input.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        }
+        let lacks = |spec: &&TensorSpec| request.inputs.iter().all(|it| it.name != spec.name);
+        if let Some(missing) = self.inputs.iter().find(lacks) {
+            return Err(Refusal::Invalid(format!(
+                "input `{}` is missing; model `{model}` takes {}",
+                missing.name,
+                names(&self.inputs)
+            )));
+        }
+        let unknown = |name: &&String| self.outputs.iter().all(|spec| spec.name != **name);
+        match request.outputs.iter().find(unknown) {
+            None => Ok(()),
+            Some(name) => Err(Refusal::Invalid(format!(
+                "model `{model}` has no output `{name}`; it gives {}",
+                names(&self.outputs)
+            ))),
+        }
+    }
+}
+
+fn fits(spec: &TensorSpec, tensor: &Tensor) -> Result<(), String> {
+    let name = &tensor.name;
+    if tensor.datatype != spec.datatype {
+        return Err(format!(
+            "input `{name}` has datatype {}; send {}",
+            tensor.datatype.name(),
+            spec.datatype.name()
+        ));
+    }
+    let same = |(&wanted, &is): (&i64, &u64)| wanted < 0 || wanted.unsigned_abs() == is;
+    if tensor.shape.len() == spec.shape.len() && spec.shape.iter().zip(&tensor.shape).all(same) {
+        return Ok(());
+    }
+    Err(format!(
+        "input `{name}` has shape {:?}; send {:?}, where -1 stands for any size",
+        tensor.shape, spec.shape
+    ))
+}
+
 /// Why a request is not answered as asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -120,4 +197,75 @@ pub enum Refusal {
     /// The worker failed.
     #[error("{0}")]
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use downbeat_link::DataType;
+
+    fn metadata() -> Metadata {
+        let spec = |name: &str, shape: &[i64]| TensorSpec {
+            name: name.into(),
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+        };
+        Metadata {
+            name: "m".into(),
+            versions: vec!["1".into()],
+            platform: "p".into(),
+            inputs: vec![spec("a", &[-1, 2]), spec("b", &[1])],
+            outputs: vec![spec("y", &[1])],
+        }
+    }
+
+    fn input(name: &str, shape: &[u64]) -> Tensor {
+        let bytes = shape.iter().product::<u64>() * 4;
+        Tensor {
+            name: name.into(),
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            data: vec![0; bytes as usize].into(),
+        }
+    }
+
+    fn request(inputs: Vec<Tensor>) -> Request {
+        Request {
+            model: "m".into(),
+            version: None,
+            id: String::new(),
+            inputs,
+            outputs: Vec::new(),
+            terms: Terms::of("test"),
+        }
+    }
+
+    #[test]
+    fn inputs_in_any_order_are_taken() {
+        let taken = request(vec![input("b", &[1]), input("a", &[7, 2])]);
+        assert_eq!(metadata().check(&taken), Ok(()));
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        let integers = Tensor { datatype: DataType::Int32, ..input("b", &[1]) };
+        let short = Tensor { data: vec![0; 4].into(), ..input("a", &[1, 2]) };
+        let a = || input("a", &[1, 2]);
+        let cases = [
+            (vec![a()], "input `b` is missing; model `m` takes `a`, `b`"),
+            (vec![input("c", &[1])], "no input `c`"),
+            (vec![a(), a()], "`a` comes twice"),
+            (vec![a(), integers], "datatype INT32; send FP32"),
+            (vec![input("a", &[1, 3])], "shape [1, 3]; send [-1, 2]"),
+            (vec![input("a", &[2])], "shape [2]; send [-1, 2]"),
+            (vec![short], "has 4 bytes; FP32 with shape [1, 2] has 8"),
+        ];
+        for (inputs, wanted) in cases {
+            let message = metadata().check(&request(inputs)).unwrap_err().to_string();
+            assert!(message.contains(wanted), "{message}");
+        }
+        let other = Request { outputs: vec!["z".into()], ..request(vec![a(), input("b", &[1])]) };
+        let message = metadata().check(&other).unwrap_err().to_string();
+        assert!(message.contains("no output `z`; it gives `y`"), "{message}");
+    }
 }

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod config;
 pub mod control;
 pub mod fleet;
+pub mod inference;
 pub mod member;
 pub mod notify;
 pub mod oip;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
-use downbeat_pool::{oip, process, run};
+use downbeat_pool::{oip, paths, process, run};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -77,7 +77,16 @@ async fn supervise() -> ExitCode {
         worker_bin: arguments.worker_bin,
         models: arguments.models,
     };
-    let serve = async |view| oip::serve(view, arguments.rest.0, arguments.grpc.0).await;
+    let serve = async |view, paths: &paths::Paths| {
+        let socket = |name| paths.server(name).ok();
+        let places = oip::Places {
+            rest: arguments.rest.0,
+            grpc: arguments.grpc.0,
+            rest_socket: socket(paths::REST_SOCKET),
+            grpc_socket: socket(paths::GRPC_SOCKET),
+        };
+        oip::serve(view, places).await
+    };
     match run::run(settings, serve).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {

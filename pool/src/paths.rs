@@ -13,6 +13,12 @@ use tokio::net::UnixListener;
 /// A socket's path may have so many bytes; see unix(7).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// The REST server's socket in the pool's folder.
+pub const REST_SOCKET: &str = "rest.sock";
+
+/// The gRPC server's socket in the pool's folder.
+pub const GRPC_SOCKET: &str = "grpc.sock";
+
 /// The pool's folder.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -63,6 +69,21 @@ impl Paths {
     /// When the path is too long for a socket.
     pub fn control(&self) -> Result<PathBuf, String> {
         fits(self.folder.join(CONTROL_SOCKET))
+    }
+
+    /// A server's socket.
+    ///
+    /// # Errors
+    /// When the path is too long for a socket.
+    pub fn server(&self, file: &str) -> Result<PathBuf, String> {
+        fits(self.folder.join(file))
+    }
+
+    /// Removes the pool's own sockets, at its end.
+    pub fn remove_sockets(&self) {
+        for file in [CONTROL_SOCKET, REST_SOCKET, GRPC_SOCKET] {
+            let _ = fs::remove_file(self.folder.join(file));
+        }
     }
 
     /// Listens on the control socket. One that a killed pool left there is replaced; a living

@@ -68,7 +68,7 @@ struct Pool {
 /// When the run directory cannot be used.
 pub async fn run(
     settings: Settings,
-    serve: impl AsyncFnOnce(View) -> Servers,
+    serve: impl AsyncFnOnce(View, &Paths) -> Servers,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -85,7 +85,7 @@ pub async fn run(
     let view = View::default();
     tokio::spawn(control::serve(listener, view.clone()));
     let (reports, mut inbox) = mpsc::channel(256);
-    let servers = serve(view.clone()).await;
+    let servers = serve(view.clone(), &paths).await;
     let mut pool = Pool {
         settings,
         paths,
@@ -123,9 +123,7 @@ pub async fn run(
         }
     }
     process::kill_marked(&pool.paths.run_dir, None);
-    if let Ok(control) = pool.paths.control() {
-        let _ = std::fs::remove_file(control);
-    }
+    pool.paths.remove_sockets();
     info!("stopped");
     Ok(())
 }

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::{Engine, Media, Program, Restart, nearest};
 
 /// The names that have a meaning of their own in the pool's run directory.
-const RESERVED: [&str; 1] = ["control"];
+const RESERVED: [&str; 3] = ["control", "grpc", "rest"];
 
 /// Longest name; it stands in a socket's path, which has 107 bytes in all.
 const MAX_NAME: usize = 32;

@@ -11,7 +11,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAd
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
-use super::FRAME;
+use super::denoise::FRAME;
 
 /// A worker that answers nothing for so long is stuck.
 const ANSWER_LIMIT_S: i64 = 2;
