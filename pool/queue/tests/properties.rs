@@ -142,7 +142,7 @@ impl Pool {
                 }
             }
         }
-        for (worker, _) in &self.workers {
+        for worker in self.workers.keys() {
             let running = self.running.iter().filter(|job| job.worker == *worker).count();
             assert!(running <= 1 + worker.0 as usize % 2, "{worker:?} runs {running}");
         }
@@ -191,8 +191,8 @@ impl Pool {
         self.poll();
     }
 
-    fn step(&mut self, step: Act) {
-        match step {
+    fn step(&mut self, step: &Act) {
+        match step.clone() {
             Act::Offer { model, client, deadline, priority, units, sequence, child } => {
                 let sequence =
                     sequence.map(|(id, start, end)| Step { id: id.to_string().into(), start, end });
@@ -287,7 +287,7 @@ proptest! {
         pool.attach(0);
         pool.attach(1);
         for step in steps {
-            pool.step(step);
+            pool.step(&step);
         }
         pool.end();
     }
