@@ -18,8 +18,10 @@ mod trace;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use tracing::warn;
 
+use crate::inference::{Refusal, Request, Terms};
 use crate::run::Servers;
 use crate::view::View;
 use listen::Listener;
@@ -38,6 +40,24 @@ const EXTENSIONS: [&str; 6] = [
     "statistics",
     "model_repository",
 ];
+
+/// Reads the body of an inference request over REST as its server does, of which `json` bytes are
+/// JSON where the client says so.
+///
+/// # Errors
+/// [`Refusal::Invalid`], [`Refusal::TooLarge`].
+pub fn read_rest(json: Option<usize>, body: &Bytes) -> Result<Request, Refusal> {
+    let parsed = rest::parse("model".into(), None, json, body, Terms::of("client"))?;
+    Ok(parsed.request)
+}
+
+/// Reads a `ModelInferRequest` as the gRPC server does.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn read_grpc(message: Bytes) -> Result<Request, Refusal> {
+    grpc::parse(message, Terms::of("client"))
+}
 
 /// Starts the servers. One that gets no place is left out and said so; the pool goes on.
 pub async fn serve(view: View, places: Places) -> Servers {

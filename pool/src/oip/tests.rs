@@ -1,5 +1,4 @@
 use super::*;
-use crate::inference::Refusal;
 use crate::view::Model;
 use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 

@@ -1,5 +1,6 @@
 //! The pool and its workers as real processes.
 
+mod clients;
 mod instances;
 mod processes;
 mod streams;

@@ -16,7 +16,7 @@ use super::models::{Entry, Models};
 use super::parameters::earlier;
 use super::statistics::{Counts, Total};
 use super::{EXTENSIONS, SERVER_NAME, since_epoch_ms};
-use crate::inference::{Metadata, Refusal, Terms};
+use crate::inference::{self, Metadata, Refusal, Terms};
 
 #[expect(
     unused_qualifications,
@@ -119,6 +119,16 @@ fn terms<T>(request: &Request<T>) -> Terms {
 /// gRPC's own deadline.
 fn deadline(metadata: &MetadataMap) -> Option<Duration> {
     time_limit(metadata.get("grpc-timeout")?.to_str().ok()?)
+}
+
+/// Reads a message that was not received by this server.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn parse(message: bytes::Bytes, terms: Terms) -> Result<inference::Request, Refusal> {
+    let message = <ModelInferRequest as prost::Message>::decode(message)
+        .map_err(|error| Refusal::Invalid(format!("not a ModelInferRequest: {error}")))?;
+    Ok(convert::request(message, terms)?.0)
 }
 
 /// At most eight digits and a unit.

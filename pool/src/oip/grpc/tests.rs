@@ -3,7 +3,7 @@ use super::proto::infer_parameter::ParameterChoice;
 use super::proto::model_infer_request::InferInputTensor;
 use super::proto::{InferTensorContents, ModelInferRequest};
 use super::*;
-use crate::inference::{self, Spent};
+use crate::inference::Spent;
 use bytes::Bytes;
 use downbeat_link::DataType;
 use proptest::prelude::*;

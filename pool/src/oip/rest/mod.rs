@@ -33,6 +33,7 @@ use super::{EXTENSIONS, SERVER_NAME, elements, since_epoch_ms};
 use crate::inference::{Metadata, Refusal, Request, Terms};
 use answer::error;
 use body::{Budget, Patience, Refused};
+pub use request::parse;
 
 /// How much of a body is JSON, where raw contents follow; in requests and in answers.
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -249,8 +250,8 @@ async fn infer(
     let bytes = whole.bytes.clone();
     let length = json.unwrap_or(bytes.len());
     let model = name.clone();
-    let parse = move || request::parse(model, version, json, &bytes, terms);
-    let parsed = apart(length, parse).await.and_then(|parsed| parsed).map_err(refused)?;
+    let read = move || parse(model, version, json, &bytes, terms);
+    let parsed = apart(length, read).await.and_then(|parsed| parsed).map_err(refused)?;
     let (form, id) = (parsed.form, parsed.request.id.clone());
     let request: Request = parsed.request;
     let answered = service.models.infer(request).await.map_err(refused)?;

@@ -1,0 +1,11 @@
+//! Any bytes as a `ModelInferRequest`: they are one, or refused with a reason. How to run it:
+//! rest.rs.
+
+#![no_main]
+
+#[path = "../../tests/support/outcome.rs"]
+mod outcome;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| outcome::grpc(data));

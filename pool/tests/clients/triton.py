@@ -1,0 +1,216 @@
+"""Triton's own clients against a pool with one worker `mic`, `model = "denoise"`.
+
+usage: triton.py REST_ADDRESS GRPC_ADDRESS GRPC_SOCKET
+"""
+
+import sys
+import threading
+
+import numpy as np
+import tritonclient.grpc as grpc
+import tritonclient.http as http
+from tritonclient.utils import InferenceServerException
+
+from checks import check, main, refused
+
+rest, grpc_address, grpc_socket = sys.argv[1:4]
+SOUND = (0.3 * np.sin(np.arange(960) * 0.0576)).astype(np.float32)
+
+
+def inputs(kind, sound, datatype="FP32"):
+    tensor = kind.InferInput("pcm", list(sound.shape), datatype)
+    tensor.set_data_from_numpy(sound)
+    return [tensor]
+
+
+def http_client():
+    return http.InferenceServerClient(rest, concurrency=4, network_timeout=30)
+
+
+def http_health_and_metadata():
+    client = http_client()
+    check(client.is_server_live() and client.is_server_ready(), "live and ready")
+    check(client.is_model_ready("mic"), "mic is ready")
+    check(client.is_model_ready("mic", "1"), "version 1 is ready")
+    check(not client.is_model_ready("mic", "7"), "version 7 is not")
+    server = client.get_server_metadata()
+    check(server["name"] == "downbeat-pool", server)
+    check("binary_tensor_data" in server["extensions"], server)
+    for version in ["", "1"]:
+        model = client.get_model_metadata("mic", version)
+        check(model["versions"] == ["1"], model)
+        check(model["inputs"][0] == {"name": "pcm", "datatype": "FP32", "shape": [-1, -1]}, model)
+
+
+def http_json_and_binary_agree():
+    client = http_client()
+    answers = []
+    for binary_in in [False, True]:
+        for binary_out in [False, True]:
+            tensor = http.InferInput("pcm", [960], "FP32")
+            tensor.set_data_from_numpy(SOUND, binary_data=binary_in)
+            wanted = [http.InferRequestedOutput("denoised", binary_data=binary_out)]
+            answer = client.infer("mic", [tensor], outputs=wanted, request_id="a-7")
+            check(answer.get_response()["id"] == "a-7", answer.get_response())
+            answers.append(answer.as_numpy("denoised"))
+    check(all(answer.shape == (960,) for answer in answers), "shapes")
+    check(all(np.array_equal(answer, answers[0]) for answer in answers), "same answers")
+    check(np.abs(answers[0]).max() > 0.01, "silence")
+    integers = (SOUND * 32767).astype(np.int16).reshape(480, 2)
+    answer = client.infer("mic", inputs(http, integers, "INT16"), model_version="1")
+    check(answer.as_numpy("denoised").dtype == np.int16, "INT16 comes back as INT16")
+
+
+def http_refusals():
+    client = http_client()
+    refused("404", "no model `nope`", lambda: client.infer("nope", inputs(http, SOUND)))
+    refused("404", "no version `7`", lambda: client.infer("mic", inputs(http, SOUND), "7"))
+    short = SOUND[:7]
+    refused("400", "shape [7]", lambda: client.infer("mic", inputs(http, short)))
+    double = SOUND.astype(np.float64)
+    refused("400", "datatype FP64", lambda: client.infer("mic", inputs(http, double, "FP64")))
+    bad = SOUND.copy()
+    bad[3] = np.nan
+    refused("400", "element 3 of `pcm` is NaN", lambda: client.infer("mic", inputs(http, bad)))
+    other = http.InferInput("pmc", [960], "FP32")
+    other.set_data_from_numpy(SOUND)
+    refused("400", "no input `pmc`", lambda: client.infer("mic", [other]))
+    wanted = [http.InferRequestedOutput("x")]
+    refused("400", "no output `x`", lambda: client.infer("mic", inputs(http, SOUND), outputs=wanted))
+    ranked = [http.InferRequestedOutput("denoised", class_count=3)]
+    refused(
+        "400",
+        "`classification`, which is not offered",
+        lambda: client.infer("mic", inputs(http, SOUND), outputs=ranked),
+    )
+    # One microsecond is over before the worker hears of it.
+    refused("503", "deadline", lambda: client.infer("mic", inputs(http, SOUND), timeout=1))
+    refused("415", "as it is", lambda: client.infer(
+        "mic", inputs(http, SOUND), request_compression_algorithm="gzip"
+    ))
+
+
+def http_sequence_and_parameters():
+    client = http_client()
+    for place in range(3):
+        client.infer(
+            "mic", inputs(http, SOUND), sequence_id=42, sequence_start=place == 0,
+            sequence_end=place == 2, priority=1, timeout=20_000_000,
+            parameters={"deadline_ns": 20_000_000_000},
+        )
+    client.infer("mic", inputs(http, SOUND), sequence_id="cam", sequence_start=True)
+    refused("400", "`deadline_ns` is 0", lambda: client.infer(
+        "mic", inputs(http, SOUND), parameters={"deadline_ns": 0}
+    ))
+
+
+def http_repository_and_statistics():
+    client = http_client()
+    index = client.get_model_repository_index()
+    check({"name": "mic", "version": "1", "state": "READY", "reason": ""} in index, index)
+    refused("404", "no model `nope`", lambda: client.load_model("nope"))
+    before = client.get_inference_statistics("mic")["model_stats"][0]
+    client.infer("mic", inputs(http, SOUND))
+    after = client.get_inference_statistics("mic", "1")["model_stats"][0]
+    check(after["inference_count"] == before["inference_count"] + 1, after)
+    check(after["inference_stats"]["compute_infer"]["ns"] > 0, after)
+    check(after["last_inference"] > 1_600_000_000_000, after)
+    everything = client.get_inference_statistics()["model_stats"]
+    check([model["name"] for model in everything] == ["mic"], everything)
+
+
+def http_in_parallel():
+    client = http_client()
+    waiting = [client.async_infer("mic", inputs(http, SOUND)) for _ in range(32)]
+    answers = [one.get_result().as_numpy("denoised") for one in waiting]
+    check(all(np.array_equal(answer, answers[0]) for answer in answers), "another's answer")
+
+
+def over_unix():
+    # By itself gRPC's library names the host after the socket's path, with %2F for each slash; the
+    # server's HTTP/2 takes no such name.
+    host = [("grpc.default_authority", "localhost")]
+    return grpc.InferenceServerClient(f"unix:{grpc_socket}", channel_args=host)
+
+
+def grpc_calls(client):
+    check(client.is_server_live() and client.is_server_ready(), "live and ready")
+    check(client.is_model_ready("mic") and client.is_model_ready("mic", "1"), "mic is ready")
+    check(client.get_server_metadata().name == "downbeat-pool", "name")
+    model = client.get_model_metadata("mic")
+    check(list(model.inputs[0].shape) == [-1, -1] and model.platform != "", model)
+    answer = client.infer("mic", inputs(grpc, SOUND), request_id="7", client_timeout=30)
+    check(answer.get_response().id == "7", answer.get_response().id)
+    check(answer.as_numpy("denoised").shape == (960,), "shape")
+    over_http = http_client().infer("mic", inputs(http, SOUND)).as_numpy("denoised")
+    check(np.array_equal(answer.as_numpy("denoised"), over_http), "both protocols agree")
+    names = [model.name for model in client.get_model_repository_index().models]
+    check(names == ["mic"], names)
+    statistics = client.get_inference_statistics("mic").model_stats[0]
+    check(statistics.inference_count > 0 and statistics.inference_stats.success.ns > 0, statistics)
+    client.close()
+
+
+def grpc_tcp():
+    grpc_calls(grpc.InferenceServerClient(grpc_address))
+
+
+def grpc_unix():
+    grpc_calls(over_unix())
+
+
+def grpc_refusals():
+    client = grpc.InferenceServerClient(grpc_address)
+    infer = client.infer
+    refused("NOT_FOUND", "no model `nope`", lambda: infer("nope", inputs(grpc, SOUND)))
+    refused("INVALID_ARGUMENT", "shape [7]", lambda: infer("mic", inputs(grpc, SOUND[:7])))
+    refused("UNAVAILABLE", "deadline", lambda: infer("mic", inputs(grpc, SOUND), timeout=1))
+    refused(
+        "DEADLINE_EXCEEDED",
+        "",
+        lambda: infer("mic", inputs(grpc, SOUND), client_timeout=0.000001),
+    )
+    refused("NOT_FOUND", "no model `nope`", lambda: client.unload_model("nope"))
+    large = np.zeros(20_000_000, dtype=np.float32)
+    refused("", "", lambda: infer("mic", inputs(grpc, large)))
+    check(client.is_server_live(), "one client's mistakes are its own")
+
+
+def grpc_stream():
+    client = over_unix()
+    answers, all_there = [], threading.Event()
+
+    def on_answer(result, error):
+        answers.append((result, error))
+        if len(answers) == 20:
+            all_there.set()
+
+    client.start_stream(callback=on_answer)
+    for place in range(20):
+        # The ninth is wrong; the stream goes on.
+        sound = SOUND[:7] if place == 9 else SOUND
+        client.async_stream_infer(
+            "mic", inputs(grpc, sound), request_id=str(place), sequence_id=9,
+            sequence_start=place == 0, sequence_end=place == 19,
+        )
+    check(all_there.wait(60), f"{len(answers)} answers")
+    client.stop_stream()
+    for place, (result, error) in enumerate(answers):
+        if place == 9:
+            check(isinstance(error, InferenceServerException) and "shape [7]" in str(error), error)
+        else:
+            check(error is None and result.get_response().id == str(place), (place, error))
+
+
+main(
+    http_health_and_metadata,
+    http_json_and_binary_agree,
+    http_refusals,
+    http_sequence_and_parameters,
+    http_repository_and_statistics,
+    http_in_parallel,
+    grpc_tcp,
+    grpc_unix,
+    grpc_refusals,
+    grpc_stream,
+)
