@@ -5,6 +5,7 @@
 //! Inference Protocol ([`oip`]).
 
 pub mod backoff;
+pub mod channel;
 pub mod config;
 pub mod control;
 pub mod fleet;

@@ -1,35 +1,45 @@
 //! One instance of a declared worker: a process, its life and what it says of itself.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use downbeat_api::pool::{Worker, WorkerState};
+use downbeat_link::{Engine, Load, ModelNumber};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::config::{Program, WorkerConfig};
+use crate::channel::{self, Failure, Ready};
+use crate::config::{self, Program, WorkerConfig};
 use crate::notify::{self, Message};
 use crate::output::{self, LastLine};
 use crate::paths::Paths;
 use crate::process::{self, SpawnError};
 use crate::program::command_line;
 use crate::run::Settings;
-use crate::supervise::{Next, Readiness, Supervisor};
+use crate::supervise::{Next, Readiness, Sentence, Supervisor};
+
+/// A worker has one model, with this number on its channel.
+const MODEL: ModelNumber = ModelNumber(1);
 
 /// What an instance says.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Said {
     /// On its notification socket.
     Notified(Message),
+    /// On its channel: its model is loaded.
+    Loaded(Box<Ready>),
+    /// Its model cannot be loaded.
+    Refused(String),
 }
 
 /// From whom: the worker's name, the instance's slot and which of its lives.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Report {
     /// The worker.
     pub worker: String,
@@ -64,6 +74,10 @@ pub struct Member {
     latest: Message,
     last_line: LastLine,
     listener: Option<JoinHandle<()>>,
+    /// While it is greeted and loads its model.
+    greeter: Option<JoinHandle<()>>,
+    /// Its channel, once its model is loaded.
+    channel: Option<Box<Ready>>,
     leaving: bool,
 }
 
@@ -78,7 +92,8 @@ impl Member {
     #[must_use]
     pub fn new(config: WorkerConfig, slot: usize, generation: u64, now: Duration) -> Self {
         let readiness = match config.program {
-            Program::Denoise | Program::Model(_) => Readiness::Notified,
+            Program::Denoise => Readiness::Notified,
+            Program::Model(_) => Readiness::Loaded,
             Program::Command(_) | Program::Elsewhere => Readiness::Alive,
         };
         Self {
@@ -93,6 +108,8 @@ impl Member {
             latest: Message::default(),
             last_line: LastLine::default(),
             listener: None,
+            greeter: None,
+            channel: None,
             leaving: false,
         }
     }
@@ -113,6 +130,11 @@ impl Member {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The channel for its requests, while it is ready; to be taken once.
+    pub fn take_channel(&mut self) -> Option<Box<Ready>> {
+        self.channel.take()
     }
 
     /// Where it stands.
@@ -171,11 +193,25 @@ impl Member {
         self.stop_listening();
         let reporter = notify::bind(&notify)
             .map_err(|error| SpawnError::Passing(format!("{}: {error}", notify.display())))?;
-        let spawned = process::spawn(&self.config, &self.id, &line, &paths.run_dir, &notify)?;
+        let channel = self.channel_ends(&settings.models)?;
+        let inherited = channel.as_ref().map(|(_, worker, _)| worker);
+        let spawned =
+            process::spawn(&self.config, &self.id, &line, &paths.run_dir, &notify, inherited)?;
         self.last_line = LastLine::default();
         tokio::spawn(output::copy(self.id.clone(), spawned.stderr, self.last_line.clone()));
         let (worker, slot, life) = (self.config.name.clone(), self.slot, self.life);
         let reports = (*reports).clone();
+        if let Some((pool, _, load)) = channel {
+            let (worker, reports) = (worker.clone(), reports.clone());
+            self.greeter = Some(tokio::spawn(async move {
+                let said = match channel::load(pool, load).await {
+                    Ok(ready) => Said::Loaded(Box::new(ready)),
+                    Err(Failure::Refused(reason)) => Said::Refused(reason),
+                    Err(Failure::Ended) => return,
+                };
+                let _ = reports.send(Report { worker, slot, life, said }).await;
+            }));
+        }
         self.listener = Some(tokio::spawn(async move {
             let mut buffer = [0; notify::MAX_MESSAGE];
             while let Ok(length) = reporter.recv(&mut buffer).await {
@@ -190,6 +226,28 @@ impl Member {
         Ok(spawned.pid)
     }
 
+    /// The two ends of a built-in worker's channel, and what it is to load.
+    fn channel_ends(&self, models: &Path) -> Result<Option<(OwnedFd, OwnedFd, Load)>, SpawnError> {
+        let Program::Model(name) = &self.config.program else {
+            return Ok(None);
+        };
+        let (version, path) = channel::newest(models, name).map_err(SpawnError::Lasting)?;
+        let (pool, worker) = downbeat_link::pair()
+            .map_err(|error| SpawnError::Passing(format!("its channel: {error}")))?;
+        let load = Load {
+            model: MODEL,
+            name: self.config.name.clone(),
+            version: version.to_string(),
+            engine: match self.config.engine {
+                config::Engine::Tract => Engine::Tract,
+                config::Engine::Ort => Engine::OnnxRuntime { library: None },
+            },
+            path: Some(path),
+            threads: self.config.placement.threads.map_or(1, |n| u16::try_from(n).unwrap_or(1)),
+        };
+        Ok(Some((pool, worker, load)))
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             process::signal_group(pid, signal);
@@ -202,6 +260,15 @@ impl Member {
             return;
         }
         match said {
+            // A model's worker greets the pool before it has a model.
+            Said::Notified(message)
+                if message.ready && matches!(self.config.program, Program::Model(_)) => {}
+            Said::Loaded(ready) => {
+                info!(worker = self.id, "ready: {}", ready.loaded.engine);
+                self.channel = Some(ready);
+                self.supervisor.ready();
+            }
+            Said::Refused(reason) => self.supervisor.condemn(Sentence::Lasting(reason)),
             Said::Notified(message) if message.ready => {
                 self.supervisor.ready();
                 info!(worker = self.id, "ready");
@@ -235,6 +302,10 @@ impl Member {
     }
 
     fn stop_listening(&mut self) {
+        self.channel = None;
+        if let Some(task) = self.greeter.take() {
+            task.abort();
+        }
         if let Some(task) = self.listener.take() {
             task.abort();
         }

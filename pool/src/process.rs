@@ -76,7 +76,8 @@ pub fn take_hangup() {
     let _ = SigSet::from(Signal::SIGHUP).thread_unblock();
 }
 
-/// Starts instance `id` of a worker. To be called on the main thread only; see the module's text.
+/// Starts instance `id` of a worker, which inherits `channel` and gets its number as `--channel`. To
+/// be called on the main thread only; see the module's text.
 ///
 /// # Errors
 /// Says what failed and what to do.
@@ -86,6 +87,7 @@ pub fn spawn(
     line: &CommandLine,
     run_dir: &Path,
     notify: &Path,
+    channel: Option<&OwnedFd>,
 ) -> Result<Spawned, SpawnError> {
     let mut command = Command::new(&line.program);
     command
@@ -102,9 +104,14 @@ pub fn spawn(
     if let Some(deadline) = config.deadline {
         command.env(DEADLINE, deadline.as_micros().to_string());
     }
+    let channel = channel.map(AsRawFd::as_raw_fd);
+    if let Some(number) = channel {
+        command.arg("--channel").arg(number.to_string());
+    }
     let pool = Pid::this();
-    // SAFETY: the closure runs in the child between fork and exec and makes three syscalls; it
-    // neither allocates nor takes a lock.
+    // SAFETY: the closure runs in the child between fork and exec and makes a few syscalls; it
+    // neither allocates nor takes a lock. The channel's descriptor is open there: whoever called
+    // holds it until the child has been started.
     unsafe {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -113,6 +120,10 @@ pub fn spawn(
                 return Err(Errno::ESRCH.into());
             }
             prctl::set_no_new_privs()?;
+            if let Some(number) = channel {
+                // Without FD_CLOEXEC, in the child alone.
+                Errno::result(libc::fcntl(number, libc::F_SETFD, 0))?;
+            }
             Ok(())
         });
     }

@@ -51,9 +51,10 @@ pub fn command_line(
                 id.into(),
             ],
         }),
-        Program::Model(name) => Ok(CommandLine {
+        Program::Model(_) => Ok(CommandLine {
             program: built_in(worker_bin)?,
-            arguments: vec!["serve".into(), "--model".into(), name.into()],
+            // Who starts it says where its channel is.
+            arguments: vec!["serve".into(), "--name".into(), id.into()],
         }),
         Program::Elsewhere => Err(format!("[worker.{}]: nothing is started for it", config.name)),
         Program::Command(words) => {

@@ -23,6 +23,9 @@ pub const PROOF_OF_LIFE: Duration = Duration::from_millis(200);
 /// A built-in worker that is not ready by then hangs.
 pub const READY_LIMIT: Duration = Duration::from_secs(10);
 
+/// A model that is not loaded by then hangs; the largest are read from slow disks.
+pub const LOAD_LIMIT: Duration = Duration::from_secs(120);
+
 /// From SIGTERM to SIGKILL.
 pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -31,8 +34,19 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub enum Readiness {
     /// By `READY=1`; without it in [`READY_LIMIT`] it is killed.
     Notified,
+    /// By loading its model; without it in [`LOAD_LIMIT`] it is killed.
+    Loaded,
     /// By `READY=1`, or by being alive for [`PROOF_OF_LIFE`].
     Alive,
+}
+
+/// Why a worker is killed that did not end by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sentence {
+    /// Its death counts like any other.
+    Passing(String),
+    /// It will not go better the next time: it stays down.
+    Lasting(String),
 }
 
 /// What the caller is to do.
@@ -61,6 +75,8 @@ pub struct Supervisor {
     in_a_row: u32,
     starts: u64,
     note: Option<String>,
+    /// Why it is being killed.
+    sentence: Option<Sentence>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +89,11 @@ enum Phase {
         since: Duration,
         ready: bool,
     },
-    /// Hung at its start and killed; its death counts like any other.
+    /// SIGKILL is still to be sent, for a reason that is kept.
+    Condemned {
+        since: Duration,
+    },
+    /// Killed for a reason that is kept.
     Killed {
         since: Duration,
     },
@@ -100,6 +120,7 @@ impl Supervisor {
             in_a_row: 0,
             starts: 0,
             note: None,
+            sentence: None,
         }
     }
 
@@ -114,12 +135,13 @@ impl Supervisor {
                     Next::Idle
                 }
                 Readiness::Alive => Next::Wait(since + PROOF_OF_LIFE),
-                Readiness::Notified if now >= since + READY_LIMIT => {
-                    self.phase = Phase::Killed { since };
-                    Next::Kill
-                }
-                Readiness::Notified => Next::Wait(since + READY_LIMIT),
+                Readiness::Notified => self.hurry_up(now, since, READY_LIMIT),
+                Readiness::Loaded => self.hurry_up(now, since, LOAD_LIMIT),
             },
+            Phase::Condemned { since } => {
+                self.phase = Phase::Killed { since };
+                Next::Kill
+            }
             Phase::ToStop => {
                 self.phase = Phase::Stopping { kill_at: now + STOP_LIMIT };
                 Next::Terminate
@@ -134,6 +156,25 @@ impl Supervisor {
             | Phase::Finishing
             | Phase::Failed
             | Phase::Stopped => Next::Idle,
+        }
+    }
+
+    /// Waits for a worker that is not ready, up to a limit.
+    fn hurry_up(&mut self, now: Duration, since: Duration, limit: Duration) -> Next {
+        if now < since + limit {
+            return Next::Wait(since + limit);
+        }
+        let reason = format!("not ready within {} s", limit.as_secs());
+        self.sentence = Some(Sentence::Passing(reason));
+        self.phase = Phase::Killed { since };
+        Next::Kill
+    }
+
+    /// Has a running worker killed, for a reason that its status shows.
+    pub fn condemn(&mut self, sentence: Sentence) {
+        if let Phase::Running { since, .. } = self.phase {
+            self.sentence = Some(sentence);
+            self.phase = Phase::Condemned { since };
         }
     }
 
@@ -166,13 +207,12 @@ impl Supervisor {
                 return;
             }
             Phase::Running { since, .. } => since,
-            Phase::Killed { since } => {
-                self.died(
-                    now,
-                    since,
-                    &format!("not ready within {} s", READY_LIMIT.as_secs()),
-                    random,
-                );
+            Phase::Condemned { since } | Phase::Killed { since } => {
+                match self.sentence.take() {
+                    Some(Sentence::Lasting(reason)) => self.refused(reason),
+                    Some(Sentence::Passing(reason)) => self.died(now, since, &reason, random),
+                    None => self.died(now, since, how, random),
+                }
                 return;
             }
             Phase::Waiting { .. } => now,
@@ -216,7 +256,7 @@ impl Supervisor {
     /// Ends it for good.
     pub fn stop(&mut self) {
         self.phase = match self.phase {
-            Phase::Running { .. } => Phase::ToStop,
+            Phase::Running { .. } | Phase::Condemned { .. } => Phase::ToStop,
             // Its SIGKILL is on the way already.
             Phase::Killed { .. } => Phase::Finishing,
             Phase::Waiting { .. } | Phase::Failed => Phase::Stopped,
@@ -252,7 +292,9 @@ impl Supervisor {
         match self.phase {
             Phase::Waiting { .. } if self.note.is_none() => WorkerState::Starting,
             Phase::Waiting { .. } => WorkerState::Backoff,
-            Phase::Running { ready: false, .. } | Phase::Killed { .. } => WorkerState::Starting,
+            Phase::Running { ready: false, .. }
+            | Phase::Condemned { .. }
+            | Phase::Killed { .. } => WorkerState::Starting,
             Phase::Running { ready: true, .. } => WorkerState::Ready,
             Phase::Failed => WorkerState::Failed,
             Phase::ToStop | Phase::Stopping { .. } | Phase::Finishing | Phase::Stopped => {

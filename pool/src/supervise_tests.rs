@@ -64,6 +64,31 @@ fn a_worker_that_hangs_at_its_start_is_killed_and_restarted() {
 }
 
 #[test]
+fn one_that_is_stuck_is_killed_and_restarted_with_that_reason() {
+    let mut worker = new(Restart::Never, Readiness::Loaded);
+    worker.spawned(ZERO);
+    assert_eq!(worker.next(ms(20_000)), Next::Wait(LOAD_LIMIT), "a model may load slowly");
+    worker.ready();
+    worker.condemn(Sentence::Passing("holds 1 request".into()));
+    assert_eq!(worker.next(ms(30_000)), Next::Kill);
+    assert_eq!(worker.next(ms(30_000)), Next::Idle, "the signal is sent once");
+    worker.ended(ms(30_001), false, "killed by SIGKILL", 0.0);
+    assert_eq!((worker.note(), worker.state()), (Some("holds 1 request"), WorkerState::Backoff));
+}
+
+#[test]
+fn one_whose_model_cannot_be_loaded_stays_down() {
+    let mut worker = new(Restart::Always, Readiness::Loaded);
+    worker.spawned(ZERO);
+    worker.condemn(Sentence::Lasting("no graph".into()));
+    assert_eq!(worker.next(ms(1)), Next::Kill);
+    worker.ended(ms(2), false, "killed by SIGKILL", 0.0);
+    assert_eq!((worker.note(), worker.state()), (Some("no graph"), WorkerState::Failed));
+    worker.retry(ms(3));
+    assert_eq!(worker.next(ms(3)), Next::Spawn);
+}
+
+#[test]
 fn five_deaths_in_a_minute_are_enough() {
     let (worker, starts) = starts_until_failed(ms(10), 100);
     assert_eq!(starts, [0, 210, 620, 1430, 3040].map(ms));
@@ -159,7 +184,7 @@ proptest! {
     /// Whatever happens in whatever order: no start while a process may live, and a stopped
     /// worker stays stopped.
     #[test]
-    fn there_is_never_a_second_process(events in prop::collection::vec((0..7u8, 0..5000u64), 1..200)) {
+    fn there_is_never_a_second_process(events in prop::collection::vec((0..8u8, 0..5000u64), 1..200)) {
         let mut worker = new(Restart::Always, Readiness::Notified);
         let (mut now, mut alive, mut stopped) = (ZERO, false, false);
         for (event, pass) in events {
@@ -170,6 +195,7 @@ proptest! {
                 2 if pass > 4900 => { worker.stop(); stopped = true; }
                 3 if !stopped => worker.retry(now),
                 4 => worker.hurry(now),
+                5 => worker.condemn(Sentence::Passing("x".into())),
                 _ => {}
             }
             if worker.next(now) == Next::Spawn {

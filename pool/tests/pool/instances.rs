@@ -61,3 +61,15 @@ fn instances_end_with_a_killed_pool() {
         assert!(!lives(pid));
     }
 }
+
+#[test]
+fn a_model_that_is_not_in_the_store_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("glyphs/1")).unwrap();
+    let models = folder.path().to_str().unwrap();
+    let text = "[worker.letters]\nmodel = \"glyhps\"\n";
+    let pool = TestPool::start_with(text, &["--models", models]);
+    let note = pool.wait_for("letters", WorkerState::Failed).note.unwrap();
+    assert!(note.starts_with("model `glyhps`: "), "{note}");
+    assert!(note.ends_with("did you mean \"glyphs\"?"), "{note}");
+}
