@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::config::{Adapter, Instances, Program, WorkerConfig};
 use crate::member::{Context, Member, Said};
 use crate::paths::Paths;
+use crate::program::port;
 use crate::rolling::{self, Instance};
 use crate::scale::{Load, Scale};
 use crate::view::Model;
@@ -174,6 +175,22 @@ impl Fleet {
             return vec![row];
         }
         self.members.values().map(Member::status).collect()
+    }
+
+    /// Addresses (`host:port`) of the instances that take `/v1/*`; nothing where it takes none.
+    #[must_use]
+    pub fn openai(&self) -> Option<Vec<String>> {
+        if !self.config.openai {
+            return None;
+        }
+        if let Some(url) = self.config.adapter.as_ref().and_then(Adapter::url) {
+            return Some(vec![url.strip_prefix("http://").unwrap_or(url).into()]);
+        }
+        let ready = |(_, member): &(&usize, &Member)| member.state() == WorkerState::Ready;
+        let address = |(&slot, _): (&usize, &Member)| {
+            Some(format!("127.0.0.1:{}", port(&self.config, slot)?))
+        };
+        Some(self.members.iter().filter(ready).filter_map(address).collect())
     }
 
     /// As a model that streams, of the Open Inference Protocol.

@@ -163,7 +163,12 @@ impl Pool {
             .iter()
             .filter_map(|(name, fleet)| Some((name.clone(), fleet.model(&self.paths)?)))
             .collect();
-        *self.view.lock() = Snapshot { status, models };
+        let openai = self
+            .fleets
+            .iter()
+            .filter_map(|(name, fleet)| Some((name.clone(), fleet.openai()?)))
+            .collect();
+        *self.view.lock() = Snapshot { status, models, openai };
     }
 
     fn report(&mut self, report: Report) {

@@ -18,6 +18,9 @@ pub struct Model {
     pub deadline: Option<Duration>,
 }
 
+/// Workers that take `/v1/*`, each with the addresses (`host:port`) of its ready instances.
+pub type Openai = BTreeMap<String, Vec<String>>;
+
 /// Everything at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -25,6 +28,8 @@ pub struct Snapshot {
     pub status: PoolStatus,
     /// Models by name.
     pub models: BTreeMap<String, Model>,
+    /// Where `/v1/*` goes.
+    pub openai: Openai,
 }
 
 /// The current [`Snapshot`], shared.

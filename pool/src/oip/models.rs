@@ -9,7 +9,7 @@ use tracing::debug;
 use super::denoise::Denoise;
 use super::statistics::{Counts, Statistics};
 use crate::inference::{Metadata, Refusal, Request, Response, Terms};
-use crate::view::View;
+use crate::view::{Openai, View};
 
 /// The models, as the servers see them.
 #[derive(Clone, Debug)]
@@ -52,6 +52,12 @@ impl Models {
             denoise: Denoise::default(),
             statistics: Statistics::default(),
         }))
+    }
+
+    /// Where `/v1/*` goes.
+    #[must_use]
+    pub fn openai(&self) -> Openai {
+        self.0.view.lock().openai.clone()
     }
 
     /// Whether all models are ready.

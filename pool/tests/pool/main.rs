@@ -2,6 +2,7 @@
 
 mod clients;
 mod instances;
+mod openai;
 mod processes;
 mod streams;
 mod support;

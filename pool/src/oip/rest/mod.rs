@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod json;
+mod openai;
 mod request;
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_ENCODING;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -102,6 +103,7 @@ fn router(service: Service) -> Router {
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{name}/load", post(load))
         .route("/v2/repository/models/{name}/unload", post(unload))
+        .route("/v1/{*path}", any(openai::pass))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .with_state(service)
