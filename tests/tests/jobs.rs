@@ -11,10 +11,14 @@ use downbeat_agent::model::rhythm::rhythm;
 use downbeat_agent::observe::kernel::{KernelEvent, KernelProbes, ProbeOptions};
 use downbeat_agent::roots::Roots;
 use downbeat_api::Rhythm;
+use downbeat_tests::threads::Scheduling;
 use serde::Deserialize;
 
 /// A deadline that every job misses, so that each tells its story.
 const EVERY_JOB: u64 = 1;
+
+/// Of the loads.
+const PRIORITY: u32 = 20;
 
 #[derive(Deserialize)]
 struct Start {
@@ -89,6 +93,10 @@ struct Seen {
 
 /// Runs several `downbeat-load periodic` at a time, each with its thread followed.
 fn follow(probes: &mut KernelProbes, loads: &[&[&str]]) -> Vec<Seen> {
+    // They and this thread go before whatever else the machine is busy with: of a job that begins
+    // seconds late, and of a thread that is followed only then, nothing can be said.
+    let inherited = Scheduling { reset_on_fork: false, ..Scheduling::fifo(PRIORITY) };
+    inherited.apply(0).unwrap();
     let mut running: Vec<(Load, u32, Option<Box<Job>>)> = loads
         .iter()
         .map(|arguments| {
