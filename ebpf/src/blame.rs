@@ -1,10 +1,8 @@
 //! Threads that wait for a CPU: counted there while they do, so that [`crate::occupancy`] blames
 //! their waits; and who it was, for the story of a job that missed its deadline.
 
-use core::ffi::c_void;
-use core::hint::black_box;
-
 use aya_ebpf::helpers::generated::bpf_loop;
+use core::ffi::c_void;
 use downbeat_abi::{
     Cpu, Culprit, CulpritKind, HASHED, JOB_CULPRITS, JOB_WAITS, Job, JobWait, Label, NO_JOB,
     ONE_WAITING, PLACES, SLICES, Thread, VICTIMS, place, row_bit, waiting_in,
@@ -13,6 +11,7 @@ use downbeat_abi::{
 use crate::atomic;
 use crate::maps::{self, BLAME_ON, CPUS};
 use crate::occupancy::{index, lowest_bit, own_word, present_ns, waiting, within};
+use crate::opaque::opaque;
 use crate::task::Task;
 
 /// A move to another CPU so soon after the wake-up is where the thread was put, nanoseconds.
@@ -168,7 +167,7 @@ pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
 /// Where the threads of a class that wait on the CPU are counted, and the row's bit.
 #[inline(always)]
 unsafe fn row(cpu: *mut Cpu, number: u8) -> Option<(*mut u64, u64)> {
-    let number = black_box(number as usize);
+    let number = opaque(number.into()) as usize;
     if number >= VICTIMS {
         return None;
     }
@@ -353,7 +352,7 @@ unsafe fn differ(a: *const Culprit, b: *const Culprit) -> u64 {
     unsafe {
         let a_name = (&raw const (*a).comm).cast::<[u64; 2]>().read();
         let b_name = (&raw const (*b).comm).cast::<[u64; 2]>().read();
-        black_box(
+        opaque(
             u64::from((*a).kind ^ (*b).kind)
                 | u64::from((*a).id ^ (*b).id)
                 | (a_name[0] ^ b_name[0])

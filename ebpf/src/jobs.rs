@@ -5,17 +5,16 @@
 //! overruns is often woken before it sleeps at all: then the wake is both the end of one job and
 //! the start of the next.
 
-use core::hint::black_box;
-
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use downbeat_abi::{
-    Counter, EventKind, JOB_BUCKETS, Job, Miss, RELEASE_KINDS, RELEASES, SleepKind, Story, Thread,
-    WakeKind, job_bucket_of,
+    Counter, EventKind, JOB_BUCKETS, JOB_FIRST_BUCKET, Job, Miss, RELEASE_KINDS, RELEASES,
+    SleepKind, Story, Thread, WakeKind, bucket_by_steps,
 };
 
 use crate::maps::{self, EVENTS, count};
 use crate::occupancy::{self, index};
+use crate::opaque::opaque;
 use crate::task::Task;
 use crate::wait::{is_interruptible, is_uninterruptible};
 use crate::{blame, gate};
@@ -293,7 +292,8 @@ unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
 /// Counts a time in one of a job's histograms.
 #[inline(always)]
 unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
-    let bucket = black_box(job_bucket_of(ns)) & 0xff;
+    let bucket = bucket_by_steps(ns, opaque).saturating_sub(JOB_FIRST_BUCKET);
+    let bucket = opaque(bucket as u64) as usize & 0xff;
     if bucket < JOB_BUCKETS {
         // SAFETY: the map's own pointer, and the index is in range.
         unsafe { *buckets.cast::<u32>().add(bucket) += 1 };
@@ -319,7 +319,7 @@ unsafe fn begin(job: *mut Job, kind: u8, late_ns: u64, free_ns: u64, now: u64) {
         *releases.add(index(count, RELEASES)) = release_ns;
         (*job).release_count = count + 1;
         let by_kind = (&raw mut (*job).released).cast::<u64>();
-        let of_kind = black_box(kind as usize) & 3;
+        let of_kind = opaque(kind.into()) as usize & 3;
         if of_kind < RELEASE_KINDS {
             *by_kind.add(of_kind) += 1;
         }

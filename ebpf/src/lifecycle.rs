@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
-use downbeat_abi::{Counter, Event, EventKind, NO_CLASS};
+use downbeat_abi::{Counter, Event, EventKind, NO_CLASS, Siblings};
 
 use crate::events::{self, Wake};
 use crate::gate;
@@ -24,6 +24,11 @@ pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
         if !gate::admit(tid, slot) {
             count(Counter::DroppedThreads);
         }
+    }
+    if let Some(thread) = gate::thread(tid) {
+        // The others of its process are gone.
+        // SAFETY: the map's own pointer.
+        unsafe { (*thread).siblings = Siblings::None as u8 };
     }
     let event = Event {
         tid,
@@ -53,6 +58,11 @@ pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
         // then, so that its own children are told of as well: a daemon forks twice.
         // SAFETY: the map's own pointer.
         let slot = if is_thread { unsafe { (*thread).slot }.into() } else { NO_CLASS };
+        if is_thread {
+            // Who was alone is not any more; the other threads know it already.
+            // SAFETY: the map's own pointer.
+            unsafe { (*thread).siblings = Siblings::Some as u8 };
+        }
         if !gate::admit(tid, slot) {
             count(Counter::DroppedThreads);
         } else if is_thread {

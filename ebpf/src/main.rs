@@ -21,6 +21,7 @@ mod jobs;
 mod lifecycle;
 mod maps;
 mod occupancy;
+mod opaque;
 mod task;
 mod wait;
 

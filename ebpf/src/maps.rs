@@ -4,9 +4,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
-use downbeat_abi::{
-    CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, WAIT_PARTS, Waits,
-};
+use downbeat_abi::{CLASS_SLOTS, Counter, Cpu, JOBS as JOB_ENTRIES, Job, Thread, Waits};
 
 use crate::atomic;
 
@@ -19,9 +17,9 @@ pub static GATE: Array<u64> = Array::with_max_entries(32_768 / u64::BITS, BPF_F_
 #[map]
 pub static THREADS: Array<Thread> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Waits by class slot, read by the agent through a mapping.
+/// Waits by class slot and part, read by the agent through a mapping. The loader sizes it to the CPUs.
 #[map]
-pub static WAITS: Array<Waits> = Array::with_max_entries(CLASS_SLOTS * WAIT_PARTS, BPF_F_MMAPABLE);
+pub static WAITS: Array<Waits> = Array::with_max_entries(CLASS_SLOTS, BPF_F_MMAPABLE);
 
 /// Jobs of the threads that have a place here.
 #[map]
@@ -55,6 +53,10 @@ pub static RING_WAKE_BYTES: Global<u32> = Global::new(0);
 pub static THREAD_SHIFT: Global<u32> = Global::new(32);
 #[unsafe(no_mangle)]
 pub static LAST_THREAD: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static LAST_WAIT_PART: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static WAIT_PARTS_SHARED: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static BLAME_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]

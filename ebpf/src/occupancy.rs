@@ -3,11 +3,9 @@
 //! thread's credit says what the occupant had before it waited. While nobody waits, a switch costs
 //! a look at two words. Only the CPU itself writes its sums.
 
-use core::ffi::c_void;
-use core::hint::black_box;
-
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
+use core::ffi::c_void;
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES,
     PLACE_MASK, PLACES, SLICES, Thread, VICTIMS, credit_in, own_place, place, row_bit, waiting_in,
@@ -15,6 +13,7 @@ use downbeat_abi::{
 
 use crate::atomic;
 use crate::maps::{BLAME_ON, CPUS, count};
+use crate::opaque::opaque;
 use crate::task::Task;
 
 /// What a thread was not charged for is the hypervisor's from here on, nanoseconds; less is noise
@@ -199,7 +198,7 @@ extern "C" fn charge_row(_: u32, charge: *const Charge) -> u64 {
 
 #[inline(always)]
 unsafe fn blame_row(charge: *const Charge, number: usize) {
-    let number = black_box(number);
+    let number = opaque(number as u64) as usize;
     if number >= VICTIMS {
         return;
     }
@@ -381,7 +380,7 @@ fn hashed(cpu: *mut Cpu, now: u64, who: Identity) -> u32 {
                 | u64::from((*label).id ^ id)
                 | (its[0] ^ comm[0])
                 | (its[1] ^ comm[1]);
-            if black_box(differs) == 0 {
+            if opaque(differs) == 0 {
                 (*label).used_ns = now;
                 return n as u32;
             }
@@ -408,13 +407,13 @@ fn hashed(cpu: *mut Cpu, now: u64, who: Identity) -> u32 {
 /// it thinks of no use.
 #[inline(always)]
 pub fn index(n: u64, len: usize) -> usize {
-    black_box(n as usize) & (len - 1)
+    opaque(n) as usize & (len - 1)
 }
 
 /// The same for a place.
 #[inline(always)]
 pub fn within(place: usize) -> usize {
-    black_box(place) & PLACE_MASK
+    opaque(place as u64) as usize & PLACE_MASK
 }
 
 /// Number of the lowest bit that is set: there is no instruction for it. Without a branch, of which
@@ -423,8 +422,8 @@ pub fn within(place: usize) -> usize {
 pub fn lowest_bit(word: u64) -> u64 {
     let bit = word & word.wrapping_neg();
     let half = |mask: u64, shift: u64| {
-        let part = black_box(bit & mask);
-        (black_box(part | part.wrapping_neg()) >> 63) << shift
+        let part = opaque(bit & mask);
+        (opaque(part | part.wrapping_neg()) >> 63) << shift
     };
     half(0xffff_ffff_0000_0000, 5)
         + half(0xffff_0000_ffff_0000, 4)

@@ -1,14 +1,14 @@
 //! Run-queue wait: from runnable (woken or preempted) to running; and who runs where meanwhile.
 
-use core::hint::black_box;
-
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use downbeat_abi::{
-    BUCKETS, CLASS_SLOTS, ClassTimes, Counter, Cpu, Job, Thread, WAIT_PARTS, WakeKind, bucket_of,
+    BUCKETS, CLASS_SLOTS, ClassTimes, Counter, Cpu, Job, Siblings, Thread, WakeKind,
+    bucket_by_steps,
 };
 
-use crate::maps::{self, BLAME_ON, WAITS, count};
+use crate::maps::{self, BLAME_ON, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
 use crate::occupancy::index;
+use crate::opaque::opaque;
 use crate::task::Task;
 use crate::{atomic, blame, gate, jobs, occupancy};
 
@@ -91,7 +91,7 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
     unsafe {
         let looked_at = BLAME_ON.load() != 0 && occupancy::is_looked_at(cpu);
         // Each on its own: LLVM would test both pointers at once, which the verifier calls arithmetic.
-        if !looked_at && black_box(prev_thread.is_none()) && next_thread.is_none() {
+        if !looked_at && opaque(prev_thread.is_none().into()) != 0 && next_thread.is_none() {
             return;
         }
         let now = now();
@@ -214,7 +214,13 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
         (*thread).run_ns = now;
         (*thread).woken_ns = 0;
         (*thread).unsure = 0;
-        (*thread).process = if task.has_siblings() { task.tgid() } else { 0 };
+        let mut siblings = (*thread).siblings;
+        if siblings == Siblings::Unknown as u8 {
+            siblings = if task.has_siblings() { Siblings::Some } else { Siblings::None } as u8;
+            (*thread).siblings = siblings;
+        }
+        let shared = siblings == Siblings::Some as u8;
+        (*thread).process = if shared { task.tgid() } else { 0 };
         (*thread).cpu = bpf_get_smp_processor_id() as u16;
         if let Some(job) = job {
             jobs::runs(job, task, now);
@@ -232,16 +238,22 @@ unsafe fn waited(here: *mut Cpu, slot: u32, wait_ns: u64) {
         return;
     }
     // SAFETY: a helper without conditions.
-    let part = unsafe { bpf_get_smp_processor_id() } % WAIT_PARTS;
-    let Some(waits) = WAITS.get_ptr_mut(slot * WAIT_PARTS + part) else {
+    let part = unsafe { bpf_get_smp_processor_id() } & LAST_WAIT_PART.load();
+    let Some(waits) = WAITS.get_ptr_mut(slot * (LAST_WAIT_PART.load() + 1) + part) else {
         return;
     };
     // LLVM knows that the index is in range and would drop the mask by which the verifier
     // learns it.
-    let bucket = black_box(bucket_of(wait_ns)) & (BUCKETS - 1);
+    let bucket = opaque(bucket_by_steps(wait_ns, opaque) as u64) as usize & (BUCKETS - 1);
     // SAFETY: the maps' own pointers, and the indexes are in range.
     unsafe {
-        atomic::add((&raw mut (*waits).buckets).cast::<u64>().add(bucket), 1);
+        let count = (&raw mut (*waits).buckets).cast::<u64>().add(bucket);
+        // The verifier knows the global's value and drops the branch that is not taken.
+        if WAIT_PARTS_SHARED.load() != 0 {
+            atomic::add(count, 1);
+        } else {
+            count.write_volatile(count.read_volatile() + 1);
+        }
         let classes = (&raw mut (*here).classes).cast::<ClassTimes>();
         (*classes.add(index(slot.into(), CLASS_SLOTS as usize))).waited_ns += wait_ns;
     }

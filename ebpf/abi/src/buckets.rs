@@ -24,6 +24,40 @@ pub const fn bucket_of(ns: u64) -> usize {
     if bucket < BUCKETS as u64 { bucket as usize } else { BUCKETS - 1 }
 }
 
+/// Buckets of the numbers that [`bucket_by_steps`] comes down to.
+static SMALL: [u8; 128] = {
+    let mut buckets = [0; 128];
+    let mut n = 0;
+    while n < buckets.len() {
+        buckets[n] = bucket_of(n as u64) as u8;
+        n += 1;
+    }
+    buckets
+};
+
+/// The same as [`bucket_of`] where there is no instruction for leading zeros: three steps without a
+/// branch and a look into a table of two cache lines, about half of what counting bits takes.
+/// `opaque` returns its argument and keeps the compiler from knowing anything about it, since it
+/// would make branches of the steps, all combinations of which the verifier follows.
+#[must_use]
+#[inline(always)]
+pub fn bucket_by_steps(ns: u64, opaque: impl Fn(u64) -> u64) -> usize {
+    const LONGEST: u64 = 1 << 34;
+    if ns >= LONGEST {
+        return BUCKETS - 1;
+    }
+    let mut rest = opaque(ns);
+    let mut shift = 0;
+    // Each leaves 8 or more, so that none of the bits that tell the bucket is lost.
+    for (from, step) in [(1 << 19, 4), (1 << 11, 3), (1 << 7, 2)] {
+        let by = ((from - 1_u64).wrapping_sub(rest) >> 63) << step;
+        rest = opaque(rest >> by);
+        shift += by;
+    }
+    let small = opaque(rest) as usize & (SMALL.len() - 1);
+    usize::from(SMALL[small]) + ((shift as usize) << SUB_BITS)
+}
+
 /// The largest wait in nanoseconds that falls into `bucket`; `u64::MAX` for the last one and
 /// beyond.
 #[must_use]
@@ -50,6 +84,16 @@ mod tests {
             assert_eq!(bucket_of(bound), bucket);
             assert_eq!(bucket_of(bound + 1), bucket + 1);
         }
+    }
+
+    #[test]
+    fn by_steps_it_is_the_same() {
+        let by_steps = |ns| bucket_by_steps(ns, core::hint::black_box);
+        for bucket in 0..BUCKETS - 1 {
+            let bound = upper_bound(bucket);
+            assert_eq!((by_steps(bound), by_steps(bound + 1)), (bucket, bucket + 1));
+        }
+        assert_eq!((by_steps(0), by_steps(u64::MAX)), (0, BUCKETS - 1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use blame::{
     ClassTimes, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, ONE_WAITING, OWN_PLACES,
     PLACE_MASK, PLACES, SLICES, VICTIMS, credit_in, own_place, place, row_bit, waiting_in,
 };
-pub use buckets::{BUCKETS, bucket_of, upper_bound};
+pub use buckets::{BUCKETS, bucket_by_steps, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
 pub use job::{
     CALM_WORDS, JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss,
@@ -88,8 +88,20 @@ pub struct Thread {
     /// 1 where it was woken between its last look at what it waits for and its sleep: it is ready,
     /// unless another wake shows that it slept.
     pub unsure: u8,
-    /// Always 0.
-    pub padding: u8,
+    /// A [`Siblings`].
+    pub siblings: u8,
+}
+
+/// Whether a thread's process has other threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Siblings {
+    /// Nobody has looked yet.
+    Unknown = 0,
+    /// It is alone.
+    None = 1,
+    /// It has, or had since its start.
+    Some = 2,
 }
 
 /// What woke a thread.
@@ -130,17 +142,23 @@ impl Thread {
             row: 0,
             wake: WakeKind::None as u8,
             unsure: 0,
-            padding: 0,
+            siblings: Siblings::Unknown as u8,
         }
     }
 }
 
-/// Parts of the waits of a class, so that CPUs seldom write the same one: each counts in the part
-/// of its number, modulo this. A power of two.
-pub const WAIT_PARTS: u32 = 4;
+/// The most parts of the waits of a class; see [`wait_parts`].
+pub const MAX_WAIT_PARTS: u32 = 16;
+
+/// Parts of the waits of a class on a host with so many CPUs, a power of two: each CPU counts in the
+/// part of its number, modulo this. As long as each has its own, it needs no locked instruction.
+#[must_use]
+pub const fn wait_parts(cpus: u32) -> u32 {
+    if cpus < MAX_WAIT_PARTS { cpus.next_power_of_two() } else { MAX_WAIT_PARTS }
+}
 
 /// Run-queue waits of one class, in part: value of the map `WAITS`, whose key is the class slot
-/// times [`WAIT_PARTS`], plus the part. The kernel only ever adds.
+/// times [`wait_parts`], plus the part. The kernel only ever adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Waits {
@@ -199,6 +217,10 @@ pub mod global {
     pub const THREAD_SHIFT: &str = "THREAD_SHIFT";
     /// The number of its last record.
     pub const LAST_THREAD: &str = "LAST_THREAD";
+    /// The number of the last of [`crate::wait_parts`].
+    pub const LAST_WAIT_PART: &str = "LAST_WAIT_PART";
+    /// 1 where several CPUs count in one part.
+    pub const WAIT_PARTS_SHARED: &str = "WAIT_PARTS_SHARED";
     /// 1 where the programs' arguments are typed pointers (tp_btf), which can be read directly.
     pub const TYPED: &str = "TYPED";
     /// Offset of `task_struct.signal`.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
-use downbeat_abi::{GATE_WORD_BITS, NO_JOB, global, map};
+use downbeat_abi::{CLASS_SLOTS, GATE_WORD_BITS, NO_JOB, global, map, wait_parts};
 
 use super::btf_file::BtfFile;
 use super::layout::{Layout, layout};
@@ -210,6 +210,8 @@ impl Attempt<'_> {
         let ring_wake_bytes = ring_bytes / 4;
         let threads = TableSize::of(*max_threads);
         let (shift, last) = (threads.shift(), threads.last());
+        let wait_parts = wait_parts(self.cpus);
+        let (last_part, waits_shared) = (wait_parts - 1, u32::from(wait_parts < self.cpus));
         let mut loader = EbpfLoader::new();
         let (typed, blame): (u32, u32) = (self.btf.is_some().into(), parts.blame.into());
         loader
@@ -219,10 +221,13 @@ impl Attempt<'_> {
             .override_global(global::JOBS_ON, if parts.jobs { &1_u32 } else { &0 }, true)
             .override_global(global::THREAD_SHIFT, &shift, true)
             .override_global(global::LAST_THREAD, &last, true)
+            .override_global(global::LAST_WAIT_PART, &last_part, true)
+            .override_global(global::WAIT_PARTS_SHARED, &waits_shared, true)
             .override_global(global::RING_WAKE_BYTES, &ring_wake_bytes, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(map::GATE, self.gate_words)
             .map_max_entries(map::THREADS, threads.records)
+            .map_max_entries(map::WAITS, CLASS_SLOTS * wait_parts)
             .map_max_entries(map::JOBS, (*max_jobs).min(NO_JOB))
             .map_max_entries(map::CPUS, self.cpus)
             .map_max_entries(map::EVENTS, *ring_bytes);

@@ -25,7 +25,7 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::sys::Stats;
 use aya_log::EbpfLogger;
-use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, NO_CLASS, NO_JOB, WAIT_PARTS, Waits, map};
+use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, NO_CLASS, NO_JOB, Waits, map, wait_parts};
 use downbeat_api::{BpfCost, BpfProgram};
 
 use self::blame::{BlameTable, CPU_WORDS, WAITED};
@@ -119,6 +119,7 @@ pub struct KernelProbes {
     limits: Vec<Limit>,
     threads: ThreadTable,
     waits: SharedWords,
+    wait_parts: u32,
     counters: SharedWords,
     jobs: JobTable,
     blame: BlameTable,
@@ -155,7 +156,7 @@ impl KernelProbes {
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
         let waits =
-            shared(&mut ebpf, map::WAITS, (CLASS_SLOTS * WAIT_PARTS) as usize * WAIT_WORDS)?;
+            shared(&mut ebpf, map::WAITS, (CLASS_SLOTS * wait_parts(cpus)) as usize * WAIT_WORDS)?;
         let counters = shared(&mut ebpf, map::COUNTERS, downbeat_abi::COUNTERS as usize)?;
         let records = shared(&mut ebpf, map::THREADS, size.records as usize * THREAD_WORDS)?;
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
@@ -176,6 +177,7 @@ impl KernelProbes {
             limits,
             threads: ThreadTable::new(gate, records, size),
             waits,
+            wait_parts: wait_parts(cpus),
             counters,
             jobs: JobTable::new(jobs, places),
             blame,
@@ -289,9 +291,9 @@ impl KernelProbes {
         if slot >= CLASS_SLOTS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let part = |part: u32| (slot * WAIT_PARTS + part) as usize * WAIT_WORDS;
+        let part = |part: u32| (slot * self.wait_parts + part) as usize * WAIT_WORDS;
         let buckets = std::array::from_fn(|bucket| {
-            (0..WAIT_PARTS).map(|n| self.waits.load(part(n) + bucket)).sum()
+            (0..self.wait_parts).map(|n| self.waits.load(part(n) + bucket)).sum()
         });
         let sum_ns = self.blame.class_sum(WAITED, slot);
         Ok(Histogram::new(&Waits { buckets }, sum_ns))
