@@ -4,10 +4,12 @@
 //! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
 //! Inference Protocol ([`oip`]).
 
+pub mod adapters;
 pub mod backoff;
 pub mod channel;
 pub mod config;
 pub mod control;
+pub mod dispatch;
 pub mod fleet;
 pub mod inference;
 pub mod member;

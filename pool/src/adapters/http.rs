@@ -1,0 +1,145 @@
+//! A server of HTTP with a path of its own: the first input as the body, or as a file in a form.
+
+use axum::body::Body;
+use axum::http::{Request as HttpRequest, StatusCode, Uri, header};
+use bytes::Bytes;
+use downbeat_link::{Tensor, TensorSpec};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{MAX_ANSWER, default_output, first_input, output, payload};
+use crate::config::{Http, HttpBody, WorkerConfig};
+use crate::inference::{Refusal, Request};
+
+/// See the module.
+#[derive(Debug)]
+pub struct HttpWorker {
+    name: String,
+    base: String,
+    http: Http,
+    output: TensorSpec,
+}
+
+impl HttpWorker {
+    pub(super) fn new(config: &WorkerConfig, http: &Http, base: String) -> Self {
+        let output = config.outputs.first().cloned().unwrap_or_else(default_output);
+        Self { name: config.name.clone(), base, http: http.clone(), output }
+    }
+
+    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
+        let Some(path) = &self.http.path else {
+            return Err(Refusal::Invalid(format!(
+                "`{}` takes /v1/* only; give it `http.path` for inference requests",
+                self.name
+            )));
+        };
+        let first = first_input(request)?;
+        let media_type = self.http.content_type.as_deref().unwrap_or("application/octet-stream");
+        let (content_type, body) = match &self.http.body {
+            HttpBody::Raw => (media_type.to_owned(), first),
+            HttpBody::Form(field) => form(field, media_type, &first, request),
+        };
+        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.name));
+        let (status, _, answer) =
+            post(&self.base, path, &[(header::CONTENT_TYPE.as_str(), &content_type)], body)
+                .await
+                .map_err(|error| error.refusal(&self.name))?;
+        if !status.is_success() {
+            return Err(failed(format!("{path} answers {status}{}", excerpt(&answer))));
+        }
+        Ok(vec![output(&self.output, answer).map_err(failed)?])
+    }
+}
+
+/// A form with the first input as a file and the others as fields of their own names.
+fn form(field: &str, media_type: &str, first: &[u8], request: &Request) -> (String, Bytes) {
+    // Nothing that a body holds by chance.
+    let boundary = format!("downbeat-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let mut body = Vec::with_capacity(first.len() + 512);
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"; \
+         filename=\"{field}\"\r\nContent-Type: {media_type}\r\n\r\n"
+    );
+    body.extend_from_slice(head.as_bytes());
+    body.extend_from_slice(first);
+    for tensor in request.inputs.iter().skip(1) {
+        // A name is the client's: what would end the quotes or the line is left out.
+        let name: String = tensor.name.chars().filter(|c| !"\"\r\n\\".contains(*c)).collect();
+        let head =
+            format!("\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(&payload(tensor));
+    }
+    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    (format!("multipart/form-data; boundary={boundary}"), body.into())
+}
+
+/// Why there is no answer.
+pub(super) enum CallError {
+    /// Nobody listens.
+    Connect(String),
+    /// It broke off, or is too long.
+    Broken(String),
+}
+
+impl CallError {
+    pub fn refusal(self, name: &str) -> Refusal {
+        match self {
+            Self::Connect(reason) => {
+                Refusal::Unavailable(format!("`{name}` is not reached: {reason}"))
+            }
+            Self::Broken(reason) => Refusal::Failed(format!("`{name}`: {reason}")),
+        }
+    }
+}
+
+/// One request on a connection of its own, which is closed when this is dropped.
+pub(super) async fn post(
+    base: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<(StatusCode, axum::http::HeaderMap, Bytes), CallError> {
+    let broken =
+        |error: &dyn std::fmt::Display| CallError::Broken(format!("{base}{path}: {error}"));
+    let uri: Uri = base.parse().map_err(|error| broken(&error))?;
+    let host = uri.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| CallError::Connect(format!("{base}: {error}")))?;
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    let authority = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
+    let mut request = HttpRequest::post(path).header(header::HOST, authority);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from(body)).map_err(|error| broken(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let (head, body) = response.into_parts();
+        let body = axum::body::to_bytes(Body::new(body), MAX_ANSWER)
+            .await
+            .map_err(|error| broken(&error))?;
+        Ok((head.status, head.headers, body))
+    };
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // It may end with the answer in hand.
+        ended = &mut connection => match ended {
+            Ok(()) => exchange.await,
+            Err(error) => Err(broken(&error)),
+        },
+    }
+}
+
+/// The beginning of an error's body, for a message.
+pub(super) fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty() { String::new() } else { format!(": {line}") }
+}

@@ -1,0 +1,91 @@
+//! Answers, and how their time is accounted.
+
+use std::time::{Duration, Instant};
+
+use downbeat_link::Tensor;
+use downbeat_queue::{Cause, Ticket};
+use nix::time::{ClockId, clock_gettime};
+
+use super::State;
+use crate::inference::{Refusal, Response, Spent};
+
+/// For refusals that do not say when to come again.
+const LATER: Duration = Duration::from_secs(1);
+
+/// Where a worker's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Computed {
+    /// Until the computation began.
+    pub input: Duration,
+    /// The computation.
+    pub infer: Duration,
+}
+
+impl Computed {
+    /// Of an adapter, which knows the whole only.
+    pub fn adapter(started: Instant) -> Self {
+        Self { input: Duration::ZERO, infer: started.elapsed() }
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the channel.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The queue's refusal for the client.
+pub(crate) fn refusal(refusal: downbeat_queue::Refusal) -> Refusal {
+    let downbeat_queue::Refusal { cause, reason, retry_after } = refusal;
+    match cause {
+        Cause::UnknownModel => Refusal::NotFound(reason),
+        Cause::Unavailable => Refusal::Unavailable(reason),
+        Cause::Late | Cause::Full | Cause::ClientShare | Cause::Shed => {
+            Refusal::Full { reason, retry_after: retry_after.unwrap_or(LATER) }
+        }
+        Cause::Expired => Refusal::Expired(reason),
+        Cause::Sequence => Refusal::Invalid(reason),
+        Cause::WorkerLost => Refusal::Failed(reason),
+    }
+}
+
+impl State {
+    /// Answers a request that was never computed.
+    pub fn answer(&mut self, ticket: Ticket, outcome: Result<Response, Refusal>) {
+        let Some(pending) = self.pending.remove(&ticket) else {
+            return;
+        };
+        if let (Err(refusal), Some(model)) =
+            (&outcome, self.models.get_mut(&pending.work.request.model))
+        {
+            model.statistics.refused(refusal, pending.arrival.elapsed());
+        }
+        // A caller that is gone has no use for it.
+        let _ = pending.answer.send(outcome);
+    }
+
+    /// Answers a request that its worker computed.
+    pub fn respond(
+        &mut self,
+        ticket: Ticket,
+        outcome: Result<Vec<Tensor>, Refusal>,
+        version: String,
+        batch: usize,
+        started: Instant,
+        computed: Computed,
+    ) {
+        let outputs = match outcome {
+            Ok(outputs) => outputs,
+            Err(refusal) => return self.answer(ticket, Err(refusal)),
+        };
+        let Some(pending) = self.pending.remove(&ticket) else {
+            return;
+        };
+        let queued = started.saturating_duration_since(pending.arrival);
+        let spent = Spent { queued, computed: computed.infer, batch };
+        if let Some(model) = self.models.get_mut(&pending.work.request.model) {
+            model.statistics.succeeded(pending.arrival.elapsed(), queued, computed);
+        }
+        let _ = pending.answer.send(Ok(Response { version, outputs, spent }));
+    }
+}

@@ -1,0 +1,218 @@
+//! Over real channels, whose other end is a thread that echoes.
+
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use downbeat_link::{
+    Answer, DataType, Done, Hello, Load, Loaded, ModelNumber, Package, ToPool, ToWorker, VERSION,
+    pair, worker_end,
+};
+
+use super::*;
+use crate::inference::Terms;
+
+/// What an echoing worker does when it has read a request.
+#[derive(Clone, Copy, PartialEq)]
+enum Habit {
+    Echo,
+    /// Ends at the first request.
+    Dies,
+    /// Reads and never answers.
+    Silent,
+}
+
+/// A worker on a thread of its own, which ends with the channel.
+fn echo(socket: OwnedFd, habit: Habit, seen: Arc<AtomicUsize>) {
+    std::thread::spawn(move || {
+        let (to_pool, mut from_pool) = worker_end(socket).unwrap();
+        let hello = Hello { version: VERSION, pid: 1, name: "echo".into(), engines: vec![] };
+        to_pool.send(&ToPool::Hello(hello)).unwrap();
+        while let Ok(Some(message)) = from_pool.receive() {
+            match message {
+                ToWorker::Load(load) => {
+                    let loaded = Loaded {
+                        model: load.model,
+                        engine: "echo".into(),
+                        inputs: vec![],
+                        outputs: vec![],
+                        batching: true,
+                        trial_ns: None,
+                    };
+                    to_pool.send(&ToPool::Loaded(loaded)).unwrap();
+                }
+                ToWorker::Infer(infer) => {
+                    seen.fetch_add(infer.requests.len(), Ordering::SeqCst);
+                    match habit {
+                        Habit::Dies => return,
+                        Habit::Silent => continue,
+                        Habit::Echo => {}
+                    }
+                    let answers = infer.requests.into_iter().map(|work| Answer {
+                        id: work.id,
+                        outputs: Package::new(work.inputs).unwrap(),
+                    });
+                    let answers = answers.collect();
+                    let done = Done { answers, started_ns: 0, wall_ns: 1000, cpu_ns: 1000 };
+                    // The pool may be gone at the end of a test.
+                    let _ = to_pool.send(&ToPool::Done(done));
+                }
+                ToWorker::Unload(_) | ToWorker::Cancel(_) | ToWorker::Drain => {}
+            }
+        }
+    });
+}
+
+async fn attach(dispatcher: &Dispatcher, habit: Habit, seen: &Arc<AtomicUsize>) -> Handle {
+    let (pool, worker) = pair().unwrap();
+    echo(worker, habit, Arc::clone(seen));
+    let load = Load {
+        model: ModelNumber(1),
+        name: "echo".into(),
+        version: "1".into(),
+        engine: downbeat_link::Engine::Tract,
+        path: None,
+        threads: 1,
+    };
+    let channel = Channel::open(pool, load).await.unwrap();
+    let transport = Transport::Channel(channel);
+    let attach = Attach { model: "echo".into(), version: "1".into(), concurrency: 1, transport };
+    dispatcher.attach(attach).unwrap()
+}
+
+fn dispatcher() -> Dispatcher {
+    let dispatcher = Dispatcher::new(Limits { client_share: 1.0, ..Limits::default() });
+    dispatcher.declare(Declaration {
+        name: "echo".into(),
+        media: None,
+        deadline: None,
+        batch: 4,
+        cheaper: None,
+        cold_start: None,
+    });
+    dispatcher
+}
+
+fn request(value: u8, bytes: usize) -> Request {
+    Request {
+        model: "echo".into(),
+        version: None,
+        id: String::new(),
+        inputs: vec![Tensor {
+            name: "x".into(),
+            datatype: DataType::Uint8,
+            shape: vec![1, bytes as u64],
+            data: Bytes::from(vec![value; bytes]),
+        }],
+        outputs: vec![],
+        terms: Terms::of("test"),
+    }
+}
+
+#[tokio::test]
+async fn each_gets_its_own_answer_and_is_counted() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Echo, &seen).await;
+    attach(&dispatcher, Habit::Echo, &seen).await;
+    let mut tasks = Vec::new();
+    for n in 0..100_u8 {
+        let dispatcher = dispatcher.clone();
+        // Some within the message, some in shared memory.
+        let size = if n % 2 == 0 { 100 } else { 100_000 };
+        tasks.push(tokio::spawn(async move { (n, dispatcher.infer(request(n, size)).await) }));
+    }
+    for task in tasks {
+        let (n, outcome) = task.await.unwrap();
+        let response = outcome.unwrap();
+        assert_eq!(response.version, "1");
+        assert!(response.outputs[0].data.iter().all(|byte| *byte == n), "another's answer");
+    }
+    let statistics = dispatcher.statistics("echo").unwrap();
+    assert_eq!((statistics.success.count, statistics.fail.count), (100, 0));
+    let computed: u64 = statistics.batches.iter().map(|(size, it)| *size as u64 * it.count).sum();
+    assert_eq!((computed, seen.load(Ordering::SeqCst)), (100, 100));
+    assert!(statistics.batches.keys().all(|size| *size <= 4));
+}
+
+#[tokio::test]
+async fn a_request_whose_worker_dies_is_answered_by_another() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Dies, &seen).await;
+    let other = dispatcher.clone();
+    let waiting = tokio::spawn(async move { other.infer(request(1, 10)).await });
+    while seen.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    attach(&dispatcher, Habit::Echo, &seen).await;
+    assert_eq!(waiting.await.unwrap().unwrap().outputs[0].data[0], 1);
+}
+
+#[tokio::test]
+async fn one_that_two_workers_died_of_is_told() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Dies, &seen).await;
+    attach(&dispatcher, Habit::Dies, &seen).await;
+    let outcome = dispatcher.infer(request(1, 10)).await;
+    assert!(matches!(outcome, Err(Refusal::Failed(_))), "{outcome:?}");
+    assert_eq!(seen.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_cancels() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    let worker = attach(&dispatcher, Habit::Silent, &seen).await;
+    let (running, waiting) = (request(1, 10), request(2, 10));
+    {
+        let running = dispatcher.infer(running);
+        let waiting = dispatcher.infer(Request { outputs: vec!["y".into()], ..waiting });
+        tokio::pin!(running, waiting);
+        assert!(poll_once(running.as_mut()).is_pending());
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        assert_eq!(dispatcher.loads()["echo"].background, 1);
+    }
+    assert_eq!(dispatcher.loads()["echo"].background, 0);
+    assert_eq!(dispatcher.statistics("echo").unwrap().cancelled.count, 2);
+    assert!(!dispatcher.is_idle(worker), "its worker has not said that it is over");
+    dispatcher.detach(worker);
+    assert!(dispatcher.is_idle(worker));
+}
+
+#[tokio::test]
+async fn what_waits_beyond_its_deadline_and_what_nobody_serves_is_told() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    let refused = dispatcher.infer(by(request(1, 10), 1000)).await;
+    assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
+    assert!(matches!(
+        dispatcher.infer(Request { model: "none".into(), ..request(1, 1) }).await,
+        Err(Refusal::NotFound(_))
+    ));
+    attach(&dispatcher, Habit::Silent, &seen).await;
+    let first = dispatcher.infer(request(1, 10));
+    tokio::pin!(first);
+    assert!(poll_once(first.as_mut()).is_pending());
+    let late = dispatcher.infer(by(request(2, 10), 300)).await;
+    assert!(matches!(late, Err(Refusal::Expired(_) | Refusal::Full { .. })), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_drained_worker_gets_nothing_new_and_becomes_idle() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    let worker = attach(&dispatcher, Habit::Echo, &seen).await;
+    dispatcher.infer(request(1, 10)).await.unwrap();
+    dispatcher.drain(worker);
+    assert!(dispatcher.is_idle(worker));
+    let refused = dispatcher.infer(by(request(1, 10), 1000)).await;
+    assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
+}
+
+fn by(mut request: Request, ms: u64) -> Request {
+    request.terms.deadline = Some(Instant::now() + Duration::from_millis(ms));
+    request
+}
+
+/// Gets a future going; whoever awaits it later is woken.
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
