@@ -25,7 +25,7 @@ pub enum Adapter {
     /// A server of HTTP.
     Http(HttpWorker),
     /// A program that reads its standard input.
-    Stdio(StdioWorker),
+    Stdio(Box<StdioWorker>),
     /// Another server of the Open Inference Protocol.
     Oip(OipWorker),
 }
@@ -44,7 +44,9 @@ impl Adapter {
         Some(match adapter {
             config::Adapter::Http(http) => Self::Http(HttpWorker::new(config, http, base())),
             config::Adapter::Oip(oip) => Self::Oip(OipWorker::new(config, oip, base())),
-            config::Adapter::Stdio(stdio) => Self::Stdio(StdioWorker::new(config, *stdio, run_dir)),
+            config::Adapter::Stdio(stdio) => {
+                Self::Stdio(Box::new(StdioWorker::new(config, *stdio, run_dir)))
+            }
         })
     }
 

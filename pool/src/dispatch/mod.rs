@@ -14,87 +14,34 @@
 
 mod answer;
 mod channel;
+mod declaration;
 mod statistics;
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use downbeat_link::{Package, Tensor};
 use downbeat_queue::{
-    Cancelled, Event, Job, JobId, Limits, Load, ModelId, ModelSpec, Offer, Queue, Step, Ticket,
-    WorkerId, WorkerSpec,
+    Cancelled, Event, Job, JobId, Limits, Load, ModelId, Offer, Queue, Step, Ticket, WorkerId,
+    WorkerSpec,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 pub use channel::{Channel, ChannelError};
+pub use declaration::{Attach, Declaration, Transport};
 pub use statistics::{Counter, ModelStatistics};
 
 use crate::adapters::Adapter;
-use crate::config::{Media, WorkerConfig};
 use crate::inference::{Refusal, Request, Response};
 use channel::Sender;
+use declaration::{batch_key, rows};
 
 /// A wake-up that is later than the timer's own grain was late for want of a processor.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
 /// The run-queue delay is measured at least so often.
 const MEASURE_EACH: Duration = Duration::from_millis(100);
-
-/// What is declared of a model; one worker declaration in pool.d is one model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declaration {
-    /// Its name.
-    pub name: String,
-    /// What it works on; decides what is shed first.
-    pub media: Option<Media>,
-    /// For requests that bring none. A model without one, and [`Media::Background`], takes them as
-    /// background work.
-    pub deadline: Option<Duration>,
-    /// Requests computed together, at most.
-    pub batch: usize,
-    /// The model that takes its requests when there is no time for this one.
-    pub cheaper: Option<String>,
-    /// How long a worker takes to come up where none may run; absent where one always does.
-    pub cold_start: Option<Duration>,
-}
-
-impl From<&WorkerConfig> for Declaration {
-    fn from(config: &WorkerConfig) -> Self {
-        Self {
-            name: config.name.clone(),
-            media: config.media,
-            deadline: config.deadline,
-            batch: config.batch,
-            cheaper: config.cheaper.clone(),
-            cold_start: (config.instances.min == 0).then_some(Duration::from_secs(2)),
-        }
-    }
-}
-
-/// How requests reach a worker.
-#[derive(Debug)]
-pub enum Transport {
-    /// A built-in worker with its model loaded.
-    Channel(Channel),
-    /// An external one.
-    Adapter(Arc<Adapter>),
-}
-
-/// A worker that is ready.
-#[derive(Debug)]
-pub struct Attach {
-    /// The model that it runs, as declared.
-    pub model: String,
-    /// The version that it runs.
-    pub version: String,
-    /// Requests that it takes at a time; 0 counts as 1.
-    pub concurrency: usize,
-    /// How they reach it.
-    pub transport: Transport,
-}
 
 /// Names an attached worker. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -464,7 +411,7 @@ impl Dispatcher {
     fn pump(&self, state: &mut State) {
         while let Some(event) = state.queue.poll(self.now()) {
             match event {
-                Event::Start(job) => self.start(state, job),
+                Event::Start(job) => self.start(state, &job),
                 Event::Dropped { ticket, refusal } => {
                     state.answer(ticket, Err(answer::refusal(refusal)));
                 }
@@ -480,7 +427,7 @@ impl Dispatcher {
         }
     }
 
-    fn start(&self, state: &mut State, job: Job) {
+    fn start(&self, state: &mut State, job: &Job) {
         let started = Instant::now();
         let mut works = Vec::with_capacity(job.tickets.len());
         for ticket in &job.tickets {
@@ -570,54 +517,8 @@ impl Dispatcher {
     }
 }
 
-impl Declaration {
-    fn is_background(&self) -> bool {
-        self.media == Some(Media::Background)
-    }
-}
-
-impl State {
-    fn spec(&self, declaration: &Declaration) -> ModelSpec {
-        let background = declaration.is_background();
-        ModelSpec {
-            media: match declaration.media {
-                Some(Media::Audio) => downbeat_queue::Media::Audio,
-                Some(Media::Video) => downbeat_queue::Media::Video,
-                Some(Media::Text | Media::Background) | None => downbeat_queue::Media::Other,
-            },
-            deadline: declaration.deadline.filter(|_| !background),
-            max_batch: u32::try_from(declaration.batch.min(downbeat_link::MAX_REQUESTS))
-                .unwrap_or(1),
-            cheaper: declaration
-                .cheaper
-                .as_ref()
-                .and_then(|name| self.models.get(name).map(|model| model.id)),
-            cold_start: declaration.cold_start,
-            ..ModelSpec::named(declaration.name.clone())
-        }
-    }
-}
-
 fn unknown(name: &str) -> Refusal {
     Refusal::NotFound(format!("no model `{name}`; see /v2/repository/index for those that are"))
-}
-
-/// Rows of a batch, as the first input's first dimension says.
-fn rows(inputs: &[Tensor]) -> u32 {
-    let first = inputs.first().and_then(|tensor| tensor.shape.first());
-    first.map_or(1, |rows| u32::try_from(*rows).unwrap_or(u32::MAX)).max(1)
-}
-
-/// Equal for requests whose rows can be put under each other.
-fn batch_key(request: &Request) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for tensor in &request.inputs {
-        tensor.name.hash(&mut hasher);
-        tensor.datatype.hash(&mut hasher);
-        tensor.shape.get(1..).hash(&mut hasher);
-    }
-    request.outputs.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
