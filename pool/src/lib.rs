@@ -2,7 +2,7 @@
 //!
 //! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
 //! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
-//! Inference Protocol ([`oip`]).
+//! Inference Protocol ([`oip`]). Models lie in a folder that it follows ([`store`]).
 
 pub mod adapters;
 pub mod backoff;
@@ -23,5 +23,6 @@ pub mod progress;
 pub mod rolling;
 pub mod run;
 pub mod scale;
+pub mod store;
 pub mod supervise;
 pub mod view;
