@@ -16,6 +16,9 @@ use super::description::{ModelDescription, Sha256};
 /// How long a model's folder must stay the same before it is read.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
+/// After which what could not be read is tried again, though it looks the same.
+const RETRY: Duration = Duration::from_secs(30);
+
 /// One file, seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -282,6 +285,9 @@ impl Catalogue {
             Ok(candidate) => candidate,
             Err(reason) => {
                 model.problem = Some(reason);
+                // Perhaps it was only a moment without memory or open files.
+                model.settled = false;
+                model.due = now + RETRY;
                 return;
             }
         };

@@ -186,6 +186,19 @@ fn a_bad_description_changes_nothing_but_the_reason() {
 }
 
 #[test]
+fn what_could_not_be_read_is_tried_again() {
+    let mut bench = Bench::wanted(Wish::Newest);
+    bench.becomes(Err("m: Too many open files".into()));
+    bench.now += RETRY - SECOND;
+    assert!(bench.catalogue.observe(scan(1), bench.now).is_empty());
+    bench.now += SECOND;
+    assert_eq!(bench.catalogue.observe(scan(1), bench.now), ["m"]);
+    let print = look(1, Duration::ZERO);
+    bench.catalogue.take("m", Ok(candidate(&[(1, Ok(1))])), Some(&print), bench.now);
+    assert_eq!(bench.target(), Some((1, 1)));
+}
+
+#[test]
 fn a_file_that_becomes_bad_is_served_while_a_worker_has_it() {
     let mut bench = Bench::wanted(Wish::Newest);
     bench.becomes(Ok(candidate(&[(1, Ok(1))])));

@@ -48,7 +48,7 @@ pub fn scan(root: &Path) -> Result<Scan, String> {
         if model_name(&name).is_err() {
             continue;
         }
-        if let Some(print) = fingerprint(&folder, root, &name)? {
+        if let Some(print) = fingerprint(&folder, root, &name) {
             models.insert(name, print);
         }
     }
@@ -56,16 +56,14 @@ pub fn scan(root: &Path) -> Result<Scan, String> {
 }
 
 /// What a model's folder looks like from outside; nothing where it is no folder.
-fn fingerprint(folder: &OwnedFd, root: &Path, name: &str) -> Result<Option<Fingerprint>, String> {
-    let Ok(metadata) = metadata(folder, name) else {
-        return Ok(None);
-    };
-    if !metadata.is_dir() {
-        return Ok(None);
+fn fingerprint(folder: &OwnedFd, root: &Path, name: &str) -> Option<Fingerprint> {
+    if !metadata(folder, name).ok()?.is_dir() {
+        return None;
     }
     let mut stamps = BTreeMap::new();
     let mut newest = Duration::ZERO;
-    for inner in entries(folder, root, name)? {
+    // One that cannot be listed is seen without files; reading it says why.
+    for inner in entries(folder, root, name).unwrap_or_default() {
         let mut path = format!("{name}/{inner}");
         if version_number(&inner).is_some() {
             // Its folder's own times say nothing of the file in it.
@@ -79,7 +77,7 @@ fn fingerprint(folder: &OwnedFd, root: &Path, name: &str) -> Result<Option<Finge
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // A time in the future (a clock that was set back) is no age at all.
-    Ok(Some(Fingerprint { age: now.saturating_sub(newest), stamps }))
+    Some(Fingerprint { age: now.saturating_sub(newest), stamps })
 }
 
 fn metadata_stamp(folder: &OwnedFd, path: &str) -> Option<Stamp> {

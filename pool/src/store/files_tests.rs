@@ -118,9 +118,11 @@ fn what_is_no_file_or_too_long_or_open_to_all_is_refused_and_does_not_block() {
     write(&model.join("labels.txt"), "only\n");
     assert!(problem(&root).contains("1 labels, and the first output has 2 places"));
     write(&model.join("labels.txt"), "no\nyes\n");
-    let large = File::options().write(true).open(model.join("1/model.onnx")).unwrap();
-    large.set_len(MAX_MODEL + 1).unwrap();
-    assert!(metadata_stamp(&open_root(root.path()).unwrap(), "m/1/model.onnx").is_some());
+    for number in 0..MAX_ENTRIES {
+        write(&model.join(format!("n{number}")), "");
+    }
+    assert!(problem(&root).contains("more than 1000 files and folders"));
+    assert!(scan(root.path()).unwrap().models.contains_key("m"), "the others are seen as well");
 }
 
 #[test]
