@@ -28,8 +28,6 @@ pub struct ModelDescription {
     pub name: String,
     /// The format of its file.
     pub platform: Platform,
-    /// What computes it.
-    pub engine: Engine,
     /// For people.
     pub description: String,
     /// What it reads.
@@ -74,17 +72,6 @@ impl Platform {
             Self::Onnx => "model.onnx",
         }
     }
-}
-
-/// What computes a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// Built in.
-    #[default]
-    Tract,
-    /// ONNX Runtime, where its library is installed.
-    Ort,
 }
 
 /// What a model reads; shedding differs by it.
@@ -150,8 +137,6 @@ struct File {
     name: String,
     platform: Platform,
     #[serde(default)]
-    engine: Engine,
-    #[serde(default)]
     description: String,
     media: Media,
     #[serde(rename = "input")]
@@ -181,6 +166,9 @@ fn one() -> u32 {
 /// # Errors
 /// Says what names are taken.
 pub fn model_name(name: &str) -> Result<(), String> {
+    if name == "denoise" {
+        return Err("`denoise` is built in; give the folder and the model another name".into());
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if first && name.len() <= MAX_NAME && name.chars().all(plain) {
@@ -237,7 +225,6 @@ fn check(folder: &str, file: File) -> Result<ModelDescription, String> {
         versions: versions(&file.versions)?,
         name: file.name,
         platform: file.platform,
-        engine: file.engine,
         description: file.description,
         media: file.media,
         inputs: file.inputs,

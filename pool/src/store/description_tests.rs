@@ -7,7 +7,6 @@ fn whole() -> String {
     format!(
         r#"name = "glyphs"
 platform = "onnx"
-engine = "ort"
 description = "Letters"
 media = "image"
 labels = "labels.txt"
@@ -47,7 +46,6 @@ fn every_key_is_understood() {
         ModelDescription {
             name: "glyphs".into(),
             platform: Platform::Onnx,
-            engine: Engine::Ort,
             description: "Letters".into(),
             media: Media::Image,
             inputs: vec![spec("image", &[-1, 1, 32, 32])],
@@ -65,8 +63,8 @@ fn every_key_is_understood() {
 #[test]
 fn what_is_wrong_is_named_with_its_remedy() {
     for (from, to, wanted) in [
-        ("media = \"image\"", "media = \"smell\"", "m/model.toml:5:9: unknown variant `smell`"),
-        ("engine", "engin", "m/model.toml:3:1: unknown field `engin`"),
+        ("media = \"image\"", "media = \"smell\"", "m/model.toml:4:9: unknown variant `smell`"),
+        ("description", "descrption", "m/model.toml:3:1: unknown field `descrption`"),
         ("shape = [-1, 62]", "shpe = [-1, 62]", "unknown field `shpe`"),
         ("\"FP32\"", "\"FLOAT\"", "unknown variant `FLOAT`"),
         ("\"glyphs\"", "\"other\"", "not the folder's name, `glyphs`; rename"),

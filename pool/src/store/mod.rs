@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use catalogue::{Artifact, IndexEntry, Report, State, StoreError, Target, Wish};
-pub use description::{Engine, Media, ModelDescription, Platform, Sha256};
+pub use description::{Media, ModelDescription, Platform, Sha256};
 
 use catalogue::Catalogue;
 
