@@ -58,6 +58,29 @@ fn a_model_is_read_with_its_labels_and_versions() {
 }
 
 #[test]
+fn the_models_that_ship_are_taken() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let names: Vec<_> = scan(&shipped).unwrap().models.into_keys().collect();
+    assert_eq!(names, ["glyphs", "intent", "keywords"]);
+    // A copy, since a checkout may let its group write.
+    let root = tempfile::tempdir().unwrap();
+    for name in &names {
+        for file in ["model.toml", "labels.txt", "1/model.onnx"] {
+            write(
+                &root.path().join(name).join(file),
+                fs::read(shipped.join(name).join(file)).unwrap(),
+            );
+        }
+        let found = read(root.path(), name).unwrap();
+        assert!(found.description.accuracy.is_some(), "{name} states no accuracy");
+        for (number, version) in &found.versions {
+            let artifact = version.as_ref().unwrap();
+            assert!(artifact.bytes < 2_000_000, "{name} {number}: {} bytes", artifact.bytes);
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_version_is_its_own_matter() {
     let (root, model) = folder();
     write(&model.join("2/model.onnx"), "tw");
