@@ -8,6 +8,7 @@ pub mod adapters;
 pub mod backoff;
 pub mod channel;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod dispatch;
 pub mod fleet;

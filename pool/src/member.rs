@@ -1,6 +1,7 @@
 //! One instance of a declared worker: a process, its life and what it says of itself.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -9,23 +10,27 @@ use std::time::{Duration, Instant};
 use downbeat_api::pool::{Worker, WorkerState};
 use downbeat_link::{Engine, Load, ModelNumber};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, chown};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::channel::{self, Failure, Ready};
-use crate::config::{self, Program, WorkerConfig};
+use crate::config::{self, Program, Sandbox, WorkerConfig};
+use crate::confine::{self, Confinement, Needs};
 use crate::notify::{self, Message};
 use crate::output::{self, LastLine};
 use crate::paths::Paths;
 use crate::process::{self, SpawnError};
-use crate::program::command_line;
+use crate::program::{CommandLine, command_line};
 use crate::run::Settings;
 use crate::supervise::{Next, Readiness, Sentence, Supervisor};
 
 /// A worker has one model, with this number on its channel.
 const MODEL: ModelNumber = ModelNumber(1);
+
+/// The machine's NUMA nodes.
+const NODES: &str = "/sys/devices/system/node";
 
 /// What an instance says.
 #[derive(Debug)]
@@ -73,6 +78,8 @@ pub struct Member {
     socket: Option<PathBuf>,
     latest: Message,
     last_line: LastLine,
+    /// While it may write nowhere else.
+    temporary: Option<PathBuf>,
     listener: Option<JoinHandle<()>>,
     /// While it is greeted and loads its model.
     greeter: Option<JoinHandle<()>>,
@@ -107,6 +114,7 @@ impl Member {
             socket: None,
             latest: Message::default(),
             last_line: LastLine::default(),
+            temporary: None,
             listener: None,
             greeter: None,
             channel: None,
@@ -194,9 +202,24 @@ impl Member {
         let reporter = notify::bind(&notify)
             .map_err(|error| SpawnError::Passing(format!("{}: {error}", notify.display())))?;
         let channel = self.channel_ends(&settings.models)?;
+        let confinement = self.confinement(context, &line, channel.as_ref().map(|it| &it.2))?;
+        if let Some((user, group)) = confinement.user {
+            for path in [Some(&notify), self.temporary.as_ref()].into_iter().flatten() {
+                chown(path, Some(user), Some(group)).map_err(|errno| {
+                    SpawnError::Lasting(format!("`user`: chown {}: {errno}", path.display()))
+                })?;
+            }
+        }
         let inherited = channel.as_ref().map(|(_, worker, _)| worker);
-        let spawned =
-            process::spawn(&self.config, &self.id, &line, &paths.run_dir, &notify, inherited)?;
+        let spawned = process::spawn(
+            &self.config,
+            &self.id,
+            &line,
+            &paths.run_dir,
+            &notify,
+            inherited,
+            confinement,
+        )?;
         self.last_line = LastLine::default();
         tokio::spawn(output::copy(self.id.clone(), spawned.stderr, self.last_line.clone()));
         let (worker, slot, life) = (self.config.name.clone(), self.slot, self.life);
@@ -248,6 +271,40 @@ impl Member {
         Ok(Some((pool, worker, load)))
     }
 
+    /// Where it runs and what it may do. A confined one gets a temporary folder of its own.
+    fn confinement(
+        &mut self,
+        context: &Context<'_>,
+        line: &CommandLine,
+        load: Option<&Load>,
+    ) -> Result<Confinement, SpawnError> {
+        let placement = &self.config.placement;
+        let mut needs = Needs { read: vec![line.program.clone()], write: Vec::new() };
+        needs.read.extend(load.and_then(|load| load.path.clone()));
+        needs.read.extend(self.config.dir.clone());
+        if placement.sandbox != Sandbox::Off {
+            let folder = context.paths.temporary(&self.id);
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(SpawnError::Passing(format!("{}: {error}", folder.display())));
+                }
+                _ => {}
+            }
+            needs.write.push(folder.clone());
+            self.temporary = Some(folder);
+        }
+        if self.config.program == Program::Denoise {
+            // It makes its socket there.
+            needs.write.push(context.paths.folder().to_owned());
+        }
+        let mut confinement =
+            confine::prepare(placement, &needs, Path::new(NODES)).map_err(SpawnError::Lasting)?;
+        if let Some(folder) = &self.temporary {
+            confinement.env.insert("TMPDIR", folder.display().to_string());
+        }
+        Ok(confinement)
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             process::signal_group(pid, signal);
@@ -286,6 +343,9 @@ impl Member {
         if let Some(socket) = self.socket.take() {
             // A killed worker leaves its socket behind.
             let _ = fs::remove_file(socket);
+        }
+        if let Some(folder) = self.temporary.take() {
+            let _ = fs::remove_dir_all(folder);
         }
         if let Ok(notify) = paths.notify(&self.id) {
             let _ = fs::remove_file(notify);

@@ -63,6 +63,18 @@ impl Paths {
         fits(self.folder.join(format!("{name}.notify")))
     }
 
+    /// The folder that the sockets lie in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The temporary folder of worker `name`.
+    #[must_use]
+    pub fn temporary(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.tmp"))
+    }
+
     /// The control socket's path.
     ///
     /// # Errors

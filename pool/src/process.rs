@@ -25,6 +25,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getppid};
 
 use crate::config::WorkerConfig;
+use crate::confine::Confinement;
 use crate::program::CommandLine;
 
 /// Environment variable that names a process's worker and instance.
@@ -88,11 +89,13 @@ pub fn spawn(
     run_dir: &Path,
     notify: &Path,
     channel: Option<&OwnedFd>,
+    confinement: Confinement,
 ) -> Result<Spawned, SpawnError> {
     let mut command = Command::new(&line.program);
     command
         .args(&line.arguments)
         .current_dir(config.dir.as_deref().unwrap_or(Path::new("/")))
+        .envs(&confinement.env)
         .envs(&config.env)
         .env("NOTIFY_SOCKET", notify)
         .env(WORKER_MARK, id)
@@ -103,6 +106,9 @@ pub fn spawn(
         .process_group(0);
     if let Some(deadline) = config.deadline {
         command.env(DEADLINE, deadline.as_micros().to_string());
+    }
+    if let Some((user, group)) = confinement.user {
+        command.uid(user.as_raw()).gid(group.as_raw());
     }
     let channel = channel.map(AsRawFd::as_raw_fd);
     if let Some(number) = channel {
@@ -124,7 +130,8 @@ pub fn spawn(
                 // Without FD_CLOEXEC, in the child alone.
                 Errno::result(libc::fcntl(number, libc::F_SETFD, 0))?;
             }
-            Ok(())
+            // Last, so that nothing above needs what it takes away.
+            confinement.enter()
         });
     }
     let mut child = command.spawn().map_err(|error| spawn_error(&line.program, &error))?;

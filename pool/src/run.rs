@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Problem, WorkerConfig};
+use crate::confine;
 use crate::fleet::Fleet;
 use crate::member::{Context as Surroundings, Report};
 use crate::paths::Paths;
@@ -81,6 +82,9 @@ pub async fn run(
     let left_over = process::kill_marked(&paths.run_dir, None);
     if left_over > 0 {
         warn!("killed {left_over} processes that a killed pool had left");
+    }
+    if let Some(missing) = confine::missing() {
+        warn!("{missing}");
     }
     let view = View::default();
     tokio::spawn(control::serve(listener, view.clone()));
