@@ -114,11 +114,15 @@ impl Models {
         let mut watch = Watch::over(self, &request.model, &request.terms);
         let deadline = request.terms.deadline;
         let work = self.dispatch(request);
+        let expired =
+            |when: &str| Err(Refusal::Expired(format!("the deadline passed before the {when}")));
         let outcome = match deadline {
             None => work.await,
-            Some(deadline) => timeout_at(deadline.into(), work).await.unwrap_or_else(|_| {
-                Err(Refusal::Expired("the deadline passed before the answer was there".into()))
-            }),
+            // Work that is late already is never begun; the timer alone would let some through.
+            Some(deadline) if deadline <= Instant::now() => expired("work began"),
+            Some(deadline) => timeout_at(deadline.into(), work)
+                .await
+                .unwrap_or_else(|_| expired("answer was there")),
         };
         watch.done(&outcome);
         outcome
