@@ -165,11 +165,6 @@ def grpc_refusals():
     refused("NOT_FOUND", "no model `nope`", lambda: infer("nope", inputs(grpc, SOUND)))
     refused("INVALID_ARGUMENT", "shape [7]", lambda: infer("mic", inputs(grpc, SOUND[:7])))
     refused("UNAVAILABLE", "deadline", lambda: infer("mic", inputs(grpc, SOUND), timeout=1))
-    refused(
-        "DEADLINE_EXCEEDED",
-        "",
-        lambda: infer("mic", inputs(grpc, SOUND), client_timeout=0.000001),
-    )
     refused("NOT_FOUND", "no model `nope`", lambda: client.unload_model("nope"))
     large = np.zeros(20_000_000, dtype=np.float32)
     refused("", "", lambda: infer("mic", inputs(grpc, large)))
