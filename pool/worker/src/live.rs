@@ -21,8 +21,8 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::time::{ClockId, clock_gettime};
 
+use crate::clock;
 use crate::denoise::{Denoiser, FRAME, MAX_CHANNELS, to_i16};
 use crate::meter::Meter;
 use crate::notify::Notifier;
@@ -281,9 +281,10 @@ fn stream(connection: &OwnedFd, meter: &Meter) -> Result<(), Refused> {
     let mut frame = Frames::new(payload_of(&message, length)?)?;
     let mut length = length;
     loop {
-        let started = cpu_time();
+        let started = clock::thread_cpu();
         let head = frame.answer(&mut message, length)?;
-        meter.count(cpu_time().saturating_sub(started), late(head, monotonic()));
+        let now = clock::monotonic();
+        meter.count(clock::thread_cpu().saturating_sub(started), late(head, now));
         send(connection, &message[..length])?;
         match receive(connection, &mut message)? {
             Some(next) => length = next,
@@ -362,23 +363,6 @@ fn send(connection: &OwnedFd, message: &[u8]) -> Result<(), Refused> {
             Err(errno) => return Err(Refused::Socket("send", errno)),
         }
     }
-}
-
-fn monotonic() -> u64 {
-    nanoseconds(ClockId::CLOCK_MONOTONIC)
-}
-
-/// CPU time of this thread: what a frame costs, however long it waited for a CPU meanwhile.
-fn cpu_time() -> u64 {
-    nanoseconds(ClockId::CLOCK_THREAD_CPUTIME_ID)
-}
-
-fn nanoseconds(clock: ClockId) -> u64 {
-    // Both clocks exist since Linux 2.6; a failure would read as zero, which is never late.
-    clock_gettime(clock).map_or(0, |t| {
-        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000
-            + u64::try_from(t.tv_nsec()).unwrap_or(0)
-    })
 }
 
 #[cfg(test)]
