@@ -253,10 +253,70 @@ fn an_engine_that_is_not_there_is_told() {
     let mut worker = Worker::start();
     let told = worker.load(Engine::OnnxRuntime { library: None }, Some("/x")).unwrap_err();
     assert!(told.contains("ONNX Runtime"), "{told}");
-    let told = worker.load(Engine::Tract, Some("/x")).unwrap_err();
-    assert!(told.contains("built without tract"), "{told}");
+    if cfg!(not(feature = "onnx")) {
+        let told = worker.load(Engine::Tract, Some("/x")).unwrap_err();
+        assert!(told.contains("build it with its feature `onnx`"), "{told}");
+    }
     // The worker itself goes on.
     worker.load(Engine::Denoise, None).unwrap();
     let told = worker.load(Engine::Denoise, None).unwrap_err();
     assert!(told.contains("number 7 is another model's here"), "{told}");
+}
+
+#[cfg(feature = "onnx")]
+mod onnx {
+    use super::*;
+
+    const AFFINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine/fixtures/affine.onnx");
+
+    fn x(items: u64, value: f32) -> Tensor {
+        let values = (0..items * 3).flat_map(|_| value.to_le_bytes()).collect();
+        let (name, datatype) = ("x".to_owned(), DataType::Fp32);
+        Tensor { name, datatype, shape: vec![items, 3], data: values }
+    }
+
+    #[test]
+    fn requests_of_one_message_are_computed_together() {
+        let mut worker = Worker::start();
+        let loaded = worker.load(Engine::Tract, Some(AFFINE)).unwrap();
+        assert!(loaded.batching && loaded.trial_ns.is_some());
+        assert!(loaded.engine.starts_with("tract"));
+        // Of different numbers of items, one of them larger than what travels in a message, and one
+        // that wants one output only.
+        let only = Work { outputs: vec!["y".into()], ..work(3, vec![x(2, 0.5)]) };
+        worker.infer(vec![work(1, vec![x(1, 1.0)]), work(2, vec![x(25_600, 2.0)]), only]);
+        let outputs = worker.outputs(&[1, 2, 3]);
+        for (outputs, (items, y)) in outputs.iter().zip([(1, 3.0_f32), (25_600, 5.0), (2, 2.0)]) {
+            assert_eq!(outputs[0].shape, [items, 3]);
+            assert!(outputs[0].data.as_chunks::<4>().0.iter().all(|it| *it == y.to_le_bytes()));
+        }
+        assert_eq!((outputs[1].len(), outputs[2].len()), (2, 1));
+    }
+
+    #[test]
+    fn a_request_that_does_not_fit_costs_itself_alone() {
+        let mut worker = Worker::start();
+        worker.load(Engine::Tract, Some(AFFINE)).unwrap();
+        let wrong = Tensor { shape: vec![3, 1], ..x(1, 1.0) };
+        worker.infer(vec![
+            work(1, vec![x(1, 1.0)]),
+            work(2, vec![wrong]),
+            work(3, vec![x(1, 2.0)]),
+        ]);
+        let (kind, reason) = worker.failure(2);
+        assert_eq!(kind, FailureKind::Invalid);
+        assert!(
+            reason.contains("shape [3, 1]; the model takes FP32 with shape [-1, 3]"),
+            "{reason}"
+        );
+        worker.outputs(&[1, 3]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_costs_its_load_alone() {
+        let mut worker = Worker::start();
+        let told = worker.load(Engine::Tract, Some("/etc/passwd")).unwrap_err();
+        assert!(told.contains("/etc/passwd: cannot be loaded"), "{told}");
+        worker.load(Engine::Tract, Some(AFFINE)).unwrap();
+    }
 }

@@ -2,6 +2,10 @@
 
 mod check;
 mod denoise;
+#[cfg(feature = "onnx")]
+mod file;
+#[cfg(feature = "onnx")]
+mod tract;
 
 use std::any::Any;
 
@@ -63,7 +67,12 @@ impl Failure {
 
 /// The engines of this build.
 pub fn names() -> Vec<String> {
-    vec!["denoise".to_owned()]
+    let mut names = Vec::new();
+    if cfg!(feature = "onnx") {
+        names.push("tract".to_owned());
+    }
+    names.push("denoise".to_owned());
+    names
 }
 
 /// Loads a model.
@@ -73,11 +82,20 @@ pub fn names() -> Vec<String> {
 pub fn load(load: &Load) -> anyhow::Result<Box<dyn Model>> {
     match &load.engine {
         Engine::Denoise => Ok(Box::new(denoise::Recordings::new())),
+        #[cfg(feature = "onnx")]
+        Engine::Tract => {
+            let file = file::model_file(load.path.as_deref())?;
+            guarded(|| tract::TractModel::load(&file))
+                .unwrap_or_else(|panic| Err(anyhow::anyhow!("tract panicked: {panic}")))
+                .map(|model| Box::new(model) as Box<dyn Model>)
+                .map_err(|error| error.context(format!("{}: cannot be loaded", file.display())))
+        }
+        #[cfg(not(feature = "onnx"))]
         Engine::Tract => anyhow::bail!(
-            "this downbeat-worker was built without tract; take one that was built with it"
+            "this downbeat-worker was built without tract; build it with its feature `onnx`"
         ),
         Engine::OnnxRuntime { .. } => anyhow::bail!(
-            "this downbeat-worker was built without ONNX Runtime; take one that was built with it"
+            "this downbeat-worker was built without ONNX Runtime; choose the engine `tract`"
         ),
     }
 }
