@@ -1,5 +1,6 @@
 //! downbeatd: start-up and shut-down of the agent.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -71,9 +72,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let reading = Arc::new(Kernel::new(&roots));
     let serve_roots = roots.clone();
     own_priority::raise(&host);
-    let probes = load_probes(cli, &roots);
-    let actuator =
-        if cli.observe_only { None } else { Some(actuator(cli, &roots, &host, kernel)?) };
+    let mut probes = load_probes(cli, &roots);
+    let actuator = if cli.observe_only {
+        None
+    } else {
+        let (actuator, left) = actuator(cli, &roots, &host, kernel)?;
+        if let Ok(probes) = &mut probes {
+            probes.outlive_kills(&cli.run_dir, &roots);
+            left.into_iter().for_each(|pid| probes.claim(pid));
+        }
+        Some(actuator)
+    };
 
     // The engine's thread is this one: the pool is told to stop when the thread that started it
     // ends, so that thread must live as long as the agent.
@@ -244,14 +253,15 @@ fn actuator(
     roots: &Roots,
     host: &HostFacts,
     kernel: Kernel,
-) -> anyhow::Result<Actuator<Kernel>> {
+) -> anyhow::Result<(Actuator<Kernel>, HashSet<u32>)> {
     let (journal, left) = Journal::open(&cli.run_dir, roots).with_context(|| {
         format!("{}: making the journal; without it nothing is changed", cli.run_dir.display())
     })?;
     let cap = Cap::of(host.cpus.len(), host::realtime_share(roots));
     let mut actuator = Actuator::new(kernel, journal, cap);
+    let processes = left.keys().filter_map(|(subject, _)| subject.pid()).collect();
     actuator.take_over(left);
-    Ok(actuator)
+    Ok((actuator, processes))
 }
 
 /// Who may use the socket.

@@ -19,6 +19,7 @@ mod gate;
 mod interrupts;
 mod jobs;
 mod lifecycle;
+mod lineage;
 mod maps;
 mod occupancy;
 mod opaque;
@@ -85,6 +86,11 @@ programs! {
 
     // `sched_process_exit(struct task_struct *p)`, once per thread; one more argument since 6.16
     "sched_process_exit", sched_process_exit, raw_sched_process_exit => |ctx| { lifecycle::exit(&ctx, Task::new(ctx.arg(0))); }
+
+    // The same two once more, apart from the rest: they outlive the agent.
+    "sched_process_fork", lineage_fork, raw_lineage_fork => |ctx| { lineage::fork(Task::new(ctx.arg(0)), Task::new(ctx.arg(1))); }
+
+    "sched_process_exit", lineage_exit, raw_lineage_exit => |ctx| { lineage::exit(Task::new(ctx.arg(0))); }
 
     // `task_rename(struct task_struct *task, const char *comm)`
     "task_rename", task_rename, raw_task_rename => |ctx| { lifecycle::rename(&ctx, Task::new(ctx.arg(0)), ctx.arg(1)); }

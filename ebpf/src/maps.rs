@@ -68,6 +68,8 @@ pub static TASK_SIGNAL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SIGNAL_THREADS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+pub static SIGNAL_LIVE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub static TASK_COMM: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TASK_FLAGS: Global<u32> = Global::new(0);

@@ -4,9 +4,9 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 use crate::maps::{
-    IN_IOWAIT_MASK, SIGNAL_THREADS, TASK_COMM, TASK_CPU, TASK_EXEC, TASK_FLAGS, TASK_GROUP_LEADER,
-    TASK_IN_IOWAIT, TASK_MAJ_FLT, TASK_PID, TASK_REAL_PARENT, TASK_SIGNAL, TASK_STATE, TASK_TGID,
-    TYPED,
+    IN_IOWAIT_MASK, SIGNAL_LIVE, SIGNAL_THREADS, TASK_COMM, TASK_CPU, TASK_EXEC, TASK_FLAGS,
+    TASK_GROUP_LEADER, TASK_IN_IOWAIT, TASK_MAJ_FLT, TASK_PID, TASK_REAL_PARENT, TASK_SIGNAL,
+    TASK_STATE, TASK_TGID, TYPED,
 };
 
 /// `PF_KTHREAD`
@@ -88,6 +88,17 @@ impl Task {
         let signal: *const u8 = load(self.0, TASK_SIGNAL.load());
         let threads: u32 = load(signal, SIGNAL_THREADS.load());
         threads > 1
+    }
+
+    /// Whether no thread of its process lives, now that it ends itself; `false` where nobody knows.
+    #[inline(always)]
+    pub fn is_last(self) -> bool {
+        if TASK_SIGNAL.load() == 0 || SIGNAL_LIVE.load() == 0 {
+            return false;
+        }
+        let signal: *const u8 = load(self.0, TASK_SIGNAL.load());
+        let live: u32 = load(signal, SIGNAL_LIVE.load());
+        live == 0
     }
 
     /// Name of the process's main thread, which is what the program is called, as two words.

@@ -13,10 +13,10 @@ use downbeat_tests::agent::{PATIENCE, Place, die_with_this_thread, said};
 use downbeat_tests::processes::{ThreadId, pids, running_from, tids, wait_until};
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::Attributes;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::time::TimeValLike;
-use nix::time::ClockId;
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 
 /// How many rounds; each takes some seconds.
 const ROUNDS: &str = "DOWNBEAT_ROUNDS";
@@ -25,9 +25,10 @@ const DEFAULT_ROUNDS: usize = 3;
 /// Threads of three programs that live through a round.
 const LASTING: usize = 15;
 
-/// In clock ticks: what the agent may not have noted yet when it is killed, above all while it
-/// starts.
-const LAST_MOMENTS: u64 = 20;
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// Where agents pin what outlives them.
+const PINNED: &str = "/sys/fs/bpf/downbeat";
 
 /// Levers of every kind, on this place's programs alone. An OOM score above 0 needs no
 /// `CAP_SYS_RESOURCE`.
@@ -215,47 +216,43 @@ fn round(number: usize, place: &Place, own: Option<&Path>) -> Result<usize> {
         thread::sleep(Duration::from_millis(fastrand::u64(0..25)));
     }
     let changed = changed();
-    let killed = boot_ticks()?;
     agent.kill()?;
     agent.wait()?;
+    // Nobody but the kernel sees what is born now.
+    thread::sleep(Duration::from_millis(fastrand::u64(0..300)));
     let log = || fs::read_to_string(&log).unwrap_or_default();
     let restored = place.restore()?;
     ensure!(restored.status.success(), "round {number}: {}\n{}", said(&restored), log());
     // What the churn starts from here on comes from what was put back.
     let after = host();
-    let is_orphan = |id: &&ThreadId| is_unknown_orphan(place, churn.shell.id(), id, killed);
-    let orphans: Vec<ThreadId> = after.keys().filter(is_orphan).copied().collect();
     drop(churn);
-    let (mut differ, mut unknown) = (Vec::new(), 0);
+    let mut differ = Vec::new();
     for (id, (name, now)) in &after {
         match before.get(id) {
             Some((_, then)) if then != now => {
                 differ.push(format!("thread {} ({name}): {then:?} is now {now:?}", id.tid));
             }
             Some(_) => {}
-            None => {
-                let ours = ours(place, *id, name, now);
-                unknown += usize::from(ours.is_some() && orphans.contains(id));
-                differ.extend(ours.filter(|_| !orphans.contains(id)));
-            }
+            None => differ.extend(ours(place, *id, name, now)),
         }
     }
     ensure!(differ.is_empty(), "round {number}:\n{}\n{}", differ.join("\n"), log());
-    if unknown > 0 {
-        println!("round {number}: {unknown} threads of orphans have what they inherited");
-    }
     if let Some(own) = own {
         ensure!(!own.exists(), "round {number}: {} is left", own.display());
     }
+    let pinned = Path::new(PINNED);
+    ensure!(!pinned.exists(), "round {number}: {} is left", pinned.display());
     Ok(changed)
 }
 
-/// As start times count.
-fn boot_ticks() -> Result<u64> {
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
-    let now = ClockId::CLOCK_BOOTTIME.now()?;
-    let nanoseconds = now.num_nanoseconds();
-    Ok(u64::try_from(nanoseconds)? / (1_000_000_000 / u64::try_from(per_second)?))
+/// A BPF file system that this test alone sees, with what it starts from here on: not every host has
+/// one mounted, and nobody's is changed.
+fn own_bpf_fs() -> Result<()> {
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        .context("making mounts private")?;
+    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), nothing).context(BPF_FS)
 }
 
 /// How many threads of a process differ from what they were.
@@ -265,18 +262,6 @@ fn touched(before: &Host, pid: u32) -> usize {
         then != Everything::of(pid, *tid).as_ref()
     };
     tids(pid).iter().filter(|tid| differs(tid)).count()
-}
-
-/// The limit that README names: a process that began in the agent's last moments, and whose creator
-/// has ended since, has no trace of where it came from.
-fn is_unknown_orphan(place: &Place, churn: u32, id: &ThreadId, killed: u64) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", id.tid)).unwrap_or_default();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
-    let has_creator = parent.is_none_or(|parent: u32| {
-        let exe = fs::read_link(format!("/proc/{parent}/exe"));
-        parent == churn || exe.is_ok_and(|exe| exe.starts_with(place.dir()))
-    });
-    !has_creator && id.start_time + LAST_MOMENTS >= killed
 }
 
 /// A thread that came during the round has what this test gives its children, where it is a child.
@@ -302,6 +287,7 @@ fn whenever_the_agent_is_killed_restore_leaves_every_thread_as_it_was() -> Resul
         downbeat_tests::skip::skipped("an agent has groups here");
         return Ok(());
     }
+    own_bpf_fs()?;
     let place = Place::new()?;
     // Of this place's own: rules find them by their path, and so does this test.
     for program in ["/bin/sh", "/bin/sleep"] {

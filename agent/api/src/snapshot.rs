@@ -436,6 +436,10 @@ pub struct BpfCost {
     /// Times that a thread ran again after a sleep without a wake-up that was seen, since start.
     #[serde(default)]
     pub unseen_wakes: u64,
+    /// Processes whose origin found no place: should the agent be killed, `downbeat restore` finds
+    /// them by their parents alone.
+    #[serde(default)]
+    pub dropped_children: u64,
     /// Memory of all maps, bytes.
     pub map_bytes: u64,
 }

@@ -290,7 +290,7 @@ impl<C: Control> Actuator<C> {
         if self.journal.wants_compaction() {
             let changes: Changes =
                 self.ours().map(|(s, lever, c)| ((s.clone(), lever), c.clone())).collect();
-            let _ = self.journal.compact(&changes);
+            let _ = self.journal.compact(&changes, &self.lineage.past());
         }
     }
 }

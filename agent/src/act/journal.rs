@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::boot_ticks;
 use super::subject::Subject;
 use super::value::{Lever, Sched, Value};
 use crate::roots::Roots;
@@ -38,7 +39,29 @@ enum Record {
         change: Change,
     },
     /// The value is not ours any more: put back, handed off, or its thread is gone.
-    Forget { subject: Subject, lever: Lever },
+    Forget {
+        subject: Subject,
+        lever: Lever,
+        /// When, clock ticks since boot; 0 in what an older version wrote.
+        #[serde(default)]
+        at: u64,
+    },
+    /// Only where the file was written anew: a change that was forgotten before.
+    Past(Past),
+}
+
+/// A change of a thread that was ours: a child may have inherited it before it went back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// The process.
+    pub pid: u32,
+    /// The thread; 0 where only the process is known.
+    pub tid: u32,
+    /// The change.
+    #[serde(flatten)]
+    pub change: Change,
+    /// When it was forgotten or seen last, clock ticks since boot.
+    pub until: u64,
 }
 
 /// What is to be put back: the value before downbeat, and the one that it set.
@@ -130,7 +153,7 @@ impl Journal {
                 understood
             }
         };
-        let file = write_anew(&path, &boot_id, &changes)?;
+        let file = write_anew(&path, &boot_id, &changes, &[])?;
         let live = changes.len();
         let (buffer, torn, failures) = (Vec::new(), false, 0);
         let journal = Self { path, boot_id, file, dead: 0, live, buffer, torn, failures };
@@ -152,7 +175,7 @@ impl Journal {
         if lever.ends_with_the_agent() {
             return;
         }
-        self.push(&Record::Forget { subject: subject.clone(), lever });
+        self.push(&Record::Forget { subject: subject.clone(), lever, at: boot_ticks() });
         self.live = self.live.saturating_sub(1);
         self.dead += 2;
     }
@@ -196,12 +219,12 @@ impl Journal {
         self.torn || self.dead > DEAD_LIMIT.max(4 * self.live)
     }
 
-    /// Writes the file anew, atomically, holding `changes` alone.
+    /// Writes the file anew, atomically, holding `changes` and `past` alone.
     ///
     /// # Errors
     /// As for [`Self::open`]; the old file stays in force.
-    pub fn compact(&mut self, changes: &Changes) -> io::Result<()> {
-        self.file = write_anew(&self.path, &self.boot_id, changes)?;
+    pub fn compact(&mut self, changes: &Changes, past: &[Past]) -> io::Result<()> {
+        self.file = write_anew(&self.path, &self.boot_id, changes, past)?;
         self.buffer.clear();
         self.torn = false;
         self.dead = 0;
@@ -256,29 +279,39 @@ struct FirstLine {
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn read(path: &Path, roots: &Roots) -> io::Result<Found> {
+    read_with_past(path, roots).map(|(found, _)| found)
+}
+
+/// The same, with what was ours before.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_with_past(path: &Path, roots: &Roots) -> io::Result<(Found, Vec<Past>)> {
+    let alone = |found| Ok((found, Vec::new()));
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return alone(Found::Nothing),
         Err(error) => return Err(error),
     };
     let this_boot = boot_id(roots)?;
     let mut file = BufReader::new(file);
     let mut line = Vec::new();
     if file.read_until(b'\n', &mut line)? == 0 {
-        return Ok(Found::Changes(Changes::new()));
+        return alone(Found::Changes(Changes::new()));
     }
     let unreadable = |reason| Found::Unreadable { reason, understood: Changes::new() };
     match serde_json::from_slice(&line) {
-        Ok(FirstLine { boot_id, .. }) if boot_id != this_boot => return Ok(Found::Stale),
+        Ok(FirstLine { boot_id, .. }) if boot_id != this_boot => return alone(Found::Stale),
         Ok(FirstLine { schema: SCHEMA, .. }) => {}
         Ok(FirstLine { schema, .. }) => {
             let reason = format!("it has schema {schema}, and this version reads {SCHEMA}");
-            return Ok(unreadable(reason));
+            return alone(unreadable(reason));
         }
         // Without its first line the file may be of any boot.
-        Err(error) => return Ok(unreadable(format!("its first line names no boot: {error}"))),
+        Err(error) => return alone(unreadable(format!("its first line names no boot: {error}"))),
     }
-    let (mut changes, mut unread, mut first) = (Changes::new(), 0_u64, None);
+    let (mut changes, mut past) = (Changes::new(), Vec::new());
+    let (mut unread, mut first) = (0_u64, None);
     for number in 2_u64.. {
         line.clear();
         file.read_until(b'\n', &mut line)?;
@@ -288,11 +321,15 @@ pub fn read(path: &Path, roots: &Roots) -> io::Result<Found> {
         }
         match serde_json::from_slice(&line) {
             Ok(Record::Set { subject, change }) => {
-                changes.insert((subject, change.ours.lever()), change);
+                let (key, until) = ((subject.clone(), change.ours.lever()), change.since);
+                let before = changes.insert(key, change);
+                past.extend(before.and_then(|before| Past::of(&subject, before, until)));
             }
-            Ok(Record::Forget { subject, lever }) => {
-                changes.remove(&(subject, lever));
+            Ok(Record::Forget { subject, lever, at }) => {
+                let before = changes.remove(&(subject.clone(), lever));
+                past.extend(before.and_then(|before| Past::of(&subject, before, at)));
             }
+            Ok(Record::Past(before)) => past.push(before),
             Ok(Record::Boot { .. }) => {}
             Err(error) => {
                 unread += 1;
@@ -300,13 +337,20 @@ pub fn read(path: &Path, roots: &Roots) -> io::Result<Found> {
             }
         }
     }
-    Ok(match first {
+    let found = match first {
         None => Found::Changes(changes),
         Some(first) => Found::Unreadable {
             reason: format!("lines that are not understood: {unread}, the first {first}"),
             understood: changes,
         },
-    })
+    };
+    Ok((found, past))
+}
+
+impl Past {
+    fn of(subject: &Subject, change: Change, until: u64) -> Option<Self> {
+        subject.thread().map(|id| Self { pid: id.pid, tid: id.tid, change, until })
+    }
 }
 
 /// Keeps a file that nobody here understands, under a name of its own.
@@ -323,16 +367,19 @@ fn set_aside(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be written or the boot's id cannot be read.
 pub fn keep(path: &Path, left: &Changes, roots: &Roots) -> io::Result<()> {
-    write_anew(path, &boot_id(roots)?, left).map(drop)
+    write_anew(path, &boot_id(roots)?, left, &[]).map(drop)
 }
 
 /// Writes a journal under a temporary name and moves it into place, so that a kill in between
 /// leaves the old one whole.
-fn write_anew(path: &Path, boot_id: &str, changes: &Changes) -> io::Result<File> {
+fn write_anew(path: &Path, boot_id: &str, changes: &Changes, past: &[Past]) -> io::Result<File> {
     let mut text = serde_json::to_vec(&Record::Boot { schema: SCHEMA, boot_id: boot_id.into() })?;
     text.push(b'\n');
-    for ((subject, _), change) in changes {
-        let record = Record::Set { subject: subject.clone(), change: change.clone() };
+    let current = changes.iter().map(|((subject, _), change)| Record::Set {
+        subject: subject.clone(),
+        change: change.clone(),
+    });
+    for record in current.chain(past.iter().cloned().map(Record::Past)) {
         serde_json::to_writer(&mut text, &record)?;
         text.push(b'\n');
     }

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 
 use super::control::Control;
-use super::journal::Change;
+use super::journal::{Change, Past};
 use super::subject::{Subject, ThreadId};
 use super::value::{Sched, Value};
 
 /// How long after a value was last seen as ours a child may have started with it, and how long it
 /// is remembered; in clock ticks, of which a second has 100 on every architecture that runs this.
 /// Two looks at the whole host lie within it.
-const MEMORY: u64 = 200;
+pub const MEMORY: u64 = 200;
 
 /// What each process may have passed on, by its id.
 #[derive(Debug, Default)]
@@ -61,6 +61,19 @@ impl Lineage {
             .filter(|it| (it.change.since..=it.last_ours + MEMORY).contains(&start_time))
             .map(|it| it.change.clone())
             .collect()
+    }
+
+    /// All of it, as the journal keeps it.
+    pub fn past(&self) -> Vec<Past> {
+        let past = |pid: u32| {
+            move |it: &Heirloom| Past {
+                pid,
+                tid: 0,
+                change: it.change.clone(),
+                until: it.last_ours,
+            }
+        };
+        self.by_process.iter().flat_map(|(pid, all)| all.iter().map(past(*pid))).collect()
     }
 
     /// Forgets what nobody can have inherited any more.

@@ -4,6 +4,7 @@
 //! order between the two, [`restore`] the way back after a kill, `lineage` what children inherit.
 
 mod actuator;
+mod clock;
 mod control;
 mod journal;
 mod lineage;
@@ -18,6 +19,7 @@ mod units;
 mod value;
 
 pub use actuator::{Actuator, Cap};
+pub use clock::boot_ticks;
 pub use control::{Control, Kernel, is_gone, sched_getaffinity, sched_setattr, start_time_of};
 pub use journal::{FILE_NAME as JOURNAL_NAME, Journal};
 pub use lock::{LockError, RunLock};

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use super::actuator::put_back;
 use super::control::{Control, Kernel};
-use super::journal::{self, Change, Changes, Found, UNITS_NAME};
-use super::lineage::inherited;
+use super::journal::{self, Change, Changes, Found, Past, UNITS_NAME};
+use super::lineage::{MEMORY, inherited};
 use super::lock::{LockError, RunLock};
 use super::outcome::Event;
 use super::subject::{Subject, ThreadId};
 use super::systemd::{self, Systemd};
 use super::value::Lever;
+use crate::observe::kernel::{Origin, PinnedLineage, Pins};
 use crate::observe::process::{ProcessReader, ProcessStat};
 use crate::roots::Roots;
 
@@ -67,7 +68,8 @@ pub enum RestoreError {
 /// # Errors
 /// [`RestoreError`]; a single value that cannot be put back is in the report instead.
 pub fn restore(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreError> {
-    if !journals(run_dir).iter().any(|path| path.exists()) {
+    let is_empty = !journals(run_dir).iter().any(|path| path.exists());
+    if is_empty && Pins::left_in(run_dir, roots).is_empty() {
         return Ok(RestoreReport::default());
     }
     let _lock = RunLock::acquire(run_dir).map_err(|error| match error {
@@ -83,9 +85,12 @@ pub fn restore(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreEr
 /// [`RestoreError::Unreadable`].
 pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, RestoreError> {
     let mut all = RestoreReport::default();
+    let pins = Pins::left_in(run_dir, roots);
+    let lineage = Lineage::open(&pins, &mut all.notes);
     for path in journals(run_dir) {
         let unreadable = |source| RestoreError::Unreadable { path: path.clone(), source };
-        let (changes, not_understood) = match journal::read(&path, roots).map_err(unreadable)? {
+        let (found, past) = journal::read_with_past(&path, roots).map_err(unreadable)?;
+        let (changes, not_understood) = match found {
             Found::Nothing => continue,
             Found::Stale => {
                 let name = path.display();
@@ -98,7 +103,7 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
         let Work { mut report, left } = if path.ends_with(UNITS_NAME) {
             put_back_units(changes, roots)
         } else {
-            put_back_all(&changes, &Kernel::new(roots), roots)
+            put_back_all(&changes, &past, &lineage, &Kernel::new(roots), roots)
         };
         if let Some(reason) = not_understood {
             report.failed.push(format!(
@@ -118,7 +123,32 @@ pub fn restore_locked(run_dir: &Path, roots: &Roots) -> Result<RestoreReport, Re
         all.failed.extend(report.failed);
         all.notes.extend(report.notes);
     }
+    // With something left for another attempt, the kernel goes on noting whose children inherit it.
+    let own = if all.failed.is_empty() { pins } else { Vec::new() };
+    let stale = Pins::stale(roots);
+    let removed = own.iter().chain(&stale).map(Pins::remove);
+    all.notes.extend(removed.filter_map(Result::err).map(|error| error.to_string()));
     Ok(all)
+}
+
+/// What the kernel noted of where processes come from, before the kill and since.
+#[derive(Debug, Default)]
+struct Lineage(Vec<PinnedLineage>);
+
+impl Lineage {
+    fn open(pins: &[Pins], notes: &mut Vec<String>) -> Self {
+        let mut open = |pins: &Pins| {
+            let told = |error: io::Error| {
+                format!("{error}; children whose parents have ended are not found; run as root")
+            };
+            pins.open().map_err(|error| notes.push(told(error))).ok()
+        };
+        Self(pins.iter().filter_map(&mut open).collect())
+    }
+
+    fn origins(&self, pid: u32) -> Vec<Origin> {
+        self.0.iter().filter_map(|map| map.origin(pid)).collect()
+    }
 }
 
 /// Where a killed agent may have left old values.
@@ -165,14 +195,21 @@ pub const UNDER_WAY: Duration = Duration::from_millis(100);
 /// another look; only a process that forks faster than all is read needs more than two.
 const ROUNDS: usize = 8;
 
-fn put_back_all<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Work {
+fn put_back_all<C: Control>(
+    changes: &Changes,
+    past: &[Past],
+    lineage: &Lineage,
+    control: &C,
+    roots: &Roots,
+) -> Work {
     let mut work = Work::default();
     // Threads first: a group of the agent's own can only be removed once nobody is in it.
     let is_thread = |change: &&Change| change.ours.lever().is_of_thread();
     for ((subject, _), change) in in_order(changes).filter(|(_, change)| is_thread(change)) {
         work.enter(subject, change, put_back(control, subject, change));
     }
-    put_back_strays(changes, control, roots, &mut work);
+    let heirlooms = Heirlooms::of(changes, past);
+    put_back_strays(&heirlooms, changes, |pid| lineage.origins(pid), control, roots, &mut work);
     for ((subject, _), change) in in_order(changes).filter(|(_, change)| !is_thread(change)) {
         work.enter(subject, change, put_back(control, subject, change));
     }
@@ -189,10 +226,17 @@ fn in_order(changes: &Changes) -> impl Iterator<Item = (&(Subject, Lever), &Chan
     all.into_iter()
 }
 
-fn put_back_strays<C: Control>(changes: &Changes, control: &C, roots: &Roots, work: &mut Work) {
+fn put_back_strays<C: Control>(
+    heirlooms: &Heirlooms<'_>,
+    changes: &Changes,
+    origins: impl Fn(u32) -> Vec<Origin>,
+    control: &C,
+    roots: &Roots,
+    work: &mut Work,
+) {
     let mut seen: HashSet<(Subject, Lever)> = changes.keys().cloned().collect();
     for round in 0..ROUNDS {
-        let mut strays = strays(changes, control, roots);
+        let mut strays = strays(heirlooms, &origins, control, roots);
         strays.retain(|(thread, change)| {
             seen.insert((Subject::Thread(*thread), change.ours.lever()))
         });
@@ -207,45 +251,88 @@ fn put_back_strays<C: Control>(changes: &Changes, control: &C, roots: &Roots, wo
     }
 }
 
+/// One value that children may have from a thread.
+struct Heirloom<'a> {
+    tid: u32,
+    change: &'a Change,
+    /// The last start time of a child that can have it; nothing where it is still ours.
+    until: Option<u64>,
+}
+
+/// What each process may have passed on: first what it still had when the agent ended.
+struct Heirlooms<'a>(HashMap<u32, Vec<Heirloom<'a>>>);
+
+impl<'a> Heirlooms<'a> {
+    fn of(changes: &'a Changes, past: &'a [Past]) -> Self {
+        let mut all: HashMap<u32, Vec<Heirloom<'a>>> = HashMap::new();
+        for ((subject, _), change) in changes {
+            if let Some(id) = subject.thread() {
+                let heirloom = Heirloom { tid: id.tid, change, until: None };
+                all.entry(id.pid).or_default().push(heirloom);
+            }
+        }
+        for Past { pid, tid, change, until } in past {
+            let heirloom = Heirloom { tid: *tid, change, until: Some(until + MEMORY) };
+            all.entry(*pid).or_default().push(heirloom);
+        }
+        Self(all)
+    }
+
+    /// What `pid` may have inherited: from the thread that the kernel saw passing it on, from its
+    /// process, and from its ancestors, the nearest first. Where an ancestor is gone, the process's
+    /// group and session still carry the id of one.
+    fn left_to(
+        &self,
+        pid: u32,
+        origins: &[Origin],
+        stats: &HashMap<u32, ProcessStat>,
+    ) -> Vec<&Heirloom<'a>> {
+        let of = |pid: u32| self.0.get(&pid).into_iter().flatten();
+        let exact = |origin: &Origin| {
+            let tid = origin.tid;
+            of(origin.pid).filter(move |it| it.tid == tid).chain(of(origin.pid))
+        };
+        let chain = successors(Some(pid), |pid| stats.get(pid).map(|stat| stat.ppid));
+        let by_id = stats.get(&pid).map(|stat| [stat.group, stat.session]);
+        // A chain of parents that is read while it changes could go round in a circle.
+        let ancestors = chain.take(64).chain(by_id.into_iter().flatten());
+        origins.iter().flat_map(exact).chain(ancestors.flat_map(of)).collect()
+    }
+}
+
+impl Heirloom<'_> {
+    fn can_be_had_by(&self, thread: ThreadId) -> bool {
+        // What was taken from a thread itself is settled.
+        let is_own = self.until.is_some() && self.tid == thread.tid;
+        let in_time = self.until.is_none_or(|until| thread.start_time <= until);
+        !is_own && in_time && thread.start_time >= self.change.since
+    }
+}
+
 /// Threads and child processes that started after a change and that the agent did not live to
 /// note: what they have from their creator is ours, too.
-fn strays<C: Control>(changes: &Changes, control: &C, roots: &Roots) -> Vec<(ThreadId, Change)> {
-    let mut by_process: HashMap<u32, Vec<&Change>> = HashMap::new();
-    for ((subject, _), change) in changes {
-        if let Some(pid) = subject.pid() {
-            by_process.entry(pid).or_default().push(change);
-        }
-    }
+fn strays<C: Control>(
+    heirlooms: &Heirlooms<'_>,
+    origins: &impl Fn(u32) -> Vec<Origin>,
+    control: &C,
+    roots: &Roots,
+) -> Vec<(ThreadId, Change)> {
     let reader = ProcessReader::new(roots);
     let stats: HashMap<u32, ProcessStat> =
         reader.pids().into_iter().filter_map(|pid| Some((pid, reader.stat(pid).ok()?))).collect();
     let mut found = Vec::new();
     for &pid in stats.keys() {
-        let left = of_ancestors(pid, &stats, &by_process);
+        let left = heirlooms.left_to(pid, &origins(pid), &stats);
         if left.is_empty() {
             continue;
         }
         for thread in reader.thread_ids(pid) {
-            let left = left.iter().copied().filter(|change| thread.start_time >= change.since);
+            let left = left.iter().filter(|it| it.can_be_had_by(thread)).map(|it| it.change);
             let changes = inherited(control, thread, left);
             found.extend(changes.into_iter().map(|change| (thread, change)));
         }
     }
     found
-}
-
-/// The changes of a process and of its ancestors, the nearest first. Where an ancestor is gone, the
-/// process's group and session still carry the id of one.
-fn of_ancestors<'a>(
-    pid: u32,
-    stats: &HashMap<u32, ProcessStat>,
-    by_process: &HashMap<u32, Vec<&'a Change>>,
-) -> Vec<&'a Change> {
-    let chain = successors(Some(pid), |pid| stats.get(pid).map(|stat| stat.ppid));
-    let by_id = stats.get(&pid).map(|stat| [stat.group, stat.session]);
-    // A chain of parents that is read while it changes could go round in a circle.
-    let ancestors = chain.take(64).chain(by_id.into_iter().flatten());
-    ancestors.filter_map(|pid| by_process.get(&pid)).flatten().copied().collect()
 }
 
 impl Work {

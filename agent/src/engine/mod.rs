@@ -276,13 +276,21 @@ impl Engine {
         self.disengage();
         let left = self.stop_asking_for_units();
         let finished = self.actuator.take().map(Actuator::finish);
-        left + finished
-            .transpose()
-            .unwrap_or_else(|error| {
-                tracing::warn!("removing the journal: {error}");
-                None
-            })
-            .unwrap_or(0)
+        let left = left
+            + finished
+                .transpose()
+                .unwrap_or_else(|error| {
+                    tracing::warn!("removing the journal: {error}");
+                    None
+                })
+                .unwrap_or(0);
+        // With something left for a restore, the kernel goes on noting whose children inherit it.
+        if let (0, Some(probes)) = (left, &mut self.probes)
+            && let Err(error) = probes.end_with_the_process()
+        {
+            tracing::warn!("{error}");
+        }
+        left
     }
 }
 

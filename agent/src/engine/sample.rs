@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::threads::boot_ticks;
 use super::{Engine, TICKS_PER_SAMPLE};
 use crate::act::Done;
+use crate::act::boot_ticks;
 
 /// The parent of all kernel threads.
 const KTHREADD: u32 = 2;

@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Engine;
 use super::ledger::Subject;
-use crate::act::{Actuator, Done, Event, Kernel, Request, ThreadId};
+use crate::act::{Actuator, Done, Event, Kernel, Request, ThreadId, boot_ticks};
 use crate::model::{Assigned, Process, Thread};
 use crate::observe::kernel::KernelEvent;
 use crate::observe::process::{ProcessSample, ThreadSample};
@@ -16,6 +16,9 @@ use crate::observe::process::{ProcessSample, ThreadSample};
 /// How often a process is listed again while it makes threads faster than they are set. The
 /// kernel's events and the next tick take care of what comes later.
 const ROUNDS: usize = 4;
+
+/// Processes of a look at the whole host after which the kernel's events have their turn.
+const EVENTS_EACH: usize = 16;
 
 /// The same for the whole host, when nothing comes later.
 const LAST_ROUNDS: usize = 8;
@@ -92,7 +95,12 @@ impl Engine {
             self.forget_process(pid);
             return 0;
         };
-        let heirs = self.inherit_new(&sample);
+        let origin = self.probes.as_ref().and_then(|probes| probes.origin(pid));
+        let heirs = self.inherit_new(&sample, origin.map(|origin| origin.pid));
+        if let (Some(probes), Some(_)) = (&mut self.probes, origin) {
+            // What it has is journalled: its children have it from this process now.
+            probes.claim(pid);
+        }
         self.see_at_home(&mut sample);
         let policy = &self.policy;
         let by_hand = self.overrides.class_of(pid, sample.start_time);
@@ -132,9 +140,9 @@ impl Engine {
     }
 
     /// Notes what a process's threads that are not known yet have from whoever made them. Where the
-    /// parent is gone, the group and the session still carry the id of an ancestor. Returns whether
-    /// there was anything.
-    fn inherit_new(&mut self, sample: &ProcessSample) -> bool {
+    /// parent is gone, the group and the session still carry the id of an ancestor; the kernel's own
+    /// note is `origin`. Returns whether there was anything.
+    fn inherit_new(&mut self, sample: &ProcessSample, origin: Option<u32>) -> bool {
         let ProcessSample { pid, ppid, group, session, .. } = *sample;
         let known = self.world.get(pid).filter(|known| known.start_time == sample.start_time);
         let is_known = |thread: &&ThreadSample| {
@@ -142,7 +150,8 @@ impl Engine {
             known.is_some_and(|known| known.start_time == thread.start_time)
         };
         let new: Vec<&ThreadSample> = sample.threads.iter().filter(|t| !is_known(t)).collect();
-        let inherits = |thread| self.inherit(pid, thread, &[pid, ppid, group, session]);
+        let creators = [pid, origin.unwrap_or(ppid), ppid, group, session];
+        let inherits = |thread| self.inherit(pid, thread, &creators);
         new.into_iter().map(inherits).fold(false, |any, has| any | has)
     }
 
@@ -155,9 +164,14 @@ impl Engine {
     pub(super) fn consider_all(&mut self) -> u64 {
         let before = self.applied();
         self.prepare_groups();
-        for pid in self.reader.pids() {
+        for (number, pid) in (1_usize..).zip(self.reader.pids()) {
             self.consider(pid);
+            // What was born meanwhile waits for no more than these.
+            if number.is_multiple_of(EVENTS_EACH) {
+                self.on_kernel_events();
+            }
         }
+        self.on_kernel_events();
         self.remove_idle_groups();
         self.applied() - before
     }
@@ -305,6 +319,13 @@ impl Engine {
             }
             return;
         }
+        if let Some(probes) = &mut self.probes {
+            // Before anything that children inherit is set.
+            let managed = threads.iter().filter(|(_, assigned)| assigned.is_some());
+            let mut pids: Vec<u32> = managed.map(|(id, _)| id.pid).collect();
+            pids.dedup();
+            pids.into_iter().for_each(|pid| probes.claim(pid));
+        }
         let Some(mut actuator) = self.actuator.take() else {
             return;
         };
@@ -365,13 +386,6 @@ impl Engine {
     pub(super) fn applied(&self) -> u64 {
         self.ledger.levers().iter().map(|counts| counts.applied).sum()
     }
-}
-
-/// Now, as start times in `stat` are counted: clock ticks since boot.
-pub(super) fn boot_ticks() -> u64 {
-    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-    let per_second = u128::from(procfs::ticks_per_second());
-    u64::try_from(since_boot.as_nanos() * per_second / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel programs.

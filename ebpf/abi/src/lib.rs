@@ -9,6 +9,7 @@ mod blame;
 mod buckets;
 mod event;
 mod job;
+mod lineage;
 
 pub use blame::{
     ClassTimes, Cpu, Culprit, CulpritKind, HASHED, KEEP_NS, Label, ONE_WAITING, OWN_PLACES,
@@ -20,6 +21,7 @@ pub use job::{
     CALM_WORDS, JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss,
     NO_JOB, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story, job_bucket_of,
 };
+pub use lineage::{LINEAGE_PROCESSES, Origin};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -182,10 +184,12 @@ pub enum Counter {
     DroppedMisses = 4,
     /// Threads that slept and ran again without a wake-up that was seen.
     UnseenWakes = 5,
+    /// Processes made by one of the map `LINEAGE` that found it full.
+    DroppedChildren = 6,
 }
 
 /// Entries of the map `COUNTERS`.
-pub const COUNTERS: u32 = 6;
+pub const COUNTERS: u32 = 7;
 
 /// Names of the maps, as in the object.
 pub mod map {
@@ -203,6 +207,8 @@ pub mod map {
     pub const JOBS: &str = "JOBS";
     /// [`crate::Cpu`] by number.
     pub const CPUS: &str = "CPUS";
+    /// [`crate::Origin`] by process.
+    pub const LINEAGE: &str = "LINEAGE";
 }
 
 /// Names of the read-only globals (all `u32`) that the loader fills before the verifier runs.
@@ -227,6 +233,8 @@ pub mod global {
     pub const TASK_SIGNAL: &str = "TASK_SIGNAL";
     /// Offset of `signal_struct.nr_threads`.
     pub const SIGNAL_THREADS: &str = "SIGNAL_THREADS";
+    /// Offset of `signal_struct.live`.
+    pub const SIGNAL_LIVE: &str = "SIGNAL_LIVE";
     /// Offset of `task_struct.comm`.
     pub const TASK_COMM: &str = "TASK_COMM";
     /// Offset of `task_struct.flags`.
@@ -269,5 +277,5 @@ const _: () = {
     assert!(VICTIMS <= 1 << u8::BITS);
     assert!(size_of::<Waits>() == 2048);
     assert!(CLASS_SLOTS.is_power_of_two());
-    assert!(Counter::UnseenWakes as u32 + 1 == COUNTERS);
+    assert!(Counter::DroppedChildren as u32 + 1 == COUNTERS);
 };

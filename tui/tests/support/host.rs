@@ -109,6 +109,7 @@ pub fn small() -> Snapshot {
                 dropped_jobs: 0,
                 dropped_blame: 0,
                 unseen_wakes: 0,
+                dropped_children: 0,
                 map_bytes: MIB,
             }),
         },

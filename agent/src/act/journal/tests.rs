@@ -120,7 +120,7 @@ fn compaction_keeps_what_is_to_be_put_back_and_nothing_else() {
     journal.commit().unwrap();
     assert!(journal.wants_compaction());
     let kept = HashMap::from([((thread(5), Lever::OomScoreAdj), change(7))]);
-    journal.compact(&kept).unwrap();
+    journal.compact(&kept, &[]).unwrap();
     assert!(!journal.wants_compaction());
     assert_eq!(read(&run.path().join(FILE_NAME), &roots).unwrap(), Found::Changes(kept));
     let lines = fs::read_to_string(run.path().join(FILE_NAME)).unwrap();
@@ -142,11 +142,36 @@ fn after_a_failed_write_nothing_is_written_until_the_file_is_whole_again() {
 
     assert!(journal.wants_compaction());
     let kept = HashMap::from([((thread(3), Lever::OomScoreAdj), change(3))]);
-    journal.compact(&kept).unwrap();
+    journal.compact(&kept, &[]).unwrap();
     journal.set(&thread(4), &change(4));
     journal.commit().unwrap();
     let Found::Changes(found) = read(&run.path().join(FILE_NAME), &roots).unwrap() else {
         panic!("it is of this boot");
     };
     assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn what_was_forgotten_or_replaced_is_past_also_when_the_file_was_written_anew() {
+    let (_proc, roots) = roots("one");
+    let run = tempfile::tempdir().unwrap();
+    let path = run.path().join(FILE_NAME);
+    let mut journal = Journal::open(run.path(), &roots).unwrap().0;
+    journal.set(&thread(1), &change(300));
+    journal.set(&thread(2), &change(300));
+    journal.set(&thread(2), &Change { since: 150, ..change(500) });
+    let before = boot_ticks();
+    journal.forget(&thread(1), Lever::OomScoreAdj);
+    journal.commit().unwrap();
+
+    let (found, past) = read_with_past(&path, &roots).unwrap();
+    let second = ((thread(2), Lever::OomScoreAdj), Change { since: 150, ..change(500) });
+    let left = HashMap::from([second]);
+    assert_eq!(found, Found::Changes(left.clone()));
+    let of = |tid, until| Past { pid: 10, tid, change: change(300), until };
+    assert_eq!(past, [of(2, 150), of(1, past[1].until)]);
+    assert!(past[1].until >= before);
+
+    journal.compact(&left, &past).unwrap();
+    assert_eq!(read_with_past(&path, &roots).unwrap(), (Found::Changes(left), past));
 }

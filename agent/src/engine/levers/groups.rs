@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use downbeat_api::{Mode, Severity};
 
+use crate::act::boot_ticks;
 use crate::act::{Done, GroupId, Kernel, Key, Lever, Request, Subject, Value};
 use crate::decide::{self, GroupTarget};
 use crate::engine::Engine;
 use crate::engine::notices::notice;
-use crate::engine::threads::boot_ticks;
 use crate::observe::machine::Machine;
 use crate::roots::Roots;
 

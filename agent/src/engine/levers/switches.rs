@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::act::boot_ticks;
 use crate::act::{Key, Lever, Request, Subject, Value};
 use crate::decide::{self, Switches};
 use crate::engine::Engine;
-use crate::engine::threads::boot_ticks;
 
 /// What is asked of the host at the moment.
 #[derive(Debug, Default)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use downbeat_api::{Mode, Severity};
 use downbeat_policy::ProcessKind;
 
+use crate::act::boot_ticks;
 use crate::act::{Subject, UnitRequest, Units};
 use crate::engine::Engine;
 use crate::engine::notices::notice;
-use crate::engine::threads::boot_ticks;
 use crate::model::Process;
 
 /// What systemd is asked for at the moment.

@@ -5,6 +5,7 @@ use downbeat_api::Finding;
 use super::finding::{absent, limited, present};
 use super::privilege::Privileges;
 use super::text;
+use crate::observe::kernel::{bpf_fs, is_bpf_fs};
 use crate::roots::Roots;
 
 /// The oldest kernel that is tested (Debian 12's).
@@ -31,7 +32,7 @@ pub(super) fn version(release: &str, machine: &str) -> Finding {
 
 /// What kernel programs need. Nothing is loaded here: the agent reports what attached.
 pub(super) fn findings(roots: &Roots, privileges: &Privileges) -> Vec<Finding> {
-    vec![bpf(privileges), btf(roots), tracepoints(roots), lockdown(roots)]
+    vec![bpf(privileges), pins(roots), btf(roots), tracepoints(roots), lockdown(roots)]
 }
 
 fn bpf(privileges: &Privileges) -> Finding {
@@ -48,6 +49,21 @@ fn bpf(privileges: &Privileges) -> Finding {
             missing.join(" and ")
         ),
         Some("run downbeatd as root, or give its unit AmbientCapabilities=CAP_BPF CAP_PERFMON"),
+    )
+}
+
+/// Where the kernel's note of who comes from whom outlives a kill of the agent.
+fn pins(roots: &Roots) -> Finding {
+    if is_bpf_fs(&bpf_fs(roots)) {
+        let text =
+            "kernel objects can be pinned: after a kill `downbeat restore` finds every child";
+        return present("bpffs", text);
+    }
+    limited(
+        "bpffs",
+        "no BPF file system in /sys/fs/bpf: after a kill of the agent, a child that left its parent, \
+         group and session is not found and keeps what it inherited",
+        Some("mount -t bpf bpf /sys/fs/bpf, in a container the host's, and start downbeatd again"),
     )
 }
 

@@ -25,7 +25,7 @@ const fn task(
 
 const NO_OWN: &str = "waits for threads of the own process are blamed on its class";
 
-const FIELDS: [Field; 13] = [
+const FIELDS: [Field; 14] = [
     task(global::TASK_PID, &["pid"], None),
     task(global::TASK_TGID, &["tgid"], None),
     task(global::TASK_REAL_PARENT, &["real_parent"], None),
@@ -56,6 +56,12 @@ const FIELDS: [Field; 13] = [
         structure: "signal_struct",
         paths: &["nr_threads"],
         optional: Some(NO_OWN),
+    },
+    Field {
+        global: global::SIGNAL_LIVE,
+        structure: "signal_struct",
+        paths: &["live"],
+        optional: Some("ended processes take room among those that come from a managed one"),
     },
     Field {
         global: global::TIMER_EXPIRES,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use downbeat_abi::{CLASS_SLOTS, GATE_WORD_BITS, NO_JOB, global, map, wait_parts};
@@ -33,25 +34,34 @@ const PID_MAX_LIMIT: u32 = 4 * 1024 * 1024;
 /// Inode of the first pid namespace (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// A kernel program, named for its tracepoint.
+/// A kernel program.
 pub(super) struct Program {
     pub(super) name: &'static str,
+    /// What it is attached to.
+    tracepoint: &'static str,
     /// Its twin for kernels that do not tell the types of a tracepoint's arguments.
     raw: &'static str,
     /// Arguments that it reads.
     arguments: usize,
     /// What is lost without it, where the others are of use without it.
     optional: Option<&'static str>,
+    /// Whether its link is kept apart, to be pinned.
+    apart: bool,
 }
 
 macro_rules! program {
     ($name:literal, $arguments:literal, $optional:expr) => {
         Program {
             name: $name,
+            tracepoint: $name,
             raw: concat!("raw_", $name),
             arguments: $arguments,
             optional: $optional,
+            apart: false,
         }
+    };
+    ($name:literal at $tracepoint:literal, $arguments:literal, $optional:expr) => {
+        Program { tracepoint: $tracepoint, apart: true, ..program!($name, $arguments, $optional) }
     };
 }
 
@@ -62,16 +72,20 @@ const NO_MOVES: Option<&str> =
 const NO_INTERRUPTS: Option<&str> =
     Some("time of interrupts is blamed on whoever they interrupted, and devices release no jobs");
 const NO_TIMERS: Option<&str> = Some("timers release no jobs of their own process");
+const NO_LINEAGE: Option<&str> =
+    Some("children of managed processes are known by their parents alone");
 const NO_RECLAIM: Option<&str> = Some("misses are not put down to memory reclaim");
 
 /// All programs of the object, in the order in which they are attached.
-pub(super) const PROGRAMS: [Program; 18] = [
+pub(super) const PROGRAMS: [Program; 20] = [
     program!("sched_waking", 1, None),
     program!("sched_wakeup_new", 1, None),
     program!("sched_switch", 3, None),
     program!("sched_process_exec", 2, None),
     program!("sched_process_fork", 2, None),
     program!("sched_process_exit", 1, None),
+    program!("lineage_fork" at "sched_process_fork", 2, NO_LINEAGE),
+    program!("lineage_exit" at "sched_process_exit", 1, NO_LINEAGE),
     program!("task_rename", 2, NO_RENAMES),
     program!("sched_migrate_task", 2, NO_MOVES),
     program!("irq_handler_entry", 1, NO_INTERRUPTS),
@@ -99,6 +113,8 @@ pub(super) struct Loaded {
     pub(super) places: u32,
     /// Names of the programs that run, as in the object.
     pub(super) running: Vec<&'static str>,
+    /// Links of the programs that may outlive the agent, by their names.
+    pub(super) apart: Vec<(&'static str, FdLink)>,
     pub(super) limits: Vec<Limit>,
 }
 
@@ -180,6 +196,7 @@ impl Attempt<'_> {
     fn load(&self, parts: Parts) -> Result<Loaded, ProbeError> {
         let mut ebpf = self.create(parts)?;
         let mut running = Vec::with_capacity(PROGRAMS.len());
+        let mut apart = Vec::new();
         let mut limits: Vec<Limit> = self.layout.limits.clone();
         for program in &PROGRAMS {
             let name = if self.btf.is_some() { program.name } else { program.raw };
@@ -188,7 +205,10 @@ impl Attempt<'_> {
                     .map_err(|error| ProbeError::of_program(program.name, &error, self.roots))
             });
             match (started, program.optional) {
-                (Ok(()), _) => running.push(name),
+                (Ok(link), _) => {
+                    running.push(name);
+                    apart.extend(link.map(|link| (program.name, link)));
+                }
                 (Err(error), Some(lost)) => {
                     limits.push(Limit { feature: lost.to_owned(), reason: error.to_string() });
                 }
@@ -200,7 +220,7 @@ impl Attempt<'_> {
         let places = if parts.jobs { self.options.max_jobs.min(NO_JOB) } else { 0 };
         let (gate_words, cpus) = (self.gate_words, self.cpus);
         let threads = TableSize::of(self.options.max_threads);
-        Ok(Loaded { ebpf, gate_words, threads, cpus, places, running, limits })
+        Ok(Loaded { ebpf, gate_words, threads, cpus, places, running, apart, limits })
     }
 
     fn create(&self, parts: Parts) -> Result<Ebpf, ProbeError> {
@@ -240,22 +260,24 @@ impl Attempt<'_> {
         loader.load(OBJECT).map_err(|error| ProbeError::of_object(&error))
     }
 
-    fn start(&self, ebpf: &mut Ebpf, program: &Program) -> Result<(), ProgramError> {
+    /// Loads and attaches one program; its link where that is kept apart.
+    fn start(&self, ebpf: &mut Ebpf, program: &Program) -> Result<Option<FdLink>, ProgramError> {
         let found = |ebpf: Option<_>| ebpf.ok_or(ProgramError::UnexpectedProgramType);
         match self.btf {
             Some(btf) => {
                 let typed: &mut BtfTracePoint =
                     found(ebpf.program_mut(program.name))?.try_into()?;
-                again_after_signals(|| typed.load(program.name, btf))?;
-                typed.attach()?;
+                again_after_signals(|| typed.load(program.tracepoint, btf))?;
+                let link = typed.attach()?;
+                Ok(if program.apart { Some(typed.take_link(link)?.into()) } else { None })
             }
             None => {
                 let raw: &mut RawTracePoint = found(ebpf.program_mut(program.raw))?.try_into()?;
                 again_after_signals(|| raw.load())?;
-                raw.attach(program.name)?;
+                let link = raw.attach(program.tracepoint)?;
+                Ok(if program.apart { Some(raw.take_link(link)?.into()) } else { None })
             }
         }
-        Ok(())
     }
 }
 
@@ -275,25 +297,28 @@ fn again_after_signals(
 }
 
 fn check_tracepoint(types: &KernelTypes<'_>, program: &Program) -> Result<(), ProbeError> {
-    let found = match types.tracepoint_arguments(program.name) {
+    let found = match types.tracepoint_arguments(program.tracepoint) {
         None => "missing".to_owned(),
         Some(arguments) if arguments < program.arguments => {
             format!("there with {arguments} of {} arguments", program.arguments)
         }
         Some(_) => return Ok(()),
     };
-    Err(ProbeError::Tracepoint { tracepoint: program.name, found })
+    Err(ProbeError::Tracepoint { tracepoint: program.tracepoint, found })
 }
 
 /// Host ids are what the kernel hands out; nothing is assumed where the file cannot be read.
 fn check_namespace(proc: &Path) -> Result<(), ProbeError> {
-    let path = proc.join("self/ns/pid");
-    match fs::read_link(&path) {
-        Ok(namespace) if namespace != Path::new(FIRST_PID_NAMESPACE) => {
-            Err(ProbeError::PidNamespace { path })
-        }
-        _ => Ok(()),
+    if is_first_namespace(proc) {
+        return Ok(());
     }
+    Err(ProbeError::PidNamespace { path: proc.join("self/ns/pid") })
+}
+
+/// Whether ids here are the kernel's own; assumed where the file cannot be read.
+pub(super) fn is_first_namespace(proc: &Path) -> bool {
+    let namespace = fs::read_link(proc.join("self/ns/pid"));
+    namespace.map_or(true, |namespace| namespace == Path::new(FIRST_PID_NAMESPACE))
 }
 
 /// One more than the highest number that a CPU may get, online or not.

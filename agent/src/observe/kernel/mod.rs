@@ -11,14 +11,16 @@ mod error;
 mod event;
 mod jobs;
 mod layout;
+mod lineage;
 mod load;
+mod pins;
 mod shared;
 mod threads;
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -31,6 +33,7 @@ use downbeat_api::{BpfCost, BpfProgram};
 use self::blame::{BlameTable, CPU_WORDS, WAITED};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
+use self::lineage::Lineage;
 use self::shared::SharedWords;
 use self::threads::{THREAD_WORDS, ThreadTable};
 use crate::model::histogram::Histogram;
@@ -40,6 +43,8 @@ pub use self::blame::Blame;
 pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
 pub use self::jobs::ThreadJob;
+pub use self::pins::{PinnedLineage, Pins, bpf_fs, is_bpf_fs};
+pub use downbeat_abi::Origin;
 
 /// Words of one part of a class in the map of waits.
 const WAIT_WORDS: usize = BUCKETS;
@@ -108,6 +113,8 @@ pub struct ProbeCounters {
     pub dropped_misses: u64,
     /// Threads that slept and ran again without a wake-up that was seen.
     pub unseen_wakes: u64,
+    /// Processes whose origin found no place: after a kill they are found by their parents alone.
+    pub dropped_children: u64,
 }
 
 /// The kernel programs, attached as long as this lives.
@@ -123,10 +130,14 @@ pub struct KernelProbes {
     counters: SharedWords,
     jobs: JobTable,
     blame: BlameTable,
+    /// Absent where its programs do not run.
+    lineage: Option<Lineage>,
     events: RingBuf<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Threads that [`KernelProbes::manage`] could not put in.
     refused_threads: u64,
+    /// Processes that [`KernelProbes::claim`] could not put in.
+    refused_origins: u64,
     ring_bytes: u32,
     map_bytes: u64,
     sampler: CostSampler,
@@ -150,8 +161,16 @@ impl KernelProbes {
     pub fn load(roots: &Roots, options: &ProbeOptions) -> Result<Self, ProbeError> {
         let loaded = load::load(roots, options);
         give_back_freed_memory();
-        let load::Loaded { mut ebpf, gate_words, threads: size, cpus, places, running, limits } =
-            loaded?;
+        let load::Loaded {
+            mut ebpf,
+            gate_words,
+            threads: size,
+            cpus,
+            places,
+            running,
+            apart,
+            limits,
+        } = loaded?;
 
         let map_bytes = map_bytes(&ebpf, roots);
         let gate = shared(&mut ebpf, map::GATE, gate_words as usize)?;
@@ -162,6 +181,7 @@ impl KernelProbes {
         let jobs = shared(&mut ebpf, map::JOBS, places as usize * JOB_WORDS)?;
         let cpu_words = shared(&mut ebpf, map::CPUS, cpus as usize * CPU_WORDS)?;
         let blame = BlameTable::new(cpu_words, cpus);
+        let lineage = if apart.is_empty() { None } else { ebpf.take_map(map::LINEAGE) };
         let events = take(&mut ebpf, map::EVENTS)?;
         let log = match options.log {
             Some(_) => Some(
@@ -181,9 +201,11 @@ impl KernelProbes {
             counters,
             jobs: JobTable::new(jobs, places),
             blame,
+            lineage: lineage.map(|map| Lineage::new(map, apart)),
             events,
             log,
             refused_threads: 0,
+            refused_origins: 0,
             ring_bytes: options.ring_bytes,
             map_bytes,
             statistics: None,
@@ -237,6 +259,37 @@ impl KernelProbes {
             self.blame.stops_waiting(&known);
         }
         self.jobs.end(tid);
+    }
+
+    /// The nearest ancestor of a process that was claimed, as far as it is known.
+    #[must_use]
+    pub fn origin(&self, pid: u32) -> Option<Origin> {
+        self.lineage.as_ref()?.origin(pid)
+    }
+
+    /// From now on the kernel notes which processes come from this one. Call it before anything of
+    /// the process is changed that children inherit, and once what it has inherited is journalled.
+    pub fn claim(&mut self, pid: u32) {
+        if let Some(lineage) = &mut self.lineage
+            && lineage.claim(pid).is_err()
+        {
+            self.refused_origins += 1;
+        }
+    }
+
+    /// Has that note outlive a kill of this process, until someone removes [`Pins::left_in`] the run
+    /// directory. What cannot be had is among the limits from then on.
+    pub fn outlive_kills(&mut self, run_dir: &Path, roots: &Roots) {
+        let pinned = self.lineage.as_mut().map(|lineage| lineage.pin(run_dir, roots));
+        self.limits.extend(pinned.and_then(Result::err));
+    }
+
+    /// Nothing of it outlives this process.
+    ///
+    /// # Errors
+    /// As [`Pins::remove`].
+    pub fn end_with_the_process(&mut self) -> io::Result<()> {
+        self.lineage.as_mut().map_or(Ok(()), Lineage::unpin)
     }
 
     /// From now on a job of a managed thread that takes longer than this from its release to its
@@ -331,6 +384,7 @@ impl KernelProbes {
             dropped_blame: counter(Counter::DroppedBlame),
             dropped_misses: counter(Counter::DroppedMisses),
             unseen_wakes: counter(Counter::UnseenWakes),
+            dropped_children: counter(Counter::DroppedChildren) + self.refused_origins,
         }
     }
 
@@ -347,6 +401,7 @@ impl KernelProbes {
             dropped_blame,
             dropped_misses: _,
             unseen_wakes,
+            dropped_children,
         } = self.counters();
         BpfCost {
             programs,
@@ -356,6 +411,7 @@ impl KernelProbes {
             dropped_jobs,
             dropped_blame,
             unseen_wakes,
+            dropped_children,
             map_bytes: self.map_bytes,
         }
     }

@@ -161,6 +161,8 @@ families! {
         "Times that a culprit found no place in the table of blame; what it ran counts as unknown.";
     BPF_UNSEEN_WAKES = Counter "bpf_unseen_wakes" []
         "Threads that slept and ran again without a wake-up that the kernel programs saw.";
+    BPF_DROPPED_CHILDREN = Counter "bpf_dropped_children" []
+        "Processes whose origin found no place: after a kill of the agent they are found by their parents alone.";
     BPF_MAPS = Gauge "bpf_maps" "bytes" []
         "Memory of all maps of the kernel programs.";
 

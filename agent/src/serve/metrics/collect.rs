@@ -311,6 +311,7 @@ fn add_cost(families: &mut Families, cost: &Cost) {
     families.count(&catalogue::BPF_DROPPED_JOBS, bpf.dropped_jobs);
     families.count(&catalogue::BPF_DROPPED_BLAME, bpf.dropped_blame);
     families.count(&catalogue::BPF_UNSEEN_WAKES, bpf.unseen_wakes);
+    families.count(&catalogue::BPF_DROPPED_CHILDREN, bpf.dropped_children);
     families.gauge(&catalogue::BPF_MAPS, bpf.map_bytes as f64);
 }
 

@@ -186,6 +186,7 @@ fn full() -> Snapshot {
                 dropped_jobs: 4,
                 dropped_blame: 5,
                 unseen_wakes: 0,
+                dropped_children: 0,
                 map_bytes: 4096,
             }),
         },
