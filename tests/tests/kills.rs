@@ -93,6 +93,7 @@ struct Everything {
     /// The nice value also where the policy has no use for it.
     nice: i32,
     timer_slack: Option<u64>,
+    /// Of version 2: the others are not downbeat's, and whoever manages them moves processes at will.
     cgroup: String,
     /// `sched_util_min` and `sched_util_max`, where the kernel has them.
     clamps: (u32, u32),
@@ -110,7 +111,7 @@ impl Everything {
             attributes: Attributes::of(tid).ok()?,
             nice: 20 - i32::try_from(priority).ok()?,
             timer_slack: slack.and_then(|text| text.trim().parse().ok()),
-            cgroup: read("cgroup").ok()?,
+            cgroup: read("cgroup").ok()?.lines().find(|line| line.starts_with("0::"))?.to_owned(),
             clamps,
             slice,
         })

@@ -87,7 +87,9 @@ fn remedy(error: &io::Error, value: &Value) -> &'static str {
              must be writable"
         }
         (_, Some(libc::EPERM | libc::EACCES)) => {
-            "; run downbeatd as root or with CAP_SYS_NICE and CAP_SYS_RESOURCE"
+            "; run downbeatd as root or with CAP_SYS_NICE and CAP_SYS_RESOURCE; where it is root, a \
+             container that drops these, a seccomp filter or a file system mounted read-only \
+             refuses it (`downbeat doctor`)"
         }
         _ => "",
     }

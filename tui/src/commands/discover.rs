@@ -37,14 +37,14 @@ pub(super) fn run(
         printer.lines(&lines(&found, printer.paper))?;
     }
     let Some(file) = file else { return Ok(Found::Nothing) };
-    let enough: Vec<&Discovered> = found.findings.iter().filter(|found| found.enough).collect();
-    if enough.is_empty() {
+    let all: Vec<&Discovered> = found.findings.iter().collect();
+    if !all.iter().any(|found| found.enough) {
         return Err(Failure::NotFound(format!(
             "nothing is sure enough for a rule: {} is not written",
             file.display()
         )));
     }
-    write(file, &report::discovery::policy(&enough))?;
+    write(file, &report::discovery::policy(&all))?;
     if !json {
         let said = "written. Read it, change it, and see what it matches with the command below; \
                     then copy it to /etc/downbeat/policy.d";

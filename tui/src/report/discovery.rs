@@ -70,7 +70,10 @@ pub fn policy(found: &[&Discovered]) -> String {
             text += REALTIME;
         }
         let mut rules: BTreeMap<Found, (&Discovered, Vec<u32>)> = BTreeMap::new();
-        for program in programs {
+        // One that is sure speaks for all with its matcher.
+        let (sure, guessed): (Vec<_>, Vec<_>) =
+            programs.into_iter().partition(|program| program.enough);
+        for program in sure.into_iter().chain(guessed) {
             let rule = rules.entry(matcher(program)).or_insert((program, Vec::new()));
             rule.1.push(program.pid);
         }
@@ -107,6 +110,12 @@ fn rule(modality: &str, found: &Found, program: &Discovered, pids: &[u32]) -> St
                      # (`cmdline`, `user`, `unit`, `cgroup`) before you take the marks away.\n";
             (matcher, "# ")
         }
+    };
+    let mark = if program.enough {
+        mark
+    } else {
+        text += "# Not sure enough for a rule: look at the signs before you take the marks away.\n";
+        "# "
     };
     let lines = [
         "[[rule]]".to_owned(),
@@ -283,6 +292,24 @@ mod tests {
         let text = policy(&found.iter().collect::<Vec<_>>());
         assert_eq!(parsed(&text).rules.len(), 0, "{text}");
         assert!(text.contains("\n# match = { exe = \"/usr/bin/python3.11\" }\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_sure_enough_is_written_as_a_comment() {
+        let guess = |name: &str, exe: &str| Discovered {
+            enough: false,
+            ..program(name, exe, "x", "audio")
+        };
+        let found = [
+            guess("maybe", "/opt/maybe"),
+            guess("cam", "/usr/bin/cam"),
+            program("cam", "/usr/bin/cam", "cam", "audio"),
+        ];
+        let text = policy(&found.iter().collect::<Vec<_>>());
+        let set = parsed(&text);
+        assert_eq!(set.rules.len(), 1, "{text}");
+        assert!(set.classify(&facts("cam", Some("/usr/bin/cam"), "cam"), "cam").is_some());
+        assert!(text.contains("\n# match = { exe = \"/opt/maybe\" }\n"), "{text}");
     }
 
     /// Answers are made harmless for the terminal before anything else: a line break has become
