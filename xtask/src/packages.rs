@@ -58,6 +58,24 @@ pub fn need(tools: &[Tool]) -> Result<()> {
     }
 }
 
+/// Makes sure that Python can make environments of its own: Debian splits what that needs off.
+pub fn need_venv() -> Result<()> {
+    let works = || {
+        let check = Command::new("python3").args(["-c", "import ensurepip, venv"]).output();
+        check.is_ok_and(|output| output.status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() || find("apt-get").is_none() {
+        bail!("python3 makes no environments. Install what it needs (Debian: python3-venv)");
+    }
+    eprintln!("python3 makes no environments; installing python3-venv");
+    install(&["python3-venv"])?;
+    ensure!(works(), "python3 in PATH makes no environments, even with Debian's python3-venv");
+    Ok(())
+}
+
 /// Installs packages; needs root and apt-get.
 pub fn install(packages: &[&str]) -> Result<()> {
     let _quiet = NoServices::begin()?;

@@ -50,6 +50,7 @@ fn all(steps: &mut Steps, args: &Args) {
     steps.run("tools", || {
         let needed: &[_] = if args.no_vm { &[] } else { &[QEMU, CPIO] };
         packages::need(&[needed, &[TMUX, PROMETHEUS]].concat())?;
+        packages::need_venv()?;
         Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });
     steps.run("tests", tests);
