@@ -2,38 +2,61 @@
 //! declared changes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use downbeat_api::pool::{Worker, WorkerState};
+use downbeat_queue::{Cause, Load as QueueLoad};
 use nix::unistd::Pid;
 
+use crate::adapters;
 use crate::config::{Adapter, Instances, Program, WorkerConfig};
+use crate::dispatch::Declaration;
+use crate::inference::Metadata;
 use crate::member::{Context, Member, Said};
+use crate::outside::{Outside, is_outside};
 use crate::paths::Paths;
 use crate::program::port;
 use crate::rolling::{self, Instance};
 use crate::scale::{Load, Scale};
-use crate::view::Model;
+use crate::store::{Artifact, Report, Store, Target};
+use crate::view::{Model, Route, Standing};
 
 /// Between two decisions on how many instances there should be.
 pub const DECISION: Duration = Duration::from_millis(250);
+
+/// Requests a second that count as none: some seconds after the last one.
+const LEAST_RATE: f64 = 0.01;
+
+/// How long an instance that is to leave may go on with what it has.
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// One declared worker and its instances.
 pub struct Fleet {
     config: WorkerConfig,
     /// Counts what was declared; instances of an earlier generation are replaced.
     generation: u64,
+    /// What its instances are to load, or why there is nothing; for models of the store.
+    target: Result<Target, String>,
     members: BTreeMap<usize, Member>,
+    outside: Outside,
     scale: Scale,
     wanted: usize,
     decide_at: Duration,
-    leaving: bool,
+    /// Requests that were refused for want of an instance, when that was last looked at.
+    refused: u64,
+    /// What the dispatcher was told.
+    declared: Option<Declaration>,
+    /// What the store was told that is served.
+    served: Option<Arc<Artifact>>,
+    /// How long its instances may go on with what they have, when it is to leave.
+    leaving: Option<Duration>,
 }
 
 impl Fleet {
-    /// A worker whose first instances are due at once.
+    /// A worker whose first instances are due at once; those of a model of the store, when
+    /// [`Self::aim`] says what to load.
     #[must_use]
     pub fn new(config: WorkerConfig) -> Self {
         let mut scale = Scale::new(config.instances, config.idle);
@@ -41,11 +64,16 @@ impl Fleet {
         Self {
             config,
             generation: 0,
+            target: Err("the model folder has not been read yet".into()),
             members: BTreeMap::new(),
+            outside: Outside::default(),
             scale,
             wanted,
             decide_at: Duration::ZERO,
-            leaving: false,
+            refused: 0,
+            declared: None,
+            served: None,
+            leaving: None,
         }
     }
 
@@ -55,29 +83,121 @@ impl Fleet {
         &self.config
     }
 
+    /// The model of the store that it runs.
+    #[must_use]
+    pub fn stored(&self) -> Option<&str> {
+        match &self.config.program {
+            Program::Model(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What its instances are to load, or why there is nothing. Those that run go on until others
+    /// are ready.
+    pub fn aim(&mut self, target: Result<Target, String>, now: Duration) {
+        if target == self.target {
+            return;
+        }
+        self.target = target;
+        for member in self.members.values_mut() {
+            member.retry(now);
+        }
+    }
+
+    fn artifact(&self) -> Option<&Arc<Artifact>> {
+        self.stored()?;
+        Some(&self.target.as_ref().ok()?.artifact)
+    }
+
     /// Does what is due; returns when to come again, if not by an event alone.
-    pub fn step(&mut self, now: Duration, load: &Load, context: &Context<'_>) -> Option<Duration> {
+    pub fn step(
+        &mut self,
+        now: Duration,
+        load: Option<&QueueLoad>,
+        context: &Context<'_>,
+    ) -> Option<Duration> {
+        self.declare(context);
         self.members.retain(|_, member| !member.gone());
-        if !self.leaving && self.is_elastic() && now >= self.decide_at {
-            self.wanted = self.scale.decide(now, load);
+        if self.leaving.is_none() && self.is_elastic() && now >= self.decide_at {
+            let load = load.map(|load| self.load(load)).unwrap_or_default();
+            self.wanted = self.scale.decide(now, &load);
             self.decide_at = now + DECISION;
         }
-        let wanted = if self.leaving { 0 } else { self.wanted };
+        let outside = Some(&self.config).filter(|it| self.leaving.is_none() && is_outside(it));
+        let patience = self.leaving.unwrap_or(DRAIN);
+        let outside = self.outside.step(now, outside, patience, context);
         let instances: Vec<_> =
             self.members.iter().map(|(slot, it)| self.seen(*slot, it)).collect();
-        let plan = rolling::plan(wanted, self.overlaps(), &instances);
+        let plan = rolling::plan(self.wanted_now(), self.overlaps(), &instances);
         for slot in plan.leave {
             if let Some(member) = self.members.get_mut(&slot) {
-                member.leave(now);
+                member.leave(now + patience);
             }
         }
         for slot in plan.start {
-            let member = Member::new(self.config.clone(), slot, self.generation, now);
+            let artifact = self.artifact().cloned();
+            let member = Member::new(self.config.clone(), slot, self.generation, artifact, now);
             self.members.insert(slot, member);
         }
         let due = self.members.values_mut().filter_map(|member| member.step(now, context)).min();
-        let decision = (self.is_elastic() && !self.leaving).then_some(self.decide_at);
-        due.into_iter().chain(decision).min()
+        self.report_served(context.store);
+        let decision = (self.is_elastic() && self.leaving.is_none()).then_some(self.decide_at);
+        due.into_iter().chain(decision).chain(outside).min()
+    }
+
+    fn wanted_now(&self) -> usize {
+        let nothing = self.stored().is_some() && self.target.is_err();
+        if self.leaving.is_some() || nothing || is_outside(&self.config) { 0 } else { self.wanted }
+    }
+
+    /// Tells the dispatcher what is new.
+    fn declare(&mut self, context: &Context<'_>) {
+        let takes = self.leaving.is_none() && self.config.takes_requests();
+        let declaration = takes.then(|| Declaration::from(&self.config));
+        if declaration == self.declared {
+            return;
+        }
+        match &declaration {
+            Some(declaration) => context.dispatcher.declare(declaration.clone()),
+            None => context.dispatcher.forget(&self.config.name),
+        }
+        self.declared = declaration;
+    }
+
+    /// Tells the store which file answers requests.
+    fn report_served(&mut self, store: &Store) {
+        let serving = |current: bool| {
+            self.members.values().find(|member| {
+                member.is_attached()
+                    && !member.is_leaving()
+                    && (member.artifact() == self.artifact()) == current
+            })
+        };
+        let served = serving(true).or_else(|| serving(false)).and_then(Member::artifact).cloned();
+        if served == self.served {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut self.served, served) {
+            store.report(&before, Report::Stopped);
+        }
+        if let Some(artifact) = &self.served {
+            store.report(artifact, Report::Ready);
+        }
+    }
+
+    /// The queue's figures as those that scaling knows.
+    fn load(&mut self, load: &QueueLoad) -> Load {
+        let for_want = [Cause::Late, Cause::Expired, Cause::Full, Cause::Unavailable];
+        let refused = for_want.iter().filter_map(|cause| load.refused.get(cause)).sum();
+        let more = refused > std::mem::replace(&mut self.refused, refused);
+        Load {
+            queued: load.waiting + load.background,
+            busy: load.running,
+            // It is an average that fades and never ends by itself.
+            arrivals: if load.arrival_rate < LEAST_RATE { 0.0 } else { load.arrival_rate },
+            service: Duration::try_from_secs_f64(load.service).ok(),
+            late: more || load.slack.is_some_and(|slack| slack < 0.0),
+        }
     }
 
     /// Whether their number follows the load.
@@ -89,7 +209,7 @@ impl Fleet {
     fn seen(&self, slot: usize, member: &Member) -> Instance {
         Instance {
             slot,
-            current: member.generation() == self.generation,
+            current: member.generation() == self.generation && member.artifact() == self.artifact(),
             ready: member.state() == WorkerState::Ready,
             leaving: member.is_leaving(),
         }
@@ -107,7 +227,18 @@ impl Fleet {
     }
 
     /// Takes in what an instance said.
-    pub fn report(&mut self, slot: usize, life: u64, said: Said) {
+    pub fn report(&mut self, slot: usize, life: u64, said: Said, store: &Store) {
+        if is_outside(&self.config) {
+            if let Said::Answers(answer) = said {
+                self.outside.reached(life, answer);
+            }
+            return;
+        }
+        if let (Said::Refused(reason), Some(artifact)) =
+            (&said, self.members.get(&slot).and_then(Member::artifact))
+        {
+            store.report(artifact, Report::Failed(reason.clone()));
+        }
         if let Some(member) = self.members.get_mut(&slot) {
             member.report(life, said);
         }
@@ -137,18 +268,27 @@ impl Fleet {
             self.decide_at = now;
         }
         self.config = config;
-        self.leaving = false;
+        self.leaving = None;
         for member in self.members.values_mut() {
             member.retry(now);
         }
+        if matches!(self.outside.standing(), Standing::Down(_)) {
+            self.outside.retry();
+        }
     }
 
-    /// Stops all instances for good.
-    pub fn leave(&mut self, now: Duration) {
-        self.leaving = true;
+    /// Stops all instances for good; they may go on with what they have for `patience`.
+    pub fn leave(&mut self, now: Duration, patience: Duration) {
+        self.leaving = Some(patience);
         for member in self.members.values_mut() {
-            member.leave(now);
+            member.leave(now + patience);
         }
+    }
+
+    /// Whether it is to leave.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     /// Cuts the patience with instances that are being stopped.
@@ -161,17 +301,24 @@ impl Fleet {
     /// Whether it has left.
     #[must_use]
     pub fn gone(&self) -> bool {
-        self.leaving && self.members.is_empty()
+        self.leaving.is_some() && self.members.is_empty() && self.outside.is_gone()
     }
 
     /// For the status: a row for each instance, and one for a worker that has none.
     #[must_use]
     pub fn status(&self) -> Vec<Worker> {
-        if self.members.is_empty() && !self.leaving {
+        if self.members.is_empty() && self.leaving.is_none() {
             let mut row =
-                Member::new(self.config.clone(), 0, self.generation, Duration::ZERO).status();
-            row.state = WorkerState::Stopped;
-            row.note = Some("no instance runs; the next request starts one".into());
+                Member::new(self.config.clone(), 0, self.generation, None, Duration::ZERO).status();
+            (row.state, row.note) = match self.standing() {
+                Standing::Ready if is_outside(&self.config) => (WorkerState::Ready, None),
+                Standing::Ready => {
+                    let note = "no instance runs; the next request starts one";
+                    (WorkerState::Stopped, Some(note.into()))
+                }
+                Standing::Coming(reason) => (WorkerState::Starting, Some(reason)),
+                Standing::Down(reason) => (WorkerState::Failed, Some(reason)),
+            };
             return vec![row];
         }
         self.members.values().map(Member::status).collect()
@@ -193,16 +340,77 @@ impl Fleet {
         Some(self.members.iter().filter(ready).filter_map(address).collect())
     }
 
-    /// As a model that streams, of the Open Inference Protocol.
+    /// Whether it takes requests.
+    fn standing(&self) -> Standing {
+        if is_outside(&self.config) {
+            return self.outside.standing();
+        }
+        let staying = || self.members.values().filter(|member| !member.is_leaving());
+        if self.members.values().any(|member| member.state() == WorkerState::Ready) {
+            return Standing::Ready;
+        }
+        if let (Some(_), Err(reason)) = (self.stored(), &self.target) {
+            return Standing::Down(reason.clone());
+        }
+        let over =
+            |member: &&Member| matches!(member.state(), WorkerState::Failed | WorkerState::Stopped);
+        let note = |member: &Member| member.note().unwrap_or("its worker is down").to_owned();
+        match staying().next() {
+            None if self.wanted == 0 => Standing::Ready,
+            None => Standing::Coming("its worker is starting".into()),
+            Some(first) if staying().all(|member| over(&member)) => Standing::Down(note(first)),
+            Some(_) => Standing::Coming("its worker is starting".into()),
+        }
+    }
+
+    /// As a model of the Open Inference Protocol; nothing for what is none.
     #[must_use]
     pub fn model(&self, paths: &Paths) -> Option<Model> {
-        if self.config.program != Program::Denoise {
+        if self.leaving.is_some() {
             return None;
         }
-        let ready = |member: &&Member| member.state() == WorkerState::Ready;
-        let id = self.members.values().find(ready).map(Member::id);
-        let socket: PathBuf = paths.socket(id.unwrap_or(&self.config.name)).ok()?;
-        Some(Model { ready: id.is_some(), socket, deadline: self.config.deadline })
+        let standing = self.standing();
+        if self.config.program == Program::Denoise {
+            let ready = |member: &&Member| member.state() == WorkerState::Ready;
+            let id = self.members.values().find(ready).map(Member::id);
+            let socket = paths.socket(id.unwrap_or(&self.config.name)).ok()?;
+            let route = Route::Stream { socket, deadline: self.config.deadline };
+            return Some(Model { standing, metadata: None, route });
+        }
+        if !self.config.takes_requests() {
+            return None;
+        }
+        let route = Route::Queue { stored: self.stored().map(str::to_owned) };
+        Some(Model { standing, metadata: self.metadata().map(Arc::new), route })
+    }
+
+    fn metadata(&self) -> Option<Metadata> {
+        let name = self.config.name.clone();
+        if self.stored().is_some() {
+            let Target { artifact, description, .. } = self.target.as_ref().ok()?;
+            return Some(Metadata {
+                name,
+                versions: vec![artifact.version.to_string()],
+                platform: format!("{}_{}", self.config.engine.name(), description.platform.name()),
+                inputs: description.inputs.clone(),
+                outputs: description.outputs.clone(),
+            });
+        }
+        let or = |declared: &Vec<_>, default: fn() -> _| {
+            if declared.is_empty() { vec![default()] } else { declared.clone() }
+        };
+        let (inputs, outputs) = (&self.config.inputs, &self.config.outputs);
+        let (platform, inputs, outputs) = match self.config.adapter.as_ref()? {
+            // The other server knows what it takes.
+            Adapter::Oip(_) => ("external_oip", inputs.clone(), outputs.clone()),
+            Adapter::Http(_) | Adapter::Stdio(_) => (
+                "external",
+                or(inputs, adapters::default_input),
+                or(outputs, adapters::default_output),
+            ),
+        };
+        let versions = vec!["1".into()];
+        Some(Metadata { name, versions, platform: platform.into(), inputs, outputs })
     }
 }
 
@@ -242,6 +450,6 @@ mod tests {
         let fleet = Fleet::new(WorkerConfig { instances: none, ..config });
         let rows = fleet.status();
         assert_eq!((rows.len(), rows[0].name.as_str()), (1, "w"));
-        assert_eq!(rows[0].state, WorkerState::Stopped);
+        assert_eq!(rows[0].state, WorkerState::Failed, "nothing is known of its model");
     }
 }

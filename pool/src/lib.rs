@@ -5,8 +5,8 @@
 //! Inference Protocol ([`oip`]). Models lie in a folder that it follows ([`store`]).
 
 pub mod adapters;
+pub mod attachment;
 pub mod backoff;
-pub mod channel;
 pub mod config;
 pub mod confine;
 pub mod control;
@@ -17,6 +17,7 @@ pub mod member;
 pub mod notify;
 pub mod oip;
 pub mod output;
+pub mod outside;
 pub mod paths;
 pub mod process;
 pub mod program;

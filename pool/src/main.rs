@@ -77,7 +77,7 @@ async fn supervise() -> ExitCode {
         worker_bin: arguments.worker_bin,
         models: arguments.models,
     };
-    let serve = async |view, paths: &paths::Paths| {
+    let serve = async |backend, paths: &paths::Paths| {
         let socket = |name| paths.server(name).ok();
         let places = oip::Places {
             rest: arguments.rest.0,
@@ -85,7 +85,7 @@ async fn supervise() -> ExitCode {
             rest_socket: socket(paths::REST_SOCKET),
             grpc_socket: socket(paths::GRPC_SOCKET),
         };
-        oip::serve(view, places).await
+        oip::serve(backend, places).await
     };
     match run::run(settings, serve).await {
         Ok(()) => ExitCode::SUCCESS,

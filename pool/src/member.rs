@@ -1,36 +1,36 @@
 //! One instance of a declared worker: a process, its life and what it says of itself.
 
+mod start;
+
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use downbeat_api::pool::{Worker, WorkerState};
-use downbeat_link::{Engine, Load, ModelNumber};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, chown};
+use nix::unistd::Pid;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::channel::{self, Failure, Ready};
-use crate::config::{self, Program, Sandbox, WorkerConfig};
-use crate::confine::{self, Confinement, Needs};
-use crate::notify::{self, Message};
-use crate::output::{self, LastLine};
+use crate::adapters::Adapter;
+use crate::attachment::{Attachment, EXTERNAL_BOUND, OWN_BOUND};
+use crate::config::{self, Program, WorkerConfig};
+use crate::dispatch::{Attach, Channel, Dispatcher, Transport};
+use crate::notify::Message;
+use crate::output::LastLine;
 use crate::paths::Paths;
-use crate::process::{self, SpawnError};
-use crate::program::{CommandLine, command_line};
+use crate::process;
+use crate::program::port;
+use crate::progress::Verdict;
 use crate::run::Settings;
+use crate::store::{Artifact, Store};
 use crate::supervise::{Next, Readiness, Sentence, Supervisor};
 
-/// A worker has one model, with this number on its channel.
-const MODEL: ModelNumber = ModelNumber(1);
-
-/// The machine's NUMA nodes.
-const NODES: &str = "/sys/devices/system/node";
+/// Between two looks at an instance that is being drained.
+pub const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// What an instance says.
 #[derive(Debug)]
@@ -38,9 +38,11 @@ pub enum Said {
     /// On its notification socket.
     Notified(Message),
     /// On its channel: its model is loaded.
-    Loaded(Box<Ready>),
+    Loaded(Box<Channel>),
     /// Its model cannot be loaded.
     Refused(String),
+    /// Its server answers, or does not.
+    Answers(Result<(), String>),
 }
 
 /// From whom: the worker's name, the instance's slot and which of its lives.
@@ -62,6 +64,10 @@ pub struct Context<'a> {
     pub paths: &'a Paths,
     /// What the pool was started with.
     pub settings: &'a Settings,
+    /// Where requests come from.
+    pub dispatcher: &'a Dispatcher,
+    /// Where models lie.
+    pub store: &'a Store,
     /// Where what they say goes.
     pub reports: &'a mpsc::Sender<Report>,
 }
@@ -72,6 +78,8 @@ pub struct Member {
     slot: usize,
     id: String,
     generation: u64,
+    /// The model's file that it loads.
+    artifact: Option<Arc<Artifact>>,
     supervisor: Supervisor,
     life: u64,
     pid: Option<Pid>,
@@ -81,11 +89,16 @@ pub struct Member {
     /// While it may write nowhere else.
     temporary: Option<PathBuf>,
     listener: Option<JoinHandle<()>>,
-    /// While it is greeted and loads its model.
+    /// While it is greeted and loads its model, or is asked whether it answers.
     greeter: Option<JoinHandle<()>>,
-    /// Its channel, once its model is loaded.
-    channel: Option<Box<Ready>>,
-    leaving: bool,
+    /// Its channel, from when its model is loaded until it is attached.
+    channel: Option<Box<Channel>>,
+    /// While it is in traffic.
+    attachment: Option<Attachment>,
+    /// Why it does not get on, where that is nothing to kill it for.
+    trouble: Option<String>,
+    /// It is to leave, and its work is given up at this time.
+    leave_by: Option<Duration>,
 }
 
 /// An instance's name: the worker's, and from the second on its number.
@@ -97,11 +110,18 @@ pub fn instance_id(worker: &str, slot: usize) -> String {
 impl Member {
     /// An instance that is due at once.
     #[must_use]
-    pub fn new(config: WorkerConfig, slot: usize, generation: u64, now: Duration) -> Self {
-        let readiness = match config.program {
-            Program::Denoise => Readiness::Notified,
-            Program::Model(_) => Readiness::Loaded,
-            Program::Command(_) | Program::Elsewhere => Readiness::Alive,
+    pub fn new(
+        config: WorkerConfig,
+        slot: usize,
+        generation: u64,
+        artifact: Option<Arc<Artifact>>,
+        now: Duration,
+    ) -> Self {
+        let readiness = match (&config.program, &config.adapter) {
+            (Program::Denoise, _) => Readiness::Notified,
+            (Program::Model(_), _) => Readiness::Loaded,
+            (_, Some(config::Adapter::Http(_) | config::Adapter::Oip(_))) => Readiness::Loaded,
+            (Program::Command(_) | Program::Elsewhere, _) => Readiness::Alive,
         };
         Self {
             supervisor: Supervisor::new(config.restart, readiness, now),
@@ -109,6 +129,7 @@ impl Member {
             config,
             slot,
             generation,
+            artifact,
             life: 0,
             pid: None,
             socket: None,
@@ -118,7 +139,9 @@ impl Member {
             listener: None,
             greeter: None,
             channel: None,
-            leaving: false,
+            attachment: None,
+            trouble: None,
+            leave_by: None,
         }
     }
 
@@ -140,9 +163,22 @@ impl Member {
         self.generation
     }
 
-    /// The channel for its requests, while it is ready; to be taken once.
-    pub fn take_channel(&mut self) -> Option<Box<Ready>> {
-        self.channel.take()
+    /// The model's file that it loads.
+    #[must_use]
+    pub fn artifact(&self) -> Option<&Arc<Artifact>> {
+        self.artifact.as_ref()
+    }
+
+    /// Whether it gets requests.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attachment.is_some()
+    }
+
+    /// Why it is down, or how it last ended.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.supervisor.note()
     }
 
     /// Where it stands.
@@ -154,155 +190,90 @@ impl Member {
     /// Whether it was told to leave.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.leaving
+        self.leave_by.is_some()
     }
 
     /// Does what is due; returns when to come again, if not by an event alone.
     pub fn step(&mut self, now: Duration, context: &Context<'_>) -> Option<Duration> {
-        loop {
+        if self.pid.is_none()
+            && let Some(attachment) = self.attachment.take()
+        {
+            context.dispatcher.detach(attachment.handle());
+        }
+        let drained = self.drain(now, context.dispatcher);
+        let watched = self.watch(now, context.dispatcher);
+        let life = loop {
             match self.supervisor.next(now) {
                 Next::Spawn => self.spawn(now, context),
                 Next::Terminate => self.signal(Signal::SIGTERM),
                 Next::Kill => self.signal(Signal::SIGKILL),
-                Next::Wait(until) => return Some(until),
-                Next::Idle => return None,
+                Next::Wait(until) => break Some(until),
+                Next::Idle => break None,
             }
-        }
+        };
+        self.attach(now, context);
+        [drained, watched, life].into_iter().flatten().min()
     }
 
-    fn spawn(&mut self, now: Duration, context: &Context<'_>) {
-        self.life += 1;
-        match self.try_spawn(context) {
-            Ok(pid) => {
-                info!(worker = self.id, "started as pid {pid}");
-                self.pid = Some(pid);
-                self.supervisor.spawned(now);
+    /// Lets one that is to leave answer what it has, and stops it then.
+    fn drain(&mut self, now: Duration, dispatcher: &Dispatcher) -> Option<Duration> {
+        let until = self.leave_by?;
+        if let Some(attachment) = &self.attachment {
+            dispatcher.drain(attachment.handle());
+            if now < until && !dispatcher.is_idle(attachment.handle()) {
+                return Some(now + DRAIN_LOOK);
             }
-            Err(SpawnError::Lasting(reason)) => {
-                warn!(worker = self.id, "failed: {reason}");
-                self.supervisor.refused(reason);
-            }
-            Err(SpawnError::Passing(reason)) => {
-                warn!(worker = self.id, "{reason}");
-                self.supervisor.ended(now, false, &reason, fastrand::f64());
-            }
+            dispatcher.detach(attachment.handle());
+            self.attachment = None;
         }
+        self.supervisor.stop();
+        None
     }
 
-    fn try_spawn(&mut self, context: &Context<'_>) -> Result<Pid, SpawnError> {
-        let Context { paths, settings, reports } = context;
-        let socket = paths.socket(&self.id).map_err(SpawnError::Lasting)?;
-        let notify = paths.notify(&self.id).map_err(SpawnError::Lasting)?;
-        let worker_bin = settings.worker_bin.as_deref();
-        let line = command_line(&self.config, &self.id, self.slot, worker_bin, &socket)
-            .map_err(SpawnError::Lasting)?;
-        // A fresh socket for each process, so that a dead one's last words are not taken for the
-        // new one's.
-        self.stop_listening();
-        let reporter = notify::bind(&notify)
-            .map_err(|error| SpawnError::Passing(format!("{}: {error}", notify.display())))?;
-        let channel = self.channel_ends(&settings.models)?;
-        let confinement = self.confinement(context, &line, channel.as_ref().map(|it| &it.2))?;
-        if let Some((user, group)) = confinement.user {
-            for path in [Some(&notify), self.temporary.as_ref()].into_iter().flatten() {
-                chown(path, Some(user), Some(group)).map_err(|errno| {
-                    SpawnError::Lasting(format!("`user`: chown {}: {errno}", path.display()))
-                })?;
+    /// Has one that holds work and does not get on with it killed.
+    fn watch(&mut self, now: Duration, dispatcher: &Dispatcher) -> Option<Duration> {
+        let (attachment, pid) = (self.attachment.as_mut()?, self.pid?);
+        if now < attachment.due() {
+            return Some(attachment.due());
+        }
+        match attachment.watch(now, pid, dispatcher) {
+            Verdict::Well => self.trouble = None,
+            Verdict::Waiting(why) => self.trouble = Some(why),
+            Verdict::Stuck(why) => {
+                warn!(worker = self.id, "killed: {why}");
+                self.supervisor.condemn(Sentence::Passing(format!("killed: {why}")));
             }
         }
-        let inherited = channel.as_ref().map(|(_, worker, _)| worker);
-        let spawned = process::spawn(
-            &self.config,
-            &self.id,
-            &line,
-            &paths.run_dir,
-            &notify,
-            inherited,
-            confinement,
-        )?;
-        self.last_line = LastLine::default();
-        tokio::spawn(output::copy(self.id.clone(), spawned.stderr, self.last_line.clone()));
-        let (worker, slot, life) = (self.config.name.clone(), self.slot, self.life);
-        let reports = (*reports).clone();
-        if let Some((pool, _, load)) = channel {
-            let (worker, reports) = (worker.clone(), reports.clone());
-            self.greeter = Some(tokio::spawn(async move {
-                let said = match channel::load(pool, load).await {
-                    Ok(ready) => Said::Loaded(Box::new(ready)),
-                    Err(Failure::Refused(reason)) => Said::Refused(reason),
-                    Err(Failure::Ended) => return,
-                };
-                let _ = reports.send(Report { worker, slot, life, said }).await;
-            }));
+        Some(attachment.due())
+    }
+
+    /// Puts one that is ready into traffic.
+    fn attach(&mut self, now: Duration, context: &Context<'_>) {
+        if self.attachment.is_some()
+            || self.is_leaving()
+            || self.state() != WorkerState::Ready
+            || !self.config.takes_requests()
+        {
+            return;
         }
-        self.listener = Some(tokio::spawn(async move {
-            let mut buffer = [0; notify::MAX_MESSAGE];
-            while let Ok(length) = reporter.recv(&mut buffer).await {
-                let said = Said::Notified(Message::parse(&buffer[..length]));
-                let report = Report { worker: worker.clone(), slot, life, said };
-                if reports.send(report).await.is_err() {
-                    return;
+        let (transport, bound) = match (&self.config.program, self.channel.take()) {
+            (Program::Model(_), Some(channel)) => (Transport::Channel(*channel), OWN_BOUND),
+            (Program::Command(_), _) => {
+                let port = port(&self.config, self.slot);
+                match Adapter::new(&self.config, port, &context.paths.run_dir) {
+                    Some(adapter) => (Transport::Adapter(Arc::new(adapter)), EXTERNAL_BOUND),
+                    None => return,
                 }
             }
-        }));
-        self.socket = (self.config.program == Program::Denoise).then_some(socket);
-        Ok(spawned.pid)
-    }
-
-    /// The two ends of a built-in worker's channel, and what it is to load.
-    fn channel_ends(&self, models: &Path) -> Result<Option<(OwnedFd, OwnedFd, Load)>, SpawnError> {
-        let Program::Model(name) = &self.config.program else {
-            return Ok(None);
+            _ => return,
         };
-        let (version, path) = channel::newest(models, name).map_err(SpawnError::Lasting)?;
-        let (pool, worker) = downbeat_link::pair()
-            .map_err(|error| SpawnError::Passing(format!("its channel: {error}")))?;
-        let load = Load {
-            model: MODEL,
-            name: self.config.name.clone(),
-            version: version.to_string(),
-            engine: match self.config.engine {
-                config::Engine::Tract => Engine::Tract,
-                config::Engine::Ort => Engine::OnnxRuntime { library: None },
-            },
-            path: Some(path),
-            threads: self.config.placement.threads.map_or(1, |n| u16::try_from(n).unwrap_or(1)),
-        };
-        Ok(Some((pool, worker, load)))
-    }
-
-    /// Where it runs and what it may do. A confined one gets a temporary folder of its own.
-    fn confinement(
-        &mut self,
-        context: &Context<'_>,
-        line: &CommandLine,
-        load: Option<&Load>,
-    ) -> Result<Confinement, SpawnError> {
-        let placement = &self.config.placement;
-        let mut needs = Needs { read: vec![line.program.clone()], write: Vec::new() };
-        needs.read.extend(load.and_then(|load| load.path.clone()));
-        needs.read.extend(self.config.dir.clone());
-        if placement.sandbox != Sandbox::Off {
-            let folder = context.paths.temporary(&self.id);
-            match fs::create_dir(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(SpawnError::Passing(format!("{}: {error}", folder.display())));
-                }
-                _ => {}
-            }
-            needs.write.push(folder.clone());
-            self.temporary = Some(folder);
+        let version = self.artifact.as_ref().map_or(1, |artifact| artifact.version).to_string();
+        // One job at a time: what waits is better in the queue, which knows the deadlines.
+        let attach = Attach { model: self.config.name.clone(), version, concurrency: 1, transport };
+        match context.dispatcher.attach(attach) {
+            Ok(handle) => self.attachment = Some(Attachment::new(handle, bound, now)),
+            Err(refusal) => warn!(worker = self.id, "gets no requests: {refusal}"),
         }
-        if self.config.program == Program::Denoise {
-            // It makes its socket there.
-            needs.write.push(context.paths.folder().to_owned());
-        }
-        let mut confinement =
-            confine::prepare(placement, &needs, Path::new(NODES)).map_err(SpawnError::Lasting)?;
-        if let Some(folder) = &self.temporary {
-            confinement.env.insert("TMPDIR", folder.display().to_string());
-        }
-        Ok(confinement)
     }
 
     fn signal(&self, signal: Signal) {
@@ -320,11 +291,16 @@ impl Member {
             // A model's worker greets the pool before it has a model.
             Said::Notified(message)
                 if message.ready && matches!(self.config.program, Program::Model(_)) => {}
-            Said::Loaded(ready) => {
-                info!(worker = self.id, "ready: {}", ready.loaded.engine);
-                self.channel = Some(ready);
+            Said::Loaded(channel) => {
+                info!(worker = self.id, "ready: {}", channel.loaded.engine);
+                self.channel = Some(channel);
                 self.supervisor.ready();
             }
+            Said::Answers(Ok(())) => {
+                info!(worker = self.id, "ready: it answers");
+                self.supervisor.ready();
+            }
+            Said::Answers(Err(_)) => {}
             Said::Refused(reason) => self.supervisor.condemn(Sentence::Lasting(reason)),
             Said::Notified(message) if message.ready => {
                 self.supervisor.ready();
@@ -356,7 +332,8 @@ impl Member {
         }
         self.supervisor.ended(now, status.success(), &how, fastrand::f64());
         info!(worker = self.id, "{how}");
-        if self.supervisor.is_over() && !self.leaving {
+        self.trouble = None;
+        if self.supervisor.is_over() && !self.is_leaving() {
             warn!(worker = self.id, "{}", self.supervisor.note().unwrap_or_default());
         }
     }
@@ -373,26 +350,26 @@ impl Member {
 
     /// Gives one that is down another chance.
     pub fn retry(&mut self, now: Duration) {
-        if !self.leaving {
+        if !self.is_leaving() {
             self.supervisor.retry(now);
         }
     }
 
-    /// Stops for good.
-    pub fn leave(&mut self, _now: Duration) {
-        self.leaving = true;
-        self.supervisor.stop();
+    /// Stops for good, when it has answered what it has, or else at `until`.
+    pub fn leave(&mut self, until: Duration) {
+        self.leave_by = Some(self.leave_by.map_or(until, |before| before.min(until)));
     }
 
     /// Cuts the patience with one that is being stopped.
     pub fn hurry(&mut self, now: Duration) {
+        self.leave(now);
         self.supervisor.hurry(now);
     }
 
     /// Whether it has left.
     #[must_use]
     pub fn gone(&self) -> bool {
-        self.leaving && self.pid.is_none() && self.supervisor.is_over()
+        self.is_leaving() && self.pid.is_none() && self.supervisor.is_over()
     }
 
     /// For the status.
@@ -415,7 +392,7 @@ impl Member {
             state: self.supervisor.state(),
             pid: self.pid.map(|pid| pid.as_raw().cast_unsigned()),
             restarts: self.supervisor.restarts(),
-            note: self.supervisor.note().map(str::to_owned),
+            note: self.trouble.as_deref().or(self.supervisor.note()).map(str::to_owned),
             socket: self.socket.as_ref().map(|path| path.display().to_string()),
             frames: self.latest.frames,
             missed: self.latest.missed,

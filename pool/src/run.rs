@@ -1,23 +1,26 @@
 //! The supervising loop. It runs on the main thread, because a worker dies with the thread that
 //! started it; see [`crate::process`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use downbeat_api::pool::PoolStatus;
+use downbeat_queue::Limits;
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Problem, WorkerConfig};
+use crate::config::{self, Problem, Program, WorkerConfig};
 use crate::confine;
-use crate::fleet::Fleet;
+use crate::dispatch::Dispatcher;
+use crate::fleet::{DRAIN, Fleet};
 use crate::member::{Context as Surroundings, Report};
+use crate::oip::Backend;
 use crate::paths::Paths;
-use crate::scale::Load;
+use crate::store::{Store, StoreError, Target, Wish};
 use crate::view::{Snapshot, View};
 use crate::{control, process};
 
@@ -26,6 +29,9 @@ pub const DEFAULT_MODELS: &str = "/usr/share/downbeat/models";
 
 /// From a worker's end to the note about it.
 const LAST_WORDS: Duration = Duration::from_millis(5);
+
+/// How long work goes on when the pool itself is to stop.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// What the pool was started with.
 #[derive(Clone, Debug)]
@@ -61,15 +67,19 @@ struct Pool {
     note: Option<String>,
     servers: Servers,
     view: View,
+    dispatcher: Dispatcher,
+    store: Store,
+    /// Models that clients loaded and pool.d does not declare.
+    on_demand: BTreeSet<String>,
 }
 
-/// Runs the pool until SIGTERM or SIGINT. `serve` starts the servers over the given view.
+/// Runs the pool until SIGTERM or SIGINT. `serve` starts the servers.
 ///
 /// # Errors
 /// When the run directory cannot be used.
 pub async fn run(
     settings: Settings,
-    serve: impl AsyncFnOnce(View, &Paths) -> Servers,
+    serve: impl AsyncFnOnce(Backend, &Paths) -> Servers,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -89,7 +99,16 @@ pub async fn run(
     let view = View::default();
     tokio::spawn(control::serve(listener, view.clone()));
     let (reports, mut inbox) = mpsc::channel(256);
-    let servers = serve(view.clone(), &paths).await;
+    let dispatcher = Dispatcher::new(Limits::default());
+    let store = Store::new(&settings.models);
+    let mut models = store.changes();
+    // What lies there is known before it is asked for.
+    let first = store.clone();
+    tokio::task::spawn_blocking(move || first.look()).await.context("the model folder")?;
+    tokio::spawn(store.clone().watch());
+    let backend =
+        Backend { view: view.clone(), dispatcher: dispatcher.clone(), store: store.clone() };
+    let servers = serve(backend, &paths).await;
     let mut pool = Pool {
         settings,
         paths,
@@ -99,6 +118,9 @@ pub async fn run(
         note: None,
         servers,
         view,
+        dispatcher,
+        store,
+        on_demand: BTreeSet::new(),
     };
     pool.load();
     let mut stopping = false;
@@ -120,6 +142,7 @@ pub async fn run(
                 pool.reap();
             }
             Some(report) = inbox.recv() => pool.report(report),
+            Ok(()) = models.changed(), if !stopping => pool.aim(),
             _ = hangup.recv(), if !stopping => pool.load(),
             _ = terminate.recv() => pool.stop(&mut stopping),
             _ = interrupt.recv() => pool.stop(&mut stopping),
@@ -140,11 +163,17 @@ impl Pool {
     /// Does everything that is due, publishes the status, and says when to come again.
     fn step(&mut self) -> Option<Duration> {
         let now = self.now();
-        let surroundings =
-            Surroundings { paths: &self.paths, settings: &self.settings, reports: &self.reports };
+        let surroundings = Surroundings {
+            paths: &self.paths,
+            settings: &self.settings,
+            dispatcher: &self.dispatcher,
+            store: &self.store,
+            reports: &self.reports,
+        };
+        let loads = self.dispatcher.loads();
         let mut due: Option<Duration> = None;
-        for fleet in self.fleets.values_mut() {
-            let next = fleet.step(now, &Load::default(), &surroundings);
+        for (name, fleet) in &mut self.fleets {
+            let next = fleet.step(now, loads.get(name), &surroundings);
             due = due.into_iter().chain(next).min();
         }
         self.fleets.retain(|_, fleet| !fleet.gone());
@@ -153,8 +182,16 @@ impl Pool {
     }
 
     fn publish(&self) {
-        let notes: Vec<_> =
-            self.note.iter().chain(&self.servers.problems).map(String::as_str).collect();
+        // A folder of models matters to those who ask for one.
+        let asked = self.fleets.values().any(|fleet| fleet.stored().is_some());
+        let folder = self.store.note().filter(|_| asked);
+        let notes: Vec<_> = self
+            .note
+            .iter()
+            .chain(&folder)
+            .chain(&self.servers.problems)
+            .map(String::as_str)
+            .collect();
         let status = PoolStatus {
             pid: Some(std::process::id()),
             note: (!notes.is_empty()).then(|| notes.join("; ")),
@@ -178,7 +215,7 @@ impl Pool {
     fn report(&mut self, report: Report) {
         let Report { worker, slot, life, said } = report;
         if let Some(fleet) = self.fleets.get_mut(&worker) {
-            fleet.report(slot, life, said);
+            fleet.report(slot, life, said, &self.store);
         }
     }
 
@@ -230,11 +267,55 @@ impl Pool {
         for (name, fleet) in &mut self.fleets {
             match configs.remove(name) {
                 Some(config) => fleet.follow(config, now),
-                None => fleet.leave(now),
+                None => fleet.leave(now, DRAIN),
             }
         }
         for (name, config) in configs {
             self.fleets.insert(name, Fleet::new(config));
+        }
+        self.on_demand.clear();
+        let declared = self.fleets.values().filter(|fleet| !fleet.is_leaving());
+        let wishes = declared.filter_map(|fleet| Some((fleet.stored()?.into(), Wish::Newest)));
+        self.store.declare(&wishes.collect());
+        self.aim();
+    }
+
+    /// Follows what the model folder has, and what clients loaded of it.
+    fn aim(&mut self) {
+        let now = self.now();
+        let targets = self.store.targets();
+        for name in &self.on_demand {
+            if !targets.contains_key(name)
+                && let Some(fleet) = self.fleets.get_mut(name)
+            {
+                fleet.leave(now, DRAIN);
+            }
+        }
+        self.on_demand.retain(|name| targets.contains_key(name));
+        for (name, target) in &targets {
+            let runs = |fleet: &Fleet| fleet.stored() == Some(name) && !fleet.is_leaving();
+            if self.fleets.values().any(runs) {
+                continue;
+            }
+            let program = Program::Model(name.clone());
+            let batch = target.description.max_batch as usize;
+            let config = WorkerConfig { batch, ..WorkerConfig::new(name.clone(), program) };
+            match self.fleets.get_mut(name) {
+                Some(fleet) if fleet.is_leaving() => fleet.follow(config, now),
+                // Another worker has the name.
+                Some(_) => continue,
+                None => {
+                    self.fleets.insert(name.clone(), Fleet::new(config));
+                }
+            }
+            self.on_demand.insert(name.clone());
+        }
+        for fleet in self.fleets.values_mut() {
+            let Some(name) = fleet.stored().map(str::to_owned) else {
+                continue;
+            };
+            let target = targets.get(&name).cloned();
+            fleet.aim(target.ok_or_else(|| missing(&self.store, &name)), now);
         }
     }
 
@@ -245,11 +326,32 @@ impl Pool {
             if *stopping {
                 fleet.hurry(now);
             } else {
-                fleet.leave(now);
+                fleet.leave(now, LAST_WORK);
             }
         }
         *stopping = true;
     }
+}
+
+/// Why there is nothing to load for a model.
+fn missing(store: &Store, name: &str) -> String {
+    let error = match store.describe(name, None) {
+        Ok(Target { .. }) => return format!("model `{name}` is unloaded; load it again"),
+        Err(error) => error,
+    };
+    if let StoreError::Unknown { .. } = error {
+        let names: Vec<_> = store.index().into_iter().map(|entry| entry.name).collect();
+        let near: Vec<_> = names.iter().map(String::as_str).filter(|it| *it != name).collect();
+        let hint = match config::nearest(name, &near) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None if near.is_empty() => {
+                "put the model there, or name its folder with --models".into()
+            }
+            None => format!("the models there are {}", near.join(", ")),
+        };
+        return format!("model `{name}`: {} has no such folder; {hint}", store.root().display());
+    }
+    error.to_string()
 }
 
 /// The declared workers, and a note where there is no folder.

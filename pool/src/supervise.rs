@@ -34,7 +34,7 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub enum Readiness {
     /// By `READY=1`; without it in [`READY_LIMIT`] it is killed.
     Notified,
-    /// By loading its model; without it in [`LOAD_LIMIT`] it is killed.
+    /// By loading its model, or by answering; without it in [`LOAD_LIMIT`] it is killed.
     Loaded,
     /// By `READY=1`, or by being alive for [`PROOF_OF_LIFE`].
     Alive,

@@ -7,15 +7,45 @@ use std::time::Duration;
 
 use downbeat_api::pool::PoolStatus;
 
-/// A built-in worker as a model of the Open Inference Protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::inference::Metadata;
+
+/// A worker as a model of the Open Inference Protocol.
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Whether it takes requests.
-    pub ready: bool,
-    /// Its stream socket.
-    pub socket: PathBuf,
-    /// For its requests.
-    pub deadline: Option<Duration>,
+    pub standing: Standing,
+    /// What it takes and gives; absent while nothing is known of it.
+    pub metadata: Option<Arc<Metadata>>,
+    /// How requests reach it.
+    pub route: Route,
+}
+
+/// Whether a model takes requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Ready,
+    /// Not yet: requests that have the time wait for it.
+    Coming(String),
+    /// It does not, for a reason that waiting does not change.
+    Down(String),
+}
+
+/// How requests reach a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By the stream socket of the noise remover.
+    Stream {
+        /// The socket.
+        socket: PathBuf,
+        /// For frames that have none of their own.
+        deadline: Option<Duration>,
+    },
+    /// By the dispatcher.
+    Queue {
+        /// Its name in the model store, where it lies there.
+        stored: Option<String>,
+    },
 }
 
 /// Workers that take `/v1/*`, each with the addresses (`host:port`) of its ready instances.

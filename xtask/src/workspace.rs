@@ -31,6 +31,15 @@ pub fn build_release() -> Result<()> {
     Ok(())
 }
 
+/// Builds what the demo runs: without the engine that computes models, which takes minutes to build
+/// and has no part in it.
+pub fn build_demo() -> Result<()> {
+    let arguments = ["build", "--release", "--no-default-features"];
+    let status = cargo().args(arguments).status().context("cargo: starting it")?;
+    ensure!(status.success(), "cargo build --release --no-default-features: {status}");
+    Ok(())
+}
+
 /// The folder of the release programs.
 pub fn release_programs() -> PathBuf {
     target().join("release")

@@ -1,7 +1,9 @@
 //! A server of HTTP with a path of its own: the first input as the body, or as a file in a form.
 
+use std::time::Duration;
+
 use axum::body::Body;
-use axum::http::{Request as HttpRequest, StatusCode, Uri, header};
+use axum::http::{Method, Request as HttpRequest, StatusCode, Uri, header};
 use bytes::Bytes;
 use downbeat_link::{Tensor, TensorSpec};
 use hyper_util::rt::TokioIo;
@@ -83,6 +85,12 @@ pub(super) enum CallError {
 }
 
 impl CallError {
+    fn reason(self) -> String {
+        match self {
+            Self::Connect(reason) | Self::Broken(reason) => reason,
+        }
+    }
+
     pub fn refusal(self, name: &str) -> Refusal {
         match self {
             Self::Connect(reason) => {
@@ -93,8 +101,57 @@ impl CallError {
     }
 }
 
-/// One request on a connection of its own, which is closed when this is dropped.
+/// How long a server may take to say that it is ready.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// Whether a server is ready: it answers GET of `health` with 2xx, or takes a connection where that
+/// is absent.
+///
+/// # Errors
+/// What it does instead.
+pub async fn answers(base: &str, health: Option<&str>) -> Result<(), String> {
+    let ask = async {
+        let Some(path) = health else {
+            let (stream, _) = connect(base).await.map_err(CallError::reason)?;
+            drop(stream);
+            return Ok(());
+        };
+        let (status, _, answer) =
+            call(Method::GET, base, path, &[], Bytes::new()).await.map_err(CallError::reason)?;
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(format!("{base}{path} answers {status}{}", excerpt(&answer)))
+    };
+    let late = || Err(format!("{base} does not answer within {} s", PROBE.as_secs()));
+    tokio::time::timeout(PROBE, ask).await.unwrap_or_else(|_| late())
+}
+
+/// One POST on a connection of its own, which is closed when this is dropped.
 pub(super) async fn post(
+    base: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<(StatusCode, axum::http::HeaderMap, Bytes), CallError> {
+    call(Method::POST, base, path, headers, body).await
+}
+
+/// A connection to a server, and its name for the server.
+async fn connect(base: &str) -> Result<(TcpStream, String), CallError> {
+    let uri: Uri = base.parse().map_err(|error| CallError::Broken(format!("{base}: {error}")))?;
+    let host = uri.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| CallError::Connect(format!("{base}: {error}")))?;
+    let _ = stream.set_nodelay(true);
+    let authority = uri.authority().map_or(host, ToString::to_string);
+    Ok((stream, authority))
+}
+
+async fn call(
+    method: Method,
     base: &str,
     path: &str,
     headers: &[(&str, &str)],
@@ -102,18 +159,12 @@ pub(super) async fn post(
 ) -> Result<(StatusCode, axum::http::HeaderMap, Bytes), CallError> {
     let broken =
         |error: &dyn std::fmt::Display| CallError::Broken(format!("{base}{path}: {error}"));
-    let uri: Uri = base.parse().map_err(|error| broken(&error))?;
-    let host = uri.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']).to_owned();
-    let port = uri.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|error| CallError::Connect(format!("{base}: {error}")))?;
-    let _ = stream.set_nodelay(true);
+    let (stream, authority) = connect(base).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(&error))?;
-    let authority = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
-    let mut request = HttpRequest::post(path).header(header::HOST, authority);
+    let mut request =
+        HttpRequest::builder().method(method).uri(path).header(header::HOST, authority);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

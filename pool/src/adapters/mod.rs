@@ -12,7 +12,7 @@ use downbeat_link::{DataType, Tensor, TensorSpec};
 use crate::config::{self, WorkerConfig};
 use crate::inference::{Refusal, Request};
 
-pub use http::HttpWorker;
+pub use http::{HttpWorker, answers};
 pub use oip::OipWorker;
 pub use stdio::StdioWorker;
 

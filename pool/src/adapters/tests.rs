@@ -234,7 +234,7 @@ fn http(port: u16, body: config::HttpBody) -> Adapter {
 #[tokio::test]
 async fn http_sends_bytes_or_a_form_and_tells_errors() {
     let port = server(|request| {
-        let status = if request.contains("bad") { "500 No\r\n" } else { "200 OK\r\n" };
+        let status = if request.contains("wrong!") { "500 No\r\n" } else { "200 OK\r\n" };
         let body = request.to_owned();
         format!("HTTP/1.1 {status}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
     })
@@ -250,7 +250,7 @@ async fn http_sends_bytes_or_a_form_and_tells_errors() {
         "{sent}"
     );
     assert!(
-        matches!(answer(&form, b"bad").await, Err(Refusal::Failed(reason)) if reason.contains("500"))
+        matches!(answer(&form, b"wrong!").await, Err(Refusal::Failed(reason)) if reason.contains("500"))
     );
     let nobody = http(1, config::HttpBody::Raw);
     assert!(matches!(answer(&nobody, b"").await, Err(Refusal::Unavailable(_))));

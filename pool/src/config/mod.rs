@@ -116,6 +116,17 @@ impl WorkerConfig {
             restart: Restart::default(),
         }
     }
+
+    /// Whether it is a model whose requests wait in the queue.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        match (&self.program, &self.adapter) {
+            (Program::Model(_), _) => true,
+            (Program::Denoise, _) | (_, None) => false,
+            (_, Some(Adapter::Http(http))) => http.path.is_some(),
+            (_, Some(Adapter::Stdio(_) | Adapter::Oip(_))) => true,
+        }
+    }
 }
 
 /// See [`WorkerConfig::idle`].

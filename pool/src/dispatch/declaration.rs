@@ -10,7 +10,7 @@ use downbeat_queue::ModelSpec;
 use super::State;
 use super::channel::Channel;
 use crate::adapters::Adapter;
-use crate::config::{Media, WorkerConfig};
+use crate::config::{Media, Program, WorkerConfig};
 use crate::inference::Request;
 
 /// What is declared of a model; one worker declaration in pool.d is one model.
@@ -29,6 +29,9 @@ pub struct Declaration {
     pub cheaper: Option<String>,
     /// How long a worker takes to come up where none may run; absent where one always does.
     pub cold_start: Option<Duration>,
+    /// Its workers have a channel: their requests are packed when they come, so also those that
+    /// come before the first worker.
+    pub channel: bool,
 }
 
 impl From<&WorkerConfig> for Declaration {
@@ -40,6 +43,7 @@ impl From<&WorkerConfig> for Declaration {
             batch: config.batch,
             cheaper: config.cheaper.clone(),
             cold_start: (config.instances.min == 0).then_some(Duration::from_secs(2)),
+            channel: matches!(config.program, Program::Model(_)),
         }
     }
 }

@@ -73,8 +73,7 @@ struct Model {
     id: ModelId,
     declaration: Declaration,
     version: Option<String>,
-    /// Requests are sent over a channel, and may be computed together.
-    channel: bool,
+    /// Requests may be computed together.
     batching: bool,
     statistics: ModelStatistics,
 }
@@ -82,6 +81,8 @@ struct Model {
 struct Worker {
     version: String,
     link: Link,
+    /// Requests that it answered.
+    answered: u64,
 }
 
 enum Link {
@@ -112,6 +113,12 @@ struct Running {
     /// Some of it failed: nothing is learned from it.
     failed: bool,
     task: Option<AbortHandle>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").finish_non_exhaustive()
+    }
 }
 
 /// Cancels a request whose caller goes away.
@@ -200,7 +207,6 @@ impl Dispatcher {
             let model = Model {
                 id,
                 version: None,
-                channel: false,
                 batching: false,
                 statistics: ModelStatistics::default(),
                 declaration: declaration.clone(),
@@ -242,11 +248,11 @@ impl Dispatcher {
         model.version = Some(version.clone());
         let (link, receiver) = match transport {
             Transport::Adapter(adapter) => {
-                (model.channel, model.batching) = (false, false);
+                model.batching = false;
                 (Link::Adapter(adapter), None)
             }
             Transport::Channel(channel) => {
-                (model.channel, model.batching) = (true, channel.loaded.batching);
+                model.batching = channel.loaded.batching;
                 if let Some(trial) = channel.loaded.trial_ns {
                     let trial = Duration::from_nanos(trial);
                     state.queue.observe(self.now(), model.id, 1, trial);
@@ -255,7 +261,7 @@ impl Dispatcher {
             }
         };
         let spec = WorkerSpec { models: vec![model.id], concurrency, group: None };
-        state.workers.insert(id, Worker { version, link });
+        state.workers.insert(id, Worker { version, link, answered: 0 });
         state.queue.attach(self.now(), id, spec);
         self.pump(state);
         if let Some(receiver) = receiver {
@@ -276,6 +282,16 @@ impl Dispatcher {
     #[must_use]
     pub fn is_idle(&self, handle: Handle) -> bool {
         self.lock().queue.is_idle(handle.0)
+    }
+
+    /// Requests that a worker holds, and how many it has answered since it was attached; nothing for
+    /// one that is not attached.
+    #[must_use]
+    pub fn held(&self, handle: Handle) -> Option<(usize, u64)> {
+        let state = self.lock();
+        let answered = state.workers.get(&handle.0)?.answered;
+        let jobs = state.jobs.values().filter(|running| running.worker == handle.0);
+        Some((jobs.map(|running| running.left.len()).sum(), answered))
     }
 
     /// A worker is gone or is to be ended. What it has not answered runs once more elsewhere if
@@ -311,7 +327,7 @@ impl Dispatcher {
                     "model `{name}` has no version `{asked}` that is loaded; it has `{is}`"
                 )));
             }
-            (model.channel, model.batching)
+            (model.declaration.channel, model.batching)
         };
         // Before the lock: a large tensor is copied here, once.
         let package = channel.then(|| Package::new(request.inputs.clone())).transpose();
@@ -489,7 +505,11 @@ impl Dispatcher {
         let (size, over) = (running.size, running.left.is_empty());
         let (id, worker, started, failed) =
             (running.model, running.worker, running.started, running.failed);
-        let version = state.workers.get(&worker).map(|w| w.version.clone()).unwrap_or_default();
+        let version = state.workers.get_mut(&worker).map(|worker| {
+            worker.answered += 1;
+            worker.version.clone()
+        });
+        let version = version.unwrap_or_default();
         state.respond(ticket, outcome, version, size, started, computed);
         let now = self.now();
         if over {

@@ -65,18 +65,21 @@ fn echo(socket: OwnedFd, habit: Habit, seen: Arc<AtomicUsize>) {
     });
 }
 
-async fn attach(dispatcher: &Dispatcher, habit: Habit, seen: &Arc<AtomicUsize>) -> Handle {
-    let (pool, worker) = pair().unwrap();
-    echo(worker, habit, Arc::clone(seen));
-    let load = Load {
+fn load() -> Load {
+    Load {
         model: ModelNumber(1),
         name: "echo".into(),
         version: "1".into(),
         engine: downbeat_link::Engine::Tract,
         path: None,
         threads: 1,
-    };
-    let channel = Channel::open(pool, load).await.unwrap();
+    }
+}
+
+async fn attach(dispatcher: &Dispatcher, habit: Habit, seen: &Arc<AtomicUsize>) -> Handle {
+    let (pool, worker) = pair().unwrap();
+    echo(worker, habit, Arc::clone(seen));
+    let channel = Channel::open(pool, load()).await.unwrap();
     let transport = Transport::Channel(channel);
     let attach = Attach { model: "echo".into(), version: "1".into(), concurrency: 1, transport };
     dispatcher.attach(attach).unwrap()
@@ -91,6 +94,7 @@ fn dispatcher() -> Dispatcher {
         batch: 4,
         cheaper: None,
         cold_start: None,
+        channel: true,
     });
     dispatcher
 }
@@ -147,6 +151,16 @@ async fn a_request_whose_worker_dies_is_answered_by_another() {
     }
     attach(&dispatcher, Habit::Echo, &seen).await;
     assert_eq!(waiting.await.unwrap().unwrap().outputs[0].data[0], 1);
+}
+
+#[tokio::test]
+async fn what_comes_before_the_first_worker_is_answered_by_it() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    let early = dispatcher.infer(request(1, 10));
+    tokio::pin!(early);
+    assert!(poll_once(early.as_mut()).is_pending());
+    attach(&dispatcher, Habit::Echo, &seen).await;
+    assert_eq!(early.await.unwrap().outputs[0].data[0], 1);
 }
 
 #[tokio::test]
@@ -215,4 +229,34 @@ fn by(mut request: Request, ms: u64) -> Request {
 /// Gets a future going; whoever awaits it later is woken.
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Has a model loaded by a worker that says `words`, the first before it is told anything.
+async fn opened(words: Vec<ToPool<Package>>) -> Result<Loaded, ChannelError> {
+    let (pool, worker) = pair().unwrap();
+    std::thread::spawn(move || {
+        let (to_pool, mut from_pool) = worker_end(worker).unwrap();
+        for (index, word) in words.iter().enumerate() {
+            if index > 0 {
+                assert!(matches!(from_pool.receive(), Ok(Some(ToWorker::Load(_)))));
+            }
+            to_pool.send(word).unwrap();
+        }
+    });
+    Channel::open(pool, load()).await.map(|channel| channel.loaded)
+}
+
+#[tokio::test]
+async fn a_worker_that_says_something_else_is_not_ready() {
+    let hello =
+        |version| ToPool::Hello(Hello { version, pid: 1, name: "w".into(), engines: vec![] });
+    let reason = "model.onnx: no graph".to_owned();
+    let failed = ToPool::LoadFailed { model: ModelNumber(1), reason };
+    let outcome = opened(vec![hello(VERSION), failed]).await;
+    assert!(matches!(outcome, Err(ChannelError::Load(reason)) if reason.contains("no graph")));
+    let outcome = opened(vec![hello(VERSION + 1)]).await;
+    assert!(matches!(outcome, Err(ChannelError::Version { .. })), "{outcome:?}");
+    let outcome = opened(vec![ToPool::Unloaded(ModelNumber(1))]).await;
+    assert!(matches!(outcome, Err(ChannelError::Ended)), "{outcome:?}");
+    assert!(opened(vec![]).await.is_err());
 }

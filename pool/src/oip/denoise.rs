@@ -2,6 +2,7 @@
 //! type and shape: `[samples]` or `[samples, channels]` at 48 kHz, where the samples are whole
 //! frames of 480. A request is a recording of its own: nothing is kept between two requests.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,6 @@ use tracing::warn;
 
 use super::stream;
 use crate::inference::{Metadata, Refusal, Request, Response, Spent};
-use crate::view::Model;
 
 /// Name of the one input.
 const INPUT: &str = "pcm";
@@ -72,7 +72,12 @@ impl Denoise {
     ///
     /// # Errors
     /// [`Refusal::Invalid`], [`Refusal::Full`], [`Refusal::Failed`].
-    pub async fn infer(&self, model: &Model, request: Request) -> Result<Response, Refusal> {
+    pub async fn infer(
+        &self,
+        socket: PathBuf,
+        deadline: Option<Duration>,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         if let Some(other) = request.outputs.iter().find(|name| *name != OUTPUT) {
             return Err(Refusal::Invalid(format!(
                 "there is no output `{other}`; the model gives `{OUTPUT}`"
@@ -87,7 +92,6 @@ impl Denoise {
             });
         };
         let queued = request.terms.arrival.elapsed();
-        let (socket, deadline) = (model.socket.clone(), model.deadline);
         let answer = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let begun = Instant::now();

@@ -23,9 +23,9 @@ use tracing::warn;
 
 use crate::inference::{Refusal, Request, Terms};
 use crate::run::Servers;
-use crate::view::View;
 use listen::Listener;
 pub use listen::Places;
+pub use models::Backend;
 use models::Models;
 
 /// Name in the server's metadata.
@@ -60,9 +60,9 @@ pub fn read_grpc(message: Bytes) -> Result<Request, Refusal> {
 }
 
 /// Starts the servers. One that gets no place is left out and said so; the pool goes on.
-pub async fn serve(view: View, places: Places) -> Servers {
+pub async fn serve(backend: Backend, places: Places) -> Servers {
     let mut servers = Servers::default();
-    let models = Models::new(view);
+    let models = Models::new(backend);
     let mut keep = |found: Result<Listener, String>| match found {
         Ok(listener) => Some(listener),
         Err(problem) => {

@@ -1,18 +1,27 @@
 use super::*;
-use crate::view::Model;
+use crate::dispatch::Dispatcher;
+use crate::store::Store;
+use crate::view::{Model, Route, Standing, View};
 use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 
-#[test]
-fn a_model_that_is_none_is_told_from_one_that_is_missing() {
+fn backend(view: View) -> Backend {
+    let store = Store::new(std::path::Path::new("/no/models"));
+    Backend { view, dispatcher: Dispatcher::new(Default::default()), store }
+}
+
+#[tokio::test]
+async fn a_model_that_is_none_is_told_from_one_that_is_missing() {
     let view = View::default();
-    let models = Models::new(view.clone());
+    let models = Models::new(backend(view.clone()));
     let missing = |name: &str, version: Option<&str>| {
         let refusal = models.metadata(name, version).unwrap_err();
         assert!(matches!(refusal, Refusal::NotFound(_)));
         refusal.to_string()
     };
     assert_eq!(missing("x", None), "no model `x`; pool.d declares none");
-    let model = Model { ready: false, socket: "/s".into(), deadline: None };
+    let route = Route::Stream { socket: "/s".into(), deadline: None };
+    let standing = Standing::Down("its worker failed".into());
+    let model = Model { standing, metadata: None, route };
     view.lock().models.insert("mic".into(), model);
     view.lock().status = PoolStatus {
         workers: vec![Worker {
@@ -42,7 +51,7 @@ fn a_model_that_is_none_is_told_from_one_that_is_missing() {
 async fn a_taken_port_is_said_and_survived() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let places = Places { rest: taken.local_addr().ok(), ..Places::default() };
-    let servers = serve(View::default(), places).await;
+    let servers = serve(backend(View::default()), places).await;
     assert_eq!((servers.rest, servers.grpc), (None, None));
     assert!(servers.problems[0].starts_with("--rest 127.0.0.1:"), "{:?}", servers.problems);
 }

@@ -1,10 +1,12 @@
-"""Triton's own clients against a pool with one worker `mic`, `model = "denoise"`.
+"""Triton's own clients against a pool with the workers `mic`, `model = "denoise"`, and `glyphs`, and
+the models that ship in its folder.
 
 usage: triton.py REST_ADDRESS GRPC_ADDRESS GRPC_SOCKET
 """
 
 import sys
 import threading
+import time
 
 import numpy as np
 import tritonclient.grpc as grpc
@@ -20,6 +22,15 @@ SOUND = (0.3 * np.sin(np.arange(960) * 0.0576)).astype(np.float32)
 def inputs(kind, sound, datatype="FP32"):
     tensor = kind.InferInput("pcm", list(sound.shape), datatype)
     tensor.set_data_from_numpy(sound)
+    return [tensor]
+
+
+PICTURES = (np.arange(2 * 784) % 251).astype(np.uint8).reshape(2, 28, 28)
+
+
+def pictures(kind, some=PICTURES, datatype="UINT8"):
+    tensor = kind.InferInput("image", list(some.shape), datatype)
+    tensor.set_data_from_numpy(some)
     return [tensor]
 
 
@@ -116,7 +127,7 @@ def http_repository_and_statistics():
     check(after["inference_stats"]["compute_infer"]["ns"] > 0, after)
     check(after["last_inference"] > 1_600_000_000_000, after)
     everything = client.get_inference_statistics()["model_stats"]
-    check([model["name"] for model in everything] == ["mic"], everything)
+    check({"mic", "glyphs"} <= {model["name"] for model in everything}, everything)
 
 
 def http_in_parallel():
@@ -145,7 +156,7 @@ def grpc_calls(client):
     over_http = http_client().infer("mic", inputs(http, SOUND)).as_numpy("denoised")
     check(np.array_equal(answer.as_numpy("denoised"), over_http), "both protocols agree")
     names = [model.name for model in client.get_model_repository_index().models]
-    check(names == ["mic"], names)
+    check({"mic", "glyphs", "keywords"} <= set(names), names)
     statistics = client.get_inference_statistics("mic").model_stats[0]
     check(statistics.inference_count > 0 and statistics.inference_stats.success.ns > 0, statistics)
     client.close()
@@ -197,7 +208,78 @@ def grpc_stream():
             check(error is None and result.get_response().id == str(place), (place, error))
 
 
+def a_stored_model_over_all_ways():
+    client, answers = http_client(), []
+    for binary in [False, True]:
+        tensor = http.InferInput("image", [2, 28, 28], "UINT8")
+        tensor.set_data_from_numpy(PICTURES, binary_data=binary)
+        wanted = [http.InferRequestedOutput("probabilities", binary_data=binary)]
+        answer = client.infer("glyphs", [tensor], outputs=wanted)
+        answers.append(answer.as_numpy("probabilities"))
+    for calls in [grpc.InferenceServerClient(grpc_address), over_unix()]:
+        answers.append(calls.infer("glyphs", pictures(grpc)).as_numpy("probabilities"))
+    check(all(answer.shape == (2, 47) for answer in answers), [a.shape for a in answers])
+    check(all(np.allclose(answer, answers[0], atol=1e-6) for answer in answers), "same answers")
+    check(np.allclose(answers[0].sum(axis=1), 1, atol=1e-4), "probabilities")
+    model = client.get_model_metadata("glyphs")
+    check(model["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}], model)
+    check(model["platform"] == "tract_onnx" and model["versions"] == ["1"], model)
+
+
+def a_stored_model_refuses():
+    narrow = PICTURES[:, :, :27].copy()
+    floats = PICTURES.astype(np.float32)
+    infer = http_client().infer
+    refused("400", "[2, 28, 27]", lambda: infer("glyphs", pictures(http, narrow)))
+    refused("400", "datatype FP32", lambda: infer("glyphs", pictures(http, floats, "FP32")))
+    refused("404", "no version `7`", lambda: infer("glyphs", pictures(http), "7"))
+    refused("400", "no input `pcm`", lambda: infer("glyphs", inputs(http, SOUND)))
+    refused("503", "deadline", lambda: infer("glyphs", pictures(http), timeout=1))
+    infer = grpc.InferenceServerClient(grpc_address).infer
+    refused("INVALID_ARGUMENT", "[2, 28, 27]", lambda: infer("glyphs", pictures(grpc, narrow)))
+    refused(
+        "INVALID_ARGUMENT", "datatype FP32", lambda: infer("glyphs", pictures(grpc, floats, "FP32"))
+    )
+
+
+def a_sequence_has_a_beginning():
+    infer = http_client().infer
+    for place in range(3):
+        infer(
+            "glyphs", pictures(http), sequence_id=7, sequence_start=place == 0,
+            sequence_end=place == 2,
+        )
+    late = lambda: infer("glyphs", pictures(http), sequence_id=7)
+    refused("400", "no open sequence `7`", late)
+
+
+def models_are_loaded_and_unloaded():
+    client = http_client()
+    check(not client.is_model_ready("intent"), "nobody asked for it yet")
+    client.load_model("intent")
+    check(client.is_model_ready("intent"), "it is ready when the call returns")
+    text = np.zeros((1, 64), dtype=np.uint8)
+    tensor = http.InferInput("text", [1, 64], "UINT8")
+    tensor.set_data_from_numpy(text)
+    check(client.infer("intent", [tensor]).as_numpy("probabilities").shape == (1, 13), "shape")
+    client.unload_model("intent")
+    until = time.monotonic() + 60
+    while client.is_model_ready("intent"):
+        check(time.monotonic() < until, "it is still ready")
+        time.sleep(0.05)
+    index = {model["name"]: model["state"] for model in client.get_model_repository_index()}
+    check(index["glyphs"] == "READY" and index["intent"] == "UNAVAILABLE", index)
+    before = client.get_inference_statistics("glyphs")["model_stats"][0]
+    client.infer("glyphs", pictures(http))
+    after = client.get_inference_statistics("glyphs")["model_stats"][0]
+    check(after["inference_count"] == before["inference_count"] + 1, after)
+
+
 main(
+    a_stored_model_over_all_ways,
+    a_stored_model_refuses,
+    a_sequence_has_a_beginning,
+    models_are_loaded_and_unloaded,
     http_health_and_metadata,
     http_json_and_binary_agree,
     http_refusals,

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::rest::MODELS;
 use crate::support::TestPool;
 use downbeat_api::pool::WorkerState;
 
@@ -41,14 +42,15 @@ fn run(command: &mut Command) {
     );
 }
 
-/// Runs a script over a pool with one worker.
+/// Runs a script over a pool with a noise remover and a model of the store.
 fn script(name: &str, arguments: impl Fn(&TestPool) -> Vec<String>) {
     let python = python();
     let mut pool = TestPool::start_with(
-        "[worker.mic]\nmodel = \"denoise\"\n",
-        &["--rest", "127.0.0.1:0", "--grpc", "127.0.0.1:0"],
+        "[worker.mic]\nmodel = \"denoise\"\n[worker.glyphs]\nmodel = \"glyphs\"\n",
+        &["--rest", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--models", MODELS],
     );
     pool.wait_for("mic", WorkerState::Ready);
+    pool.wait_for("glyphs", WorkerState::Ready);
     let output = Command::new(python)
         .arg(Path::new(FOLDER).join(name))
         .args(arguments(&pool))

@@ -1,8 +1,11 @@
 //! The pool and its workers as real processes.
 
 mod clients;
+mod external;
 mod instances;
+mod models;
 mod openai;
 mod processes;
+mod rest;
 mod streams;
 mod support;

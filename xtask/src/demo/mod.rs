@@ -81,7 +81,7 @@ pub fn prepare(build: bool) -> Result<Signals> {
          sudo -E env PATH=\"$PATH\" cargo xtask demo"
     );
     if build {
-        workspace::build_release()?;
+        workspace::build_demo()?;
     }
     // What a dead agent leaves is ours to see and to end.
     nix::sys::prctl::set_child_subreaper(true).context("prctl")?;

@@ -263,7 +263,7 @@ impl GrpcInferenceService for Service {
         request: Request<RepositoryIndexRequest>,
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
         let ready = request.into_inner().ready;
-        let entries = self.0.index().into_iter().filter(|entry| entry.ready || !ready);
+        let entries = self.0.index().into_iter().filter(|entry| entry.ready() || !ready);
         let shown = |entry: Entry| {
             let state = entry.state().into();
             ModelIndex { name: entry.name, version: entry.version, state, reason: entry.reason }
@@ -275,7 +275,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
-        self.0.load(&request.into_inner().model_name)?;
+        self.0.load(&request.into_inner().model_name).await?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 

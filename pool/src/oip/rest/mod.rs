@@ -218,7 +218,7 @@ async fn index(State(service): State<Service>, body: Body) -> Result<Json<Value>
             error(StatusCode::BAD_REQUEST, &message)
         })?
     };
-    let wanted = |entry: &Entry| entry.ready || !asked.ready;
+    let wanted = |entry: &Entry| entry.ready() || !asked.ready;
     let shown = |entry: Entry| {
         let (state, reason) = (entry.state(), entry.reason);
         json!({ "name": entry.name, "version": entry.version, "state": state, "reason": reason })
@@ -228,7 +228,7 @@ async fn index(State(service): State<Service>, body: Body) -> Result<Json<Value>
 }
 
 async fn load(State(service): State<Service>, Path(of): Path<Of>) -> Result<(), Refusal> {
-    service.models.load(&of.name)
+    service.models.load(&of.name).await
 }
 
 async fn unload(State(service): State<Service>, Path(of): Path<Of>) -> Result<(), Refusal> {
