@@ -1,6 +1,6 @@
 //! The table of processes.
 
-use downbeat_api::{Process, Snapshot};
+use downbeat_api::{Class, Override, Process, Snapshot};
 use ratatui::text::Line;
 
 use super::Paper;
@@ -83,16 +83,24 @@ pub fn row(
     grid::row(&COLUMNS, chosen, &cells(snapshot, process), paper, over)
 }
 
-fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
-    let class = match (&process.class, process.attention) {
+/// The class, with `!` before it where something needs attention, and `~` where the program's behaviour
+/// gave it and neither a rule nor a person.
+fn class(classes: &[Class], by_hand: &[Override], process: &Process) -> Cell {
+    match (&process.class, process.attention) {
         (None, false) => Cell::new(Ink::Faint, units::UNKNOWN),
         (None, true) => Cell::new(Ink::Warning, "!"),
         (Some(name), true) => Cell::new(Ink::Warning, format!("!{name}")),
         (Some(name), false) => {
-            let tier = snapshot.classes.iter().find(|c| &c.name == name).map(|c| c.tier.as_str());
-            Cell::new(Theme::tier(tier.unwrap_or_default()), name)
+            let tier = classes.iter().find(|c| &c.name == name).map(|c| c.tier.as_str());
+            let by_hand = || by_hand.iter().any(|it| it.pid == process.pid);
+            let mark = if process.rule.is_none() && !by_hand() { "~" } else { "" };
+            Cell::new(Theme::tier(tier.unwrap_or_default()), format!("{mark}{name}"))
         }
-    };
+    }
+}
+
+fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
+    let class = class(&snapshot.classes, &snapshot.overrides, process);
     let threads = if process.managed > 0 && process.managed < process.threads {
         format!("{}/{}", process.managed, process.threads)
     } else {
@@ -119,4 +127,39 @@ fn cells(snapshot: &Snapshot, process: &Process) -> Vec<Cell> {
         Cell::new(if process.state == 'R' { Ink::Good } else { Ink::Plain }, process.state),
         Cell::plain(if process.command.is_empty() { &process.name } else { &process.command }),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_that_was_discovered_has_a_mark_of_its_own() {
+        let process = |rule: Option<&str>, attention| Process {
+            pid: 7,
+            ppid: 1,
+            start_time: 1,
+            name: "speaker".into(),
+            command: "speaker".into(),
+            user: "root".into(),
+            class: Some("voice".into()),
+            rule: rule.map(str::to_owned),
+            threads: 1,
+            managed: 1,
+            state: 'S',
+            cpu: 0.0,
+            rss: 0,
+            gpu_memory: None,
+            sched: "other".into(),
+            nice: 0,
+            affinity: "0".into(),
+            attention,
+        };
+        let shown = |by_hand: &[Override], process: &Process| class(&[], by_hand, process).text;
+        assert_eq!(shown(&[], &process(None, false)), "~voice");
+        assert_eq!(shown(&[], &process(None, true)), "!voice");
+        assert_eq!(shown(&[], &process(Some("crowd"), false)), "voice");
+        let by_hand = Override { pid: 7, ..Override::default() };
+        assert_eq!(shown(&[by_hand], &process(None, false)), "voice");
+    }
 }

@@ -286,6 +286,16 @@ impl Value {
     }
 }
 
+/// Bytes as the policy has them, and exactly: in the largest unit of which they are a whole number.
+fn as_written(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = |(_, shift): &(&str, u32)| bytes != 0 && bytes.is_multiple_of(1 << shift);
+    match units.into_iter().find(whole) {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -309,7 +319,7 @@ impl fmt::Display for Value {
             | Self::MemoryLow(bytes)
             | Self::MemoryHigh(bytes)
             | Self::MemoryMax(bytes) => match bytes {
-                Some(bytes) => write!(f, "{bytes}"),
+                Some(bytes) => f.write_str(&as_written(*bytes)),
                 None => f.write_str("max"),
             },
             Self::IoWeight(Some(weight)) => write!(f, "{weight}"),
@@ -356,6 +366,11 @@ mod tests {
         assert_eq!(words(Value::Sched(slice)), "other slice 500 us");
         assert_eq!(words(Value::Affinity(vec![0, 1, 2, 6])), "0-2,6");
         assert_eq!(words(Value::Ioprio(1 << 13 | 2)), "realtime 2");
+        for (bytes, written) in
+            [(3 << 30, "3GiB"), (256 << 20, "256MiB"), (1536, "1536"), (4096, "4KiB"), (0, "0")]
+        {
+            assert_eq!(words(Value::MemoryMax(Some(bytes))), written);
+        }
         assert_eq!(words(Value::Ioprio(0)), "none");
         assert_eq!(words(Value::OomScoreAdj(-500)), "-500");
         assert_eq!(words(Value::MemoryLow(None)), "max");
