@@ -14,8 +14,9 @@ const FILE_NAME: &str = "agent.lock";
 /// Whoever can open the file can lock it, and so keep every agent and every restore out.
 const MODE: u32 = 0o600;
 
-/// How long a holder that is ending may take, and from one attempt to the next.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a holder that is ending may take, and from one attempt to the next. The kernel takes the
+/// programs from it one after the other, and on a busy host waits for every CPU at each.
+const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(10);
 
 /// `PF_EXITING` among the flags of a `stat` file.
@@ -100,8 +101,13 @@ fn read_pid(file: &mut File) -> u32 {
     read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Whether the process has been killed: the kernel takes its files from it a moment later.
+/// Whether the process has been killed: the kernel takes its files from it a moment later, which on a
+/// busy host is when it gets a CPU to die on.
 fn is_ending(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    if kill_is_pending(&status) {
+        return true;
+    }
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return pid != 0 };
     // Behind the name, which may hold brackets: the state, then six numbers to the flags.
     let Some((_, rest)) = stat.rsplit_once(')') else { return false };
@@ -109,6 +115,16 @@ fn is_ending(pid: u32) -> bool {
     let state = fields.next();
     let flags: u32 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
     matches!(state, Some("Z" | "X")) || flags & EXITING != 0
+}
+
+/// Whether SIGKILL waits for the process or its main thread, by its `status` file.
+fn kill_is_pending(status: &str) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    let pending = |line: &str| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    status.lines().any(|line| pending(line) & KILL != 0)
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
@@ -131,6 +147,15 @@ mod tests {
         assert_eq!(pid, std::process::id());
         drop(first);
         RunLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_kill_that_waits_for_a_cpu_counts() {
+        let status = |own, shared| format!("Threads:\t1\nSigPnd:\t{own}\nShdPnd:\t{shared}\n");
+        assert!(kill_is_pending(&status("0000000000000100", "0000000000000000")));
+        assert!(kill_is_pending(&status("0000000000000000", "0000000000000100")));
+        assert!(!kill_is_pending(&status("0000000000004000", "0000000000000002")));
+        assert!(!kill_is_pending(""));
     }
 
     #[test]
