@@ -25,6 +25,9 @@ use seccompiler::{
 
 use crate::config::{CpuList, Placement, Sandbox};
 
+/// The machine's NUMA nodes.
+pub const NODES: &str = "/sys/devices/system/node";
+
 /// Every confined worker may read these: programs, libraries, time zones, what the kernel says of
 /// the machine.
 const SYSTEM: [&str; 10] = [

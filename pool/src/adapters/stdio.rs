@@ -16,7 +16,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 
 use super::{MAX_ANSWER, default_output, first_input, output};
-use crate::config::{Program, Stdio, StdioFraming, WorkerConfig};
+use crate::config::{Placement, Program, Stdio, StdioFraming, WorkerConfig};
+use crate::confine::{self, NODES, Needs};
 use crate::inference::{Refusal, Request};
 use crate::process::{POOL_MARK, WORKER_MARK};
 
@@ -31,6 +32,7 @@ pub struct StdioWorker {
     env: Vec<(String, String)>,
     dir: PathBuf,
     run_dir: PathBuf,
+    placement: Placement,
     output: TensorSpec,
     framing: Option<StdioFraming>,
     /// The kept process, between two jobs. One that a job left half answered is not put back.
@@ -71,6 +73,7 @@ impl StdioWorker {
             env: config.env.clone().into_iter().collect(),
             dir: config.dir.clone().unwrap_or_else(|| "/".into()),
             run_dir: run_dir.to_owned(),
+            placement: config.placement.clone(),
             output: config.outputs.first().cloned().unwrap_or_else(default_output),
             framing: stdio.kept,
             kept: Mutex::new(None),
@@ -91,10 +94,20 @@ impl StdioWorker {
         let [program, arguments @ ..] = self.words.as_slice() else {
             return Err(Refusal::Failed(format!("`{}` has no command", self.name)));
         };
+        // A name alone is a system program's, and `/` is where those are that asked for no folder.
+        let own = [PathBuf::from(program), self.dir.clone()].into_iter();
+        let own = own.filter(|path| path.is_absolute() && path != Path::new("/") && path.exists());
+        let needs = Needs { read: own.collect(), write: Vec::new() };
+        let confinement = confine::prepare(&self.placement, &needs, Path::new(NODES))
+            .map_err(|reason| Refusal::Unavailable(format!("`{}`: {reason}", self.name)))?;
         let mut command = Command::new(program);
+        if let Some((user, group)) = confinement.user {
+            command.uid(user.as_raw()).gid(group.as_raw());
+        }
         command
             .args(arguments)
             .current_dir(&self.dir)
+            .envs(&confinement.env)
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .env(WORKER_MARK, &self.name)
             .env(POOL_MARK, &self.run_dir)
@@ -104,7 +117,7 @@ impl StdioWorker {
             .process_group(0)
             .kill_on_drop(true);
         let pool = Pid::this();
-        // SAFETY: the closure runs in the child between fork and exec and makes three syscalls; it
+        // SAFETY: the closure runs in the child between fork and exec and makes a few syscalls; it
         // neither allocates nor takes a lock.
         unsafe {
             command.pre_exec(move || {
@@ -114,7 +127,8 @@ impl StdioWorker {
                     return Err(Errno::ESRCH.into());
                 }
                 prctl::set_no_new_privs()?;
-                Ok(())
+                // Last, so that nothing above needs what it takes away.
+                confinement.enter()
             });
         }
         let mut child = command.spawn().map_err(|error| self.not_started(program, &error))?;

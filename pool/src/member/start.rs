@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{Context, Member, Report, Said};
 use crate::adapters;
 use crate::config::{self, Program, Sandbox};
-use crate::confine::{self, Confinement, Needs};
+use crate::confine::{self, Confinement, NODES, Needs};
 use crate::dispatch::{Channel, ChannelError};
 use crate::notify::{self, Message};
 use crate::output::{self, LastLine};
@@ -25,9 +25,6 @@ const MODEL: ModelNumber = ModelNumber(1);
 
 /// Between two questions to a server that comes up.
 const PROBE: Duration = Duration::from_millis(100);
-
-/// The machine's NUMA nodes.
-const NODES: &str = "/sys/devices/system/node";
 
 impl Member {
     pub(super) fn spawn(&mut self, now: Duration, context: &Context<'_>) {

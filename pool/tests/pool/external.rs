@@ -48,6 +48,20 @@ fn programs_answer_job_by_job_and_line_by_line() {
 }
 
 #[test]
+fn a_program_runs_where_its_declaration_says() {
+    let text = "[worker.where]\nstdio = { mode = \"once\" }\ncpus = \"0\"\nsandbox = true\n\
+                command = [\"sh\", \"-c\", \"grep Cpus_allowed_list /proc/self/status; ls /home >&2 && echo open; true\"]\n";
+    let (pool, address) = start(text, Path::new("/no/models"));
+    pool.wait_for("where", WorkerState::Ready);
+    let answer = ask(&address, "where", b"");
+    let told = String::from_utf8(answer.string().to_vec()).unwrap();
+    assert!(told.starts_with("Cpus_allowed_list:\t0\n"), "{told}");
+    // A kernel without Landlock leaves the files open, and the pool says so.
+    let closed = !told.contains("open") || pool.log().contains("Landlock");
+    assert!(closed, "{told}\n{}", pool.log());
+}
+
+#[test]
 fn text_becomes_speech_and_a_picture_shrinks() {
     if installed("espeak-ng") {
         let text = "[worker.voice]\ncommand = [\"espeak-ng\", \"--stdin\", \"--stdout\"]\n\
