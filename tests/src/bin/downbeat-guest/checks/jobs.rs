@@ -29,7 +29,7 @@ const TYPED: &[&str] = &[];
 const RAW: &[&str] = &["--btf", "/sys/kernel/btf/vmlinux"];
 
 /// The kernel's tracepoints that the agent's programs are on.
-const PROGRAMS: usize = 18;
+const PROGRAMS: usize = 20;
 
 /// The beats that are looked for, nanoseconds, and what gives them.
 const TIMER: Beat = ("timerfd", 10_000_000);
