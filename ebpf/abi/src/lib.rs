@@ -150,7 +150,7 @@ impl Thread {
 }
 
 /// The most parts of the waits of a class; see [`wait_parts`].
-pub const MAX_WAIT_PARTS: u32 = 16;
+pub const MAX_WAIT_PARTS: u32 = 8;
 
 /// Parts of the waits of a class on a host with so many CPUs, a power of two: each CPU counts in the
 /// part of its number, modulo this. As long as each has its own, it needs no locked instruction.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
+use downbeat_abi::wait_parts;
 
 use super::tools::{Manage, Running, held};
 use super::verdict;
@@ -30,6 +31,8 @@ enum PerCpu {
     No,
     /// So many entries are of one CPU each.
     Entries,
+    /// So many entries are of one part each, of which a large machine has no more than a few.
+    Parts,
     /// It has its size from the largest process id.
     Gate,
 }
@@ -89,6 +92,10 @@ impl Map {
         match self.per_cpu {
             PerCpu::No => self.bytes,
             PerCpu::Entries => self.bytes + self.entries / cpus.max(1) * more * value,
+            PerCpu::Parts => {
+                let parts = |cpus| u64::from(wait_parts(u32::try_from(cpus).unwrap_or(u32::MAX)));
+                self.bytes + self.entries / parts(cpus) * (parts(many) - parts(cpus)) * value
+            }
             PerCpu::Gate => self.bytes.max(LARGEST_GATE),
         }
     }
@@ -119,6 +126,7 @@ fn map(id: u32) -> Result<Map> {
     let per_cpu = match name.as_str() {
         "GATE" => PerCpu::Gate,
         "CPUS" => PerCpu::Entries,
+        "WAITS" => PerCpu::Parts,
         _ => PerCpu::No,
     };
     Ok(Map {
@@ -153,6 +161,8 @@ mod tests {
         assert_eq!(at_four(PerCpu::No), 20_000);
         // 64 entries for each CPU, of 104 bytes.
         assert_eq!(at_four(PerCpu::Entries), 20_000 + 2 * 64 * 104);
+        assert_eq!(at_four(PerCpu::Parts), 20_000 + 2 * 64 * 104);
+        assert_eq!(map(PerCpu::Parts).bytes_at(8, 128), 20_000, "no more than eight");
         assert_eq!(at_four(PerCpu::Gate), 512 * 1024);
         assert_eq!(map(PerCpu::Entries).bytes_at(128, 128), 20_000);
     }
