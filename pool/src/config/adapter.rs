@@ -1,4 +1,4 @@
-//! `http`, `stdio`, `oip`, `openai`, `wyoming`: how requests reach an external worker.
+//! `http`, `stdio`, `oip`, `openai`: how requests reach an external worker.
 
 use toml::de::{DeTable, DeValue};
 
@@ -104,21 +104,11 @@ pub struct Oip {
     pub model: Option<String>,
 }
 
-/// What a worker does for Wyoming clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wyoming {
-    /// Audio to text.
-    Transcribe,
-    /// Text to audio.
-    Synthesize,
-}
-
 /// What the adapters' keys say.
 #[derive(Default)]
 pub struct Adapters {
     pub adapter: Option<Adapter>,
     pub openai: bool,
-    pub wyoming: Option<Wyoming>,
 }
 
 const KINDS: [&str; 3] = ["http", "stdio", "oip"];
@@ -138,14 +128,7 @@ pub fn read(file: &mut File<'_>, table: &DeTable<'_>, at_name: usize) -> Adapter
         let message = "`openai`: add `http = { port = 8080 }`, where the worker serves /v1/*";
         file.problem(at(table, "openai", at_name), message.into());
     }
-    let wyoming = file.get(table, "", "wyoming", |value| {
-        one_of(
-            value,
-            &[("transcribe", Wyoming::Transcribe), ("synthesize", Wyoming::Synthesize)],
-            "values",
-        )
-    });
-    Adapters { adapter, openai, wyoming }
+    Adapters { adapter, openai }
 }
 
 fn http(file: &mut File<'_>, table: &DeTable<'_>) -> Option<Http> {

@@ -15,14 +15,13 @@ use super::{Adapter, DEFAULT_IDLE, Found, Instances, Program, WorkerConfig, plac
 
 const TOP_KEYS: [&str; 2] = ["schema", "worker"];
 
-const WORKER_KEYS: [&str; 27] = [
+const WORKER_KEYS: [&str; 26] = [
     "model",
     "command",
     "http",
     "stdio",
     "oip",
     "openai",
-    "wyoming",
     "inputs",
     "outputs",
     "engine",
@@ -127,7 +126,6 @@ impl File<'_> {
             program: program?,
             adapter: adapters.adapter,
             openai: adapters.openai,
-            wyoming: adapters.wyoming,
         };
         self.fits(&config, table, at_name);
         (self.count() == before).then(|| Found {
@@ -226,15 +224,14 @@ impl File<'_> {
             );
         }
         if config.program.is_built_in() {
-            for key in ["http", "stdio", "oip", "openai", "wyoming", "inputs", "outputs"] {
-                let fits = key == "wyoming" && store;
-                if has(key) && !fits {
+            for key in ["http", "stdio", "oip", "openai", "inputs", "outputs"] {
+                if has(key) {
                     say(key, "is for a `command`; a built-in worker is reached without it");
                 }
             }
         } else {
             if config.adapter.is_none() {
-                for key in ["inputs", "outputs", "wyoming", "batch", "cheaper"] {
+                for key in ["inputs", "outputs", "batch", "cheaper"] {
                     if has(key) {
                         say(key, "the worker takes no requests: add `http`, `stdio` or `oip`");
                     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use downbeat_link::TensorSpec;
 
-pub use adapter::{Adapter, Http, HttpBody, Oip, Stdio, StdioFraming, Wyoming};
+pub use adapter::{Adapter, Http, HttpBody, Oip, Stdio, StdioFraming};
 use file::File;
 pub use placement::{CpuList, Placement, Sandbox};
 
@@ -60,8 +60,6 @@ pub struct WorkerConfig {
     pub adapter: Option<Adapter>,
     /// Whether `/v1/*` is passed on to it; only with [`Adapter::Http`].
     pub openai: bool,
-    /// What it does for Wyoming clients.
-    pub wyoming: Option<Wyoming>,
     /// Inputs of an external worker, as declared; the adapter's own where empty.
     pub inputs: Vec<TensorSpec>,
     /// Outputs of an external worker, as declared; the adapter's own where empty.
@@ -100,7 +98,6 @@ impl WorkerConfig {
             program,
             adapter: None,
             openai: false,
-            wyoming: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
             engine: Engine::default(),

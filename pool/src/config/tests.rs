@@ -123,7 +123,6 @@ fn every_adapter_is_understood() {
     );
     assert_eq!(workers["whisper"].inputs, [spec("audio", DataType::Bytes, &[1])]);
     assert_eq!(workers["whisper"].outputs, [spec("text", DataType::Bytes, &[-1])]);
-    assert_eq!(workers["whisper"].wyoming, Some(Wyoming::Transcribe));
     assert!(workers["llama"].openai);
     assert_eq!(workers["llama"].instances, Instances { min: 2, max: 2, spare: 0 });
     assert_eq!(adapter("voice"), Adapter::Stdio(Stdio { kept: None }));
