@@ -46,7 +46,11 @@ fn all(steps: &mut Steps, args: &Args) {
         let lint = ["clippy", "--all-targets", "--", "-D", "warnings"];
         steps::command("clippy", workspace::cargo().args(lint))
     });
-    steps.run("build", || steps::command("build", workspace::cargo().arg("build")));
+    // All of it, as the tests will have it: without what tests depend on, some libraries would have
+    // other features, and the engine of the models would be compiled twice.
+    steps.run("build", || {
+        steps::command("build", workspace::cargo().args(["build", "--all-targets"]))
+    });
     steps.run("tools", || {
         let needed: &[_] = if args.no_vm { &[] } else { &[QEMU, CPIO] };
         packages::need(&[needed, &[TMUX, PROMETHEUS]].concat())?;
