@@ -213,7 +213,7 @@ mod tests {
             [
                 "cpu.weight 800",
                 "cpu.max 50000/100000 us burst 10000 us",
-                "memory.low 999424",
+                "memory.low 976KiB",
                 "memory.high max",
                 "io.weight 50",
                 "io.latency 8:0 target=20000, 8:16 target=20000",
