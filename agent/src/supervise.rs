@@ -264,5 +264,6 @@ async fn ask(path: &Path) -> io::Result<PoolStatus> {
     match serde_json::from_str(&line)? {
         PoolResponse::Status(status) => Ok(status),
         PoolResponse::Error { message } => Err(io::Error::other(message)),
+        other => Err(io::Error::other(format!("asked for its status, it says {other:?}"))),
     }
 }

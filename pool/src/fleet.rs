@@ -11,7 +11,7 @@ use downbeat_queue::{Cause, Load as QueueLoad};
 use nix::unistd::Pid;
 
 use crate::adapters;
-use crate::config::{Adapter, Instances, Program, WorkerConfig};
+use crate::config::{Adapter, Instances, Media, Program, WorkerConfig};
 use crate::dispatch::Declaration;
 use crate::inference::Metadata;
 use crate::member::{Context, Member, Said};
@@ -374,14 +374,17 @@ impl Fleet {
             let ready = |member: &&Member| member.state() == WorkerState::Ready;
             let id = self.members.values().find(ready).map(Member::id);
             let socket = paths.socket(id.unwrap_or(&self.config.name)).ok()?;
-            let route = Route::Stream { socket, deadline: self.config.deadline };
-            return Some(Model { standing, metadata: None, route });
+            let route = Route::Stream { socket };
+            let deadline = self.config.deadline;
+            return Some(Model { standing, metadata: None, route, deadline });
         }
         if !self.config.takes_requests() {
             return None;
         }
         let route = Route::Queue { stored: self.stored().map(str::to_owned) };
-        Some(Model { standing, metadata: self.metadata().map(Arc::new), route })
+        let deadline =
+            self.config.deadline.filter(|_| self.config.media != Some(Media::Background));
+        Some(Model { standing, metadata: self.metadata().map(Arc::new), route, deadline })
     }
 
     fn metadata(&self) -> Option<Metadata> {
@@ -394,6 +397,8 @@ impl Fleet {
                 platform: format!("{}_{}", self.config.engine.name(), description.platform.name()),
                 inputs: description.inputs.clone(),
                 outputs: description.outputs.clone(),
+                // Below that, the first dimension need not be that of rows.
+                max_rows: Some(description.max_batch).filter(|rows| *rows > 1),
             });
         }
         let or = |declared: &Vec<_>, default: fn() -> _| {
@@ -410,7 +415,8 @@ impl Fleet {
             ),
         };
         let versions = vec!["1".into()];
-        Some(Metadata { name, versions, platform: platform.into(), inputs, outputs })
+        let platform = platform.into();
+        Some(Metadata { name, versions, platform, inputs, outputs, max_rows: None })
     }
 }
 

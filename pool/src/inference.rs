@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use downbeat_link::{Tensor, TensorSpec};
+use downbeat_queue::Cause;
 
 /// A request, checked as far as that is possible without the model.
 #[derive(Clone, Debug)]
@@ -37,6 +38,9 @@ pub struct Terms {
     pub sequence: Option<Sequence>,
     /// W3C trace context, as it came.
     pub traceparent: Option<String>,
+    /// The id of the request on whose behalf it is made: it has that one's deadline or an earlier
+    /// one, and is refused when that one is over.
+    pub parent: Option<String>,
 }
 
 impl Terms {
@@ -50,6 +54,7 @@ impl Terms {
             client: client.into(),
             sequence: None,
             traceparent: None,
+            parent: None,
         }
     }
 }
@@ -85,6 +90,8 @@ pub struct Spent {
     pub computed: Duration,
     /// Requests that were computed together, this one included.
     pub batch: usize,
+    /// How long the sound lasts that was computed; absent where that is not known.
+    pub sound: Option<Duration>,
 }
 
 /// What a model takes and gives.
@@ -100,6 +107,8 @@ pub struct Metadata {
     pub inputs: Vec<TensorSpec>,
     /// In the model's order.
     pub outputs: Vec<TensorSpec>,
+    /// Most rows of one request, where the model has such a bound.
+    pub max_rows: Option<u32>,
 }
 
 impl Metadata {
@@ -124,6 +133,14 @@ impl Metadata {
                 return Err(Refusal::Invalid(format!("input `{name}` comes twice")));
             }
             fits(spec, input).map_err(Refusal::Invalid)?;
+            if let (Some(max), Some(&rows)) = (self.max_rows, input.shape.first())
+                && rows > u64::from(max)
+            {
+                return Err(Refusal::Invalid(format!(
+                    "input `{name}` has {rows} rows; model `{model}` takes {max} at most in one \
+                     request (`max_batch` of its model.toml): send the others in another request"
+                )));
+            }
             input.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         }
         let lacks = |spec: &&TensorSpec| request.inputs.iter().all(|it| it.name != spec.name);
@@ -180,6 +197,8 @@ pub enum Refusal {
     /// begun.
     #[error("{reason}")]
     Full {
+        /// Why, in one word: late, full, the client's share, or shed.
+        cause: Cause,
         /// Why, in one line.
         reason: String,
         /// When a like request may be taken.
@@ -199,6 +218,26 @@ pub enum Refusal {
     Failed(String),
 }
 
+impl Refusal {
+    /// One word, for labels; every word is listed in the documentation of the metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::Invalid(_) => "invalid",
+            Self::TooLarge(_) => "too_large",
+            Self::Full { cause: Cause::Late, .. } => "late",
+            Self::Full { cause: Cause::ClientShare, .. } => "client_share",
+            Self::Full { cause: Cause::Shed, .. } => "shed",
+            Self::Full { .. } => "full",
+            Self::Unavailable(_) => "unavailable",
+            Self::Expired(_) => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +255,7 @@ mod tests {
             platform: "p".into(),
             inputs: vec![spec("a", &[-1, 2]), spec("b", &[1])],
             outputs: vec![spec("y", &[1])],
+            max_rows: Some(8),
         }
     }
 
@@ -258,6 +298,7 @@ mod tests {
             (vec![a(), integers], "datatype INT32; send FP32"),
             (vec![input("a", &[1, 3])], "shape [1, 3]; send [-1, 2]"),
             (vec![input("a", &[2])], "shape [2]; send [-1, 2]"),
+            (vec![input("a", &[9, 2])], "9 rows; model `m` takes 8 at most"),
             (vec![short], "has 4 bytes; FP32 with shape [1, 2] has 8"),
         ];
         for (inputs, wanted) in cases {

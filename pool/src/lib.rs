@@ -1,8 +1,9 @@
 //! `downbeat-pool`: the worker pool's unprivileged data plane.
 //!
 //! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
-//! [`process`]), answers the agent on the control socket ([`control`]) and clients over the Open
-//! Inference Protocol ([`oip`]). Models lie in a folder that it follows ([`store`]).
+//! [`process`]), answers the agent and people on the control socket ([`control`]) and clients over the
+//! Open Inference Protocol ([`oip`]). Models lie in a folder that it follows ([`store`]); what becomes
+//! of requests is shown by [`metrics`].
 
 pub mod adapters;
 pub mod attachment;
@@ -13,7 +14,9 @@ pub mod control;
 pub mod dispatch;
 pub mod fleet;
 pub mod inference;
+pub mod logs;
 pub mod member;
+pub mod metrics;
 pub mod notify;
 pub mod oip;
 pub mod output;

@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
+use downbeat_pool::logs::Logs;
 use downbeat_pool::{oip, paths, process, run};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// downbeat's worker pool: runs the workers of pool.d and serves them on loopback.
 ///
@@ -35,6 +38,12 @@ struct Arguments {
     /// Folder of the models that `model = "NAME"` names, one folder each.
     #[arg(long, value_name = "DIR", default_value = run::DEFAULT_MODELS)]
     models: PathBuf,
+    /// Group whose members may look at the control socket (`downbeat pool ls`).
+    #[arg(long, value_name = "GROUP", default_value = "downbeat")]
+    read_group: String,
+    /// Group whose members may also change something there (`downbeat pool load`).
+    #[arg(long, value_name = "GROUP", default_value = "downbeat-admin")]
+    change_group: String,
 }
 
 /// `ADDR` or `off`.
@@ -65,17 +74,23 @@ fn main() -> ExitCode {
 async fn supervise() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let written = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // What is kept for `downbeat pool logs` does not depend on what is written.
+    let logs = Logs::default();
+    tracing_subscriber::registry()
+        .with(written.with_filter(filter))
+        .with(logs.clone().with_filter(LevelFilter::INFO))
         .init();
     let settings = run::Settings {
         pool_dir: arguments.pool_dir,
         run_dir: arguments.run_dir,
         worker_bin: arguments.worker_bin,
         models: arguments.models,
+        read_group: arguments.read_group,
+        change_group: arguments.change_group,
     };
     let serve = async |backend, paths: &paths::Paths| {
         let socket = |name| paths.server(name).ok();
@@ -87,7 +102,7 @@ async fn supervise() -> ExitCode {
         };
         oip::serve(backend, places).await
     };
-    match run::run(settings, serve).await {
+    match run::run(settings, logs, serve).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             error!("{reason:#}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use downbeat_api::peer::Rights;
 use downbeat_api::pool::PoolStatus;
 use downbeat_queue::Limits;
 use nix::unistd::Pid;
@@ -17,11 +18,12 @@ use crate::config::{self, Problem, Program, WorkerConfig};
 use crate::confine;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{DRAIN, Fleet};
+use crate::logs::Logs;
 use crate::member::{Context as Surroundings, Report};
-use crate::oip::Backend;
+use crate::oip::{Backend, Models};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError, Target, Wish};
-use crate::view::{Snapshot, View};
+use crate::view::View;
 use crate::{control, process};
 
 /// Where the model store lies unless it is named.
@@ -44,6 +46,10 @@ pub struct Settings {
     pub worker_bin: Option<PathBuf>,
     /// The model store.
     pub models: PathBuf,
+    /// Group whose members may look at the control socket.
+    pub read_group: String,
+    /// Group whose members may also load, unload and drain there.
+    pub change_group: String,
 }
 
 /// The addresses that the servers got, and why one got none.
@@ -73,12 +79,14 @@ struct Pool {
     on_demand: BTreeSet<String>,
 }
 
-/// Runs the pool until SIGTERM or SIGINT. `serve` starts the servers.
+/// Runs the pool until SIGTERM or SIGINT. `serve` starts the servers; `logs` has what the pool's log
+/// says of its workers.
 ///
 /// # Errors
 /// When the run directory cannot be used.
 pub async fn run(
     settings: Settings,
+    logs: Logs,
     serve: impl AsyncFnOnce(Backend, &Paths) -> Servers,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -88,7 +96,9 @@ pub async fn run(
     let mut child = signal(SignalKind::child()).context("SIGCHLD")?;
     process::become_subreaper()?;
     let paths = Paths::create(&settings.run_dir)?;
+    let rights = Rights::of_groups(&settings.read_group, &settings.change_group);
     let listener = paths.listen()?;
+    control::give(&paths, &rights);
     let left_over = process::kill_marked(&paths.run_dir, None);
     if left_over > 0 {
         warn!("killed {left_over} processes that a killed pool had left");
@@ -97,7 +107,6 @@ pub async fn run(
         warn!("{missing}");
     }
     let view = View::default();
-    tokio::spawn(control::serve(listener, view.clone()));
     let (reports, mut inbox) = mpsc::channel(256);
     let dispatcher = Dispatcher::new(Limits::default());
     let store = Store::new(&settings.models);
@@ -106,8 +115,8 @@ pub async fn run(
     let first = store.clone();
     tokio::task::spawn_blocking(move || first.look()).await.context("the model folder")?;
     tokio::spawn(store.clone().watch());
-    let backend =
-        Backend { view: view.clone(), dispatcher: dispatcher.clone(), store: store.clone() };
+    let backend = Backend::new(view.clone(), dispatcher.clone(), store.clone());
+    tokio::spawn(control::serve(listener, Models::new(backend.clone()), logs, rights));
     let servers = serve(backend, &paths).await;
     let mut pool = Pool {
         settings,
@@ -198,6 +207,8 @@ impl Pool {
             rest: self.servers.rest.clone(),
             grpc: self.servers.grpc.clone(),
             workers: self.fleets.values().flat_map(Fleet::status).collect(),
+            // They are counted where requests come in.
+            models: Vec::new(),
         };
         let models = self
             .fleets
@@ -209,7 +220,7 @@ impl Pool {
             .iter()
             .filter_map(|(name, fleet)| Some((name.clone(), fleet.openai()?)))
             .collect();
-        *self.view.lock() = Snapshot { status, models, openai };
+        self.view.publish(status, models, openai);
     }
 
     fn report(&mut self, report: Report) {

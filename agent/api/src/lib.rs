@@ -12,9 +12,12 @@ mod client;
 mod discovery;
 mod host;
 mod jobs;
+#[cfg(feature = "peer")]
+pub mod peer;
 mod plan;
 mod policy;
 pub mod pool;
+mod pool_client;
 mod pressure;
 mod snapshot;
 mod wire;

@@ -1,9 +1,12 @@
 //! What the pool says of itself on `RUN_DIR/pool/control.sock`.
 //!
 //! The protocol is the agent's: one line of JSON in ([`PoolRequest`]), one line out
-//! ([`PoolResponse`]).
+//! ([`PoolResponse`]); [`PoolRequest::Logs`] that follows is answered by a line whenever there is
+//! something new, until the client closes.
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::pool_client::{PoolClient, PoolError};
 
 /// The pool's folder inside the agent's run directory.
 pub const POOL_DIR: &str = "pool";
@@ -11,12 +14,54 @@ pub const POOL_DIR: &str = "pool";
 /// The pool's control socket inside [`POOL_DIR`].
 pub const CONTROL_SOCKET: &str = "control.sock";
 
+/// The pool's REST server as a socket inside [`POOL_DIR`].
+pub const REST_SOCKET: &str = "rest.sock";
+
 /// A question to the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum PoolRequest {
     /// How are you?
     Status,
+    /// Loads a model of the store, or loads it again, and waits until it takes requests; lets
+    /// requests to a drained one in again.
+    Load {
+        /// The model.
+        name: String,
+    },
+    /// Unloads a model of the store.
+    Unload {
+        /// The model.
+        name: String,
+    },
+    /// Lets no new request in, and waits for those that are there.
+    Drain {
+        /// The model.
+        name: String,
+    },
+    /// What the pool's log has of a worker.
+    Logs {
+        /// The worker, as pool.d calls it.
+        name: String,
+        /// Whether to go on with what comes.
+        follow: bool,
+    },
+    /// Names of the last dimension of a model's first output.
+    Labels {
+        /// The model.
+        name: String,
+    },
+}
+
+impl PoolRequest {
+    /// Whether it changes what the pool does: that is a right of its own.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Load { .. } | Self::Unload { .. } | Self::Drain { .. } => true,
+            Self::Status | Self::Logs { .. } | Self::Labels { .. } => false,
+        }
+    }
 }
 
 /// The pool's answer.
@@ -25,6 +70,21 @@ pub enum PoolRequest {
 pub enum PoolResponse {
     /// To [`PoolRequest::Status`].
     Status(PoolStatus),
+    /// It is done.
+    Done {
+        /// What was done, for a person.
+        message: String,
+    },
+    /// To [`PoolRequest::Logs`], oldest first.
+    Logs {
+        /// Lines.
+        lines: Vec<LogLine>,
+    },
+    /// To [`PoolRequest::Labels`]; none where the model has none.
+    Labels {
+        /// By place.
+        labels: Vec<String>,
+    },
     /// The request was not understood or failed.
     Error {
         /// What went wrong, with the remedy.
@@ -45,6 +105,91 @@ pub struct PoolStatus {
     pub grpc: Option<String>,
     /// Every declared worker, in order of its name.
     pub workers: Vec<Worker>,
+    /// Every model, in order of its name: a declared worker that takes requests, or one that a
+    /// client loaded.
+    #[serde(default)]
+    pub models: Vec<Model>,
+}
+
+/// One model, and what became of its requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes requests.
+    pub state: ModelState,
+    /// Why it does not.
+    pub note: Option<String>,
+    /// The version that is served, where one is known.
+    pub version: Option<String>,
+    /// Instances that are ready.
+    pub ready: u32,
+    /// Instances in all.
+    pub instances: u32,
+    /// Their restarts since the pool started.
+    pub restarts: u64,
+    /// Requests that wait.
+    pub queued: u64,
+    /// Computations that run; several requests may be in one.
+    pub running: u64,
+    /// Requests since the pool started.
+    pub requests: u64,
+    /// Of these, those that were not answered.
+    pub not_answered: u64,
+    /// Requests a second over the last ten seconds.
+    pub rate: f64,
+    /// Median time from arrival to answer over the last minute, nanoseconds.
+    pub p50_ns: Option<u64>,
+    /// 99th percentile of the same.
+    pub p99_ns: Option<u64>,
+    /// Requests that were computed together on average over the last minute.
+    pub batch: Option<f64>,
+    /// Requests with a deadline over the last minute.
+    pub with_deadline: u64,
+    /// Of these, those that were answered in time.
+    pub in_time: u64,
+    /// Computation by what was computed, for sound over all time: below 1 it keeps up.
+    pub real_time_factor: Option<f64>,
+}
+
+impl Model {
+    /// The share of requests with a deadline that were answered in time; absent where none had one.
+    #[must_use]
+    pub fn attainment(&self) -> Option<f64> {
+        (self.with_deadline > 0).then(|| self.in_time as f64 / self.with_deadline as f64)
+    }
+}
+
+/// Whether a model takes requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// It does.
+    Ready,
+    /// Not yet: requests that have the time wait for it.
+    Loading,
+    /// It does not.
+    #[default]
+    Unavailable,
+    /// A person keeps new requests out.
+    Drained,
+}
+
+/// A line of the pool's log about a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Seconds since 1970.
+    pub unix_time: f64,
+    /// The instance: the worker's name, and from the second on `#` and a number.
+    pub instance: String,
+    /// What it wrote, or what the pool says of it.
+    pub text: String,
+}
+
+/// The declared worker of an instance.
+#[must_use]
+pub fn declared_name(instance: &str) -> &str {
+    instance.split_once('#').map_or(instance, |(name, _)| name)
 }
 
 /// One declared worker.

@@ -1,8 +1,7 @@
 //! Telling: socket and metrics.
 
 pub mod metrics;
-mod peer;
 mod places;
 pub mod socket;
 
-pub use peer::Rights;
+pub use downbeat_api::peer::Rights;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use downbeat_api::peer::{Peer, Right, Rights};
 use downbeat_api::{HostFacts, LONGEST_REQUEST, Request, Response, Snapshot};
 use nix::unistd::Gid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -13,7 +14,6 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::peer::{Peer, Right, Rights};
 use super::places::{Place, Places};
 use crate::act::Kernel;
 use crate::plan::{Wishes, whole};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Method, Request as HttpRequest, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, Request as HttpRequest, StatusCode, Uri, header};
 use bytes::Bytes;
 use downbeat_link::{Tensor, TensorSpec};
 use hyper_util::rt::TokioIo;
@@ -42,10 +42,17 @@ impl HttpWorker {
             HttpBody::Form(field) => form(field, media_type, &first, request),
         };
         let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.name));
-        let (status, _, answer) =
-            post(&self.base, path, &[(header::CONTENT_TYPE.as_str(), &content_type)], body)
-                .await
-                .map_err(|error| error.refusal(&self.name))?;
+        let mut headers = vec![(header::CONTENT_TYPE.as_str(), content_type.as_str())];
+        // What it asks other models on behalf of this request has this one's deadline.
+        if HeaderValue::from_str(&request.id).is_ok() {
+            headers.push(("x-downbeat-parent", &request.id));
+        }
+        if let Some(trace) = &request.terms.traceparent {
+            headers.push(("traceparent", trace));
+        }
+        let (status, _, answer) = post(&self.base, path, &headers, body)
+            .await
+            .map_err(|error| error.refusal(&self.name))?;
         if !status.is_success() {
             return Err(failed(format!("{path} answers {status}{}", excerpt(&answer))));
         }

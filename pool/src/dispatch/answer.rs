@@ -1,4 +1,4 @@
-//! Answers, and how their time is accounted.
+//! Answers: the queue's and the workers'.
 
 use std::time::{Duration, Instant};
 
@@ -11,22 +11,6 @@ use crate::inference::{Refusal, Response, Spent};
 
 /// For refusals that do not say when to come again.
 const LATER: Duration = Duration::from_secs(1);
-
-/// Where a worker's time went.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Computed {
-    /// Until the computation began.
-    pub input: Duration,
-    /// The computation.
-    pub infer: Duration,
-}
-
-impl Computed {
-    /// Of an adapter, which knows the whole only.
-    pub fn adapter(started: Instant) -> Self {
-        Self { input: Duration::ZERO, infer: started.elapsed() }
-    }
-}
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the channel.
 pub(crate) fn monotonic_ns() -> u64 {
@@ -41,7 +25,7 @@ pub(crate) fn refusal(refusal: downbeat_queue::Refusal) -> Refusal {
         Cause::UnknownModel => Refusal::NotFound(reason),
         Cause::Unavailable => Refusal::Unavailable(reason),
         Cause::Late | Cause::Full | Cause::ClientShare | Cause::Shed => {
-            Refusal::Full { reason, retry_after: retry_after.unwrap_or(LATER) }
+            Refusal::Full { cause, reason, retry_after: retry_after.unwrap_or(LATER) }
         }
         Cause::Expired => Refusal::Expired(reason),
         Cause::Sequence => Refusal::Invalid(reason),
@@ -55,11 +39,6 @@ impl State {
         let Some(pending) = self.pending.remove(&ticket) else {
             return;
         };
-        if let (Err(refusal), Some(model)) =
-            (&outcome, self.models.get_mut(&pending.work.request.model))
-        {
-            model.statistics.refused(refusal, pending.arrival.elapsed());
-        }
         // A caller that is gone has no use for it.
         let _ = pending.answer.send(outcome);
     }
@@ -72,7 +51,7 @@ impl State {
         version: String,
         batch: usize,
         started: Instant,
-        computed: Computed,
+        computed: Duration,
     ) {
         let outputs = match outcome {
             Ok(outputs) => outputs,
@@ -82,10 +61,7 @@ impl State {
             return;
         };
         let queued = started.saturating_duration_since(pending.arrival);
-        let spent = Spent { queued, computed: computed.infer, batch };
-        if let Some(model) = self.models.get_mut(&pending.work.request.model) {
-            model.statistics.succeeded(pending.arrival.elapsed(), queued, computed);
-        }
+        let spent = Spent { queued, computed, batch, sound: None };
         let _ = pending.answer.send(Ok(Response { version, outputs, spent }));
     }
 }

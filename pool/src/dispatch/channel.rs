@@ -12,7 +12,7 @@ use downbeat_queue::{Step, Ticket};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::answer::{Computed, monotonic_ns};
+use super::answer::monotonic_ns;
 use super::{Dispatcher, Handle, Inner, Work};
 use crate::inference::Refusal;
 
@@ -176,11 +176,9 @@ fn take(dispatcher: &Dispatcher, handle: Handle, message: ToPool) {
     };
     match message {
         ToPool::Done(done) => {
-            let infer = Duration::from_nanos(done.wall_ns);
-            // What lies before the computation is known only here, as what is left of the whole.
+            // It cannot have computed for longer than since it began, whatever it says.
             let since = monotonic_ns().saturating_sub(done.started_ns);
-            let computed =
-                Computed { input: Duration::ZERO, infer: infer.min(Duration::from_nanos(since)) };
+            let computed = Duration::from_nanos(done.wall_ns.min(since));
             for answer in done.answers {
                 complete(answer.id, Ok(answer.outputs), computed);
             }
@@ -193,7 +191,7 @@ fn take(dispatcher: &Dispatcher, handle: Handle, message: ToPool) {
                 FailureKind::NotLoaded => Refusal::Unavailable(reason),
                 FailureKind::Engine => Refusal::Failed(reason),
             };
-            complete(id, Err(refusal), Computed::default());
+            complete(id, Err(refusal), Duration::ZERO);
         }
         ToPool::Hello(_) | ToPool::Loaded(_) | ToPool::LoadFailed { .. } | ToPool::Unloaded(_) => {}
     }

@@ -7,7 +7,7 @@
 //!   ([`Dispatcher::detach`]). A worker whose channel ends is detached by itself.
 //! - The servers call [`Dispatcher::infer`]. To drop its future is to cancel the request, up to and
 //!   including work that runs where the worker can stop it.
-//! - [`Dispatcher::loads`] is for scaling, [`Dispatcher::statistics`] for Triton's statistics call.
+//! - [`Dispatcher::loads`] is for scaling and for what the pool shows of itself.
 //!
 //! Every request gets one answer. One whose worker died before it answered runs once more on
 //! another, if its deadline allows; else it is told [`Refusal::Failed`].
@@ -15,28 +15,24 @@
 mod answer;
 mod channel;
 mod declaration;
-mod statistics;
+mod request;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use downbeat_link::{Package, Tensor};
-use downbeat_queue::{
-    Cancelled, Event, Job, JobId, Limits, Load, ModelId, Offer, Queue, Step, Ticket, WorkerId,
-    WorkerSpec,
-};
+use downbeat_link::Package;
+use downbeat_queue::{JobId, Limits, Load, ModelId, Queue, Ticket, WorkerId, WorkerSpec};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 pub use channel::{Channel, ChannelError};
 pub use declaration::{Attach, Declaration, Transport};
-pub use statistics::{Counter, ModelStatistics};
 
 use crate::adapters::Adapter;
 use crate::inference::{Refusal, Request, Response};
 use channel::Sender;
-use declaration::{batch_key, rows};
 
 /// A wake-up that is later than the timer's own grain was late for want of a processor.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
@@ -61,11 +57,12 @@ struct Inner {
 struct State {
     queue: Queue,
     models: BTreeMap<String, Model>,
-    names: HashMap<ModelId, String>,
     workers: HashMap<WorkerId, Worker>,
     pending: HashMap<Ticket, Pending>,
     jobs: HashMap<JobId, Running>,
     next_worker: u64,
+    /// Requests that came without an id.
+    unnamed: u64,
     due: Option<Duration>,
 }
 
@@ -75,7 +72,6 @@ struct Model {
     version: Option<String>,
     /// Requests may be computed together.
     batching: bool,
-    statistics: ModelStatistics,
 }
 
 struct Worker {
@@ -94,7 +90,6 @@ struct Pending {
     answer: oneshot::Sender<Result<Response, Refusal>>,
     work: Arc<Work>,
     arrival: Instant,
-    started: Option<Instant>,
     deadline: Option<Instant>,
 }
 
@@ -105,7 +100,6 @@ pub(crate) struct Work {
 }
 
 struct Running {
-    model: ModelId,
     worker: WorkerId,
     started: Instant,
     size: usize,
@@ -121,21 +115,6 @@ impl std::fmt::Debug for Dispatcher {
     }
 }
 
-/// Cancels a request whose caller goes away.
-struct Guard<'a> {
-    dispatcher: &'a Dispatcher,
-    ticket: Ticket,
-    armed: bool,
-}
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.dispatcher.cancel(self.ticket);
-        }
-    }
-}
-
 impl Dispatcher {
     /// Without models and workers. Within a runtime: it starts a task that watches over time.
     #[must_use]
@@ -145,11 +124,11 @@ impl Dispatcher {
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 models: BTreeMap::new(),
-                names: HashMap::new(),
                 workers: HashMap::new(),
                 pending: HashMap::new(),
                 jobs: HashMap::new(),
                 next_worker: 0,
+                unnamed: 0,
                 due: None,
             }),
             changed: Notify::new(),
@@ -203,14 +182,8 @@ impl Dispatcher {
             model.declaration = declaration;
         } else {
             let id = state.queue.add_model(spec);
-            state.names.insert(id, declaration.name.clone());
-            let model = Model {
-                id,
-                version: None,
-                batching: false,
-                statistics: ModelStatistics::default(),
-                declaration: declaration.clone(),
-            };
+            let model =
+                Model { id, version: None, batching: false, declaration: declaration.clone() };
             state.models.insert(declaration.name, model);
         }
         // Another model may have named this one as its cheaper.
@@ -227,7 +200,6 @@ impl Dispatcher {
         let mut state = self.lock();
         if let Some(model) = state.models.remove(name) {
             state.queue.remove_model(model.id);
-            state.names.remove(&model.id);
         }
         self.pump(&mut state);
     }
@@ -311,102 +283,11 @@ impl Dispatcher {
         self.pump(state);
     }
 
-    /// Answers a request. To drop the future is to cancel it.
-    ///
-    /// # Errors
-    /// Every [`Refusal`].
-    pub async fn infer(&self, request: Request) -> Result<Response, Refusal> {
-        let name = request.model.clone();
-        let (channel, batching) = {
-            let state = self.lock();
-            let model = state.models.get(&name).ok_or_else(|| unknown(&name))?;
-            if let (Some(asked), Some(is)) = (&request.version, &model.version)
-                && asked != is
-            {
-                return Err(Refusal::NotFound(format!(
-                    "model `{name}` has no version `{asked}` that is loaded; it has `{is}`"
-                )));
-            }
-            (model.declaration.channel, model.batching)
-        };
-        // Before the lock: a large tensor is copied here, once.
-        let package = channel.then(|| Package::new(request.inputs.clone())).transpose();
-        let package = package.map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let (answer, mut answered) = oneshot::channel();
-        let ticket = self.submit(Work { request, package }, batching, answer)?;
-        let mut guard = Guard { dispatcher: self, ticket, armed: true };
-        let outcome = (&mut answered).await;
-        guard.armed = false;
-        outcome.unwrap_or_else(|_| Err(Refusal::Failed("the request was lost; try again".into())))
-    }
-
-    fn submit(
-        &self,
-        work: Work,
-        batching: bool,
-        answer: oneshot::Sender<Result<Response, Refusal>>,
-    ) -> Result<Ticket, Refusal> {
-        let terms = &work.request.terms;
-        let since = |at: Instant| at.saturating_duration_since(self.0.start);
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(model) = state.models.get_mut(&work.request.model) else {
-            return Err(unknown(&work.request.model));
-        };
-        let own = model.declaration.deadline.filter(|_| !model.declaration.is_background());
-        let deadline = terms.deadline.or_else(|| Some(terms.arrival + own?));
-        let offer = Offer {
-            model: model.id,
-            client: terms.client.as_str().into(),
-            deadline: deadline.map(since),
-            priority: terms.priority,
-            units: if batching { rows(&work.request.inputs) } else { 1 },
-            bytes: work.request.inputs.iter().map(|tensor| tensor.data.len() as u64).sum(),
-            batch_key: batching.then(|| batch_key(&work.request)),
-            sequence: terms.sequence.as_ref().map(|sequence| Step {
-                id: sequence.id.as_str().into(),
-                start: sequence.start,
-                end: sequence.end,
-            }),
-            parent: None,
-        };
-        let arrival = terms.arrival;
-        let admitted = match state.queue.offer(self.now(), offer) {
-            Ok(admitted) => admitted,
-            Err(refusal) => {
-                let refusal = answer::refusal(refusal);
-                model.statistics.refused(&refusal, arrival.elapsed());
-                self.pump(state);
-                return Err(refusal);
-            }
-        };
-        let pending = Pending { answer, work: Arc::new(work), arrival, started: None, deadline };
-        state.pending.insert(admitted.ticket, pending);
-        self.pump(state);
-        Ok(admitted.ticket)
-    }
-
-    /// The caller of a request went away.
-    fn cancel(&self, ticket: Ticket) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let pending = state.pending.remove(&ticket);
-        if let Cancelled::Running { worker, job, alone } = state.queue.cancel(self.now(), ticket) {
-            if let Some(Worker { link: Link::Channel(sender), .. }) = state.workers.get(&worker) {
-                sender.cancel(ticket);
-            } else if alone && let Some(running) = state.jobs.remove(&job) {
-                if let Some(task) = running.task {
-                    task.abort();
-                }
-                state.queue.finished(self.now(), job, None);
-            }
-        }
-        if let Some(pending) = pending
-            && let Some(model) = state.models.get_mut(&pending.work.request.model)
-        {
-            model.statistics.refused(&Refusal::Cancelled, pending.arrival.elapsed());
-        }
-        self.pump(state);
+    /// What one model has to do; nothing for one that is not declared.
+    #[must_use]
+    pub fn load(&self, model: &str) -> Option<Load> {
+        let (state, now) = (self.lock(), self.now());
+        state.queue.load(now, state.models.get(model)?.id)
     }
 
     /// What each model has to do.
@@ -415,125 +296,6 @@ impl Dispatcher {
         let (state, now) = (self.lock(), self.now());
         let load = |model: &Model| state.queue.load(now, model.id).unwrap_or_default();
         state.models.iter().map(|(name, model)| (name.clone(), load(model))).collect()
-    }
-
-    /// What became of a model's requests; nothing for one that is not declared.
-    #[must_use]
-    pub fn statistics(&self, model: &str) -> Option<ModelStatistics> {
-        Some(self.lock().models.get(model)?.statistics.clone())
-    }
-
-    /// Does what the queue wants done.
-    fn pump(&self, state: &mut State) {
-        while let Some(event) = state.queue.poll(self.now()) {
-            match event {
-                Event::Start(job) => self.start(state, &job),
-                Event::Dropped { ticket, refusal } => {
-                    state.answer(ticket, Err(answer::refusal(refusal)));
-                }
-                // Workers of the channel forget old sequences by themselves.
-                Event::SequenceClosed { .. } => {}
-            }
-        }
-        let due = state.queue.next_due(self.now());
-        let earlier = due.is_some_and(|due| state.due.is_none_or(|before| due < before));
-        state.due = due;
-        if earlier {
-            self.0.changed.notify_one();
-        }
-    }
-
-    fn start(&self, state: &mut State, job: &Job) {
-        let started = Instant::now();
-        let mut works = Vec::with_capacity(job.tickets.len());
-        for ticket in &job.tickets {
-            if let Some(pending) = state.pending.get_mut(ticket) {
-                pending.started = Some(started);
-                works.push((*ticket, Arc::clone(&pending.work), pending.deadline));
-            }
-        }
-        let mut running = Running {
-            model: job.model,
-            worker: job.worker,
-            started,
-            size: works.len(),
-            left: works.iter().map(|(ticket, ..)| *ticket).collect(),
-            failed: false,
-            task: None,
-        };
-        let Some(worker) = state.workers.get(&job.worker) else {
-            return;
-        };
-        match &worker.link {
-            Link::Channel(sender) => sender.start(works, job.sequence.as_ref()),
-            Link::Adapter(adapter) => {
-                let (adapter, dispatcher) = (Arc::clone(adapter), Arc::downgrade(&self.0));
-                let id = job.id;
-                let task = tokio::spawn(async move {
-                    for (ticket, work, _) in works {
-                        let outcome = adapter.infer(&work.request).await;
-                        let Some(inner) = dispatcher.upgrade() else {
-                            return;
-                        };
-                        let spent = answer::Computed::adapter(started);
-                        Dispatcher(inner).completed(id, ticket, outcome, spent);
-                    }
-                });
-                running.task = Some(task.abort_handle());
-            }
-        }
-        state.jobs.insert(job.id, running);
-    }
-
-    /// A request of a job is answered by its worker.
-    fn completed(
-        &self,
-        job: JobId,
-        ticket: Ticket,
-        outcome: Result<Vec<Tensor>, Refusal>,
-        computed: answer::Computed,
-    ) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(running) = state.jobs.get_mut(&job) else {
-            return;
-        };
-        if !running.left.remove(&ticket) {
-            return;
-        }
-        running.failed |= outcome.is_err();
-        let (size, over) = (running.size, running.left.is_empty());
-        let (id, worker, started, failed) =
-            (running.model, running.worker, running.started, running.failed);
-        let version = state.workers.get_mut(&worker).map(|worker| {
-            worker.answered += 1;
-            worker.version.clone()
-        });
-        let version = version.unwrap_or_default();
-        state.respond(ticket, outcome, version, size, started, computed);
-        let now = self.now();
-        if over {
-            state.jobs.remove(&job);
-            let took = (!failed).then(|| started.elapsed());
-            state.queue.finished(now, job, took);
-            if let Some(name) = state.names.get(&id)
-                && let Some(model) = state.models.get_mut(name)
-            {
-                model.statistics.executed(size, started.elapsed());
-            }
-        } else {
-            // It is answered: should the worker die, the others run again and it does not.
-            state.queue.cancel(now, ticket);
-        }
-        self.pump(state);
-    }
-
-    /// Finds the job of a request that a channel's worker names.
-    fn job_of(&self, worker: WorkerId, ticket: Ticket) -> Option<JobId> {
-        let state = self.lock();
-        let found =
-            state.jobs.iter().find(|(_, it)| it.worker == worker && it.left.contains(&ticket));
-        found.map(|(id, _)| *id)
     }
 }
 

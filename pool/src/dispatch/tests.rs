@@ -7,12 +7,16 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use downbeat_link::{
-    Answer, DataType, Done, Hello, Load, Loaded, ModelNumber, Package, ToPool, ToWorker, VERSION,
-    pair, worker_end,
+    Answer, DataType, Done, Hello, Load, Loaded, ModelNumber, Package, Tensor, ToPool, ToWorker,
+    VERSION, pair, worker_end,
 };
 
 use super::*;
-use crate::inference::Terms;
+use crate::inference::{Request, Terms};
+use crate::oip::statistics::{Over, Statistics};
+use crate::oip::{Backend, Models};
+use crate::store::Store;
+use crate::view::{Model as Shown, Route, Standing, View};
 
 /// What an echoing worker does when it has read a request.
 #[derive(Clone, Copy, PartialEq)]
@@ -127,17 +131,20 @@ async fn each_gets_its_own_answer_and_is_counted() {
         let size = if n % 2 == 0 { 100 } else { 100_000 };
         tasks.push(tokio::spawn(async move { (n, dispatcher.infer(request(n, size)).await) }));
     }
+    let statistics = Statistics::default();
     for task in tasks {
         let (n, outcome) = task.await.unwrap();
+        let over = Over { at: Instant::now(), spent: Duration::ZERO, deadline: None };
+        statistics.count("echo", &over, &outcome);
         let response = outcome.unwrap();
         assert_eq!(response.version, "1");
         assert!(response.outputs[0].data.iter().all(|byte| *byte == n), "another's answer");
     }
-    let statistics = dispatcher.statistics("echo").unwrap();
-    assert_eq!((statistics.success.count, statistics.fail.count), (100, 0));
-    let computed: u64 = statistics.batches.iter().map(|(size, it)| *size as u64 * it.count).sum();
+    let counts = statistics.of("echo");
+    assert_eq!((counts.success.total.count, counts.fail.count), (100, 0));
+    let computed: u64 = counts.batches.values().map(|batches| batches.requests).sum();
     assert_eq!((computed, seen.load(Ordering::SeqCst)), (100, 100));
-    assert!(statistics.batches.keys().all(|size| *size <= 4));
+    assert!(counts.batches.keys().all(|size| *size <= 4));
 }
 
 #[tokio::test]
@@ -187,10 +194,71 @@ async fn a_caller_that_goes_away_cancels() {
         assert_eq!(dispatcher.loads()["echo"].background, 1);
     }
     assert_eq!(dispatcher.loads()["echo"].background, 0);
-    assert_eq!(dispatcher.statistics("echo").unwrap().cancelled.count, 2);
     assert!(!dispatcher.is_idle(worker), "its worker has not said that it is over");
     dispatcher.detach(worker);
     assert!(dispatcher.is_idle(worker));
+}
+
+/// The door in front of a dispatcher that has the model `echo`.
+fn door(dispatcher: &Dispatcher) -> Models {
+    let view = View::default();
+    let (standing, route) = (Standing::Ready, Route::Queue { stored: None });
+    let model = Shown { standing, metadata: None, route, deadline: None };
+    view.lock().models.insert("echo".into(), model);
+    let store = Store::new(std::path::Path::new("/no/models"));
+    Models::new(Backend::new(view, dispatcher.clone(), store))
+}
+
+#[tokio::test]
+async fn one_that_is_given_up_is_counted_at_the_door() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Silent, &seen).await;
+    let models = door(&dispatcher);
+    {
+        let running = models.infer(request(1, 10));
+        let waiting = models.infer(request(2, 10));
+        tokio::pin!(running, waiting);
+        assert!(poll_once(running.as_mut()).is_pending());
+        assert!(poll_once(waiting.as_mut()).is_pending());
+    }
+    let counts = models.backend().statistics.of("echo");
+    assert_eq!((counts.cancelled.count, counts.fail.count), (2, 2));
+}
+
+#[tokio::test]
+async fn a_request_on_behalf_of_another_has_its_deadline() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Silent, &seen).await;
+    let models = door(&dispatcher);
+    let of = |parent: &str, ms: Option<u64>| {
+        let mut child = request(2, 10);
+        child.terms.parent = Some(parent.into());
+        child.terms.deadline = ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        child
+    };
+    let parent = Request { id: "p".into(), ..by(request(1, 10), 60_000) };
+    let deadline = parent.terms.deadline;
+    let parent = models.infer(parent);
+    tokio::pin!(parent);
+    assert!(poll_once(parent.as_mut()).is_pending());
+    assert_eq!(dispatcher.deadline_of("p").unwrap(), deadline);
+    for (own, wanted) in [(None, 60_000), (Some(90_000), 60_000), (Some(30_000), 30_000)] {
+        let child = Request { id: "c".into(), ..of("p", own) };
+        let child = models.infer(child);
+        tokio::pin!(child);
+        assert!(poll_once(child.as_mut()).is_pending());
+        let has = dispatcher.deadline_of("c").unwrap().unwrap();
+        let parents = deadline.unwrap();
+        if wanted == 60_000 {
+            assert_eq!(has, parents, "{own:?}");
+        } else {
+            assert!(has < parents, "{own:?}");
+        }
+    }
+    let refused = models.infer(of("nobody", None)).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Expired(reason) if reason.contains("`nobody`")));
+    let unknown = Request { model: "made up".into(), ..of("p", None) };
+    assert!(matches!(models.infer(unknown).await, Err(Refusal::NotFound(_))));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use downbeat_link::{DataType, Tensor, TensorSpec};
+use downbeat_queue::Cause;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
@@ -23,6 +24,9 @@ const OUTPUT: &str = "denoised";
 
 /// Samples of one channel in one frame.
 pub const FRAME: usize = 480;
+
+/// How long one frame lasts.
+const FRAME_LASTS: Duration = Duration::from_millis(10);
 
 /// Channels of a request.
 const MAX_CHANNELS: usize = 64;
@@ -65,6 +69,7 @@ impl Denoise {
             platform: "downbeat_rnnoise".into(),
             inputs: vec![tensor(INPUT)],
             outputs: vec![tensor(OUTPUT)],
+            max_rows: None,
         }
     }
 
@@ -87,10 +92,12 @@ impl Denoise {
         let turn = timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await;
         let Ok(Ok(permit)) = turn else {
             return Err(Refusal::Full {
+                cause: Cause::Full,
                 reason: "too many requests at a time; try again".into(),
                 retry_after: PATIENCE,
             });
         };
+        let lasts = sound.lasts();
         let queued = request.terms.arrival.elapsed();
         let answer = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -102,7 +109,7 @@ impl Denoise {
             Ok(Ok((sound, computed))) => Ok(Response {
                 version: Self::VERSION.into(),
                 outputs: vec![sound.tensor()],
-                spent: Spent { queued, computed, batch: 1 },
+                spent: Spent { queued, computed, batch: 1, sound: Some(lasts) },
             }),
             Ok(Err(error)) => Err(stream_refusal(&request.model, &error)),
             Err(error) => Err(Refusal::Failed(error.to_string())),
@@ -153,6 +160,11 @@ impl Sound {
             }
         };
         Ok(Self { datatype: input.datatype, shape: input.shape, channels, samples })
+    }
+
+    fn lasts(&self) -> Duration {
+        let frames = self.samples.len() / self.channels / FRAME;
+        FRAME_LASTS * u32::try_from(frames).unwrap_or(u32::MAX)
     }
 
     fn tensor(self) -> Tensor {
@@ -216,6 +228,7 @@ mod tests {
         values[..4].copy_from_slice(&[0.5, -1.0, 1.0, -7.0]);
         let sound = Sound::of(input(DataType::Fp32, &[480], floats(&values))).unwrap();
         assert_eq!(sound.samples[..4], [16_384, -32_768, 32_767, -32_768]);
+        assert_eq!(sound.lasts(), Duration::from_millis(10));
         assert_eq!(sound.tensor().data[..4], 0.5_f32.to_le_bytes());
     }
 

@@ -11,7 +11,8 @@ mod listen;
 mod models;
 mod parameters;
 mod rest;
-mod statistics;
+mod sound;
+pub mod statistics;
 mod stream;
 mod trace;
 
@@ -25,8 +26,7 @@ use crate::inference::{Refusal, Request, Terms};
 use crate::run::Servers;
 use listen::Listener;
 pub use listen::Places;
-pub use models::Backend;
-use models::Models;
+pub use models::{Backend, Models};
 
 /// Name in the server's metadata.
 const SERVER_NAME: &str = "downbeat-pool";

@@ -1,13 +1,16 @@
 //! All that the servers ask of the rest of the pool.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use downbeat_api::pool::declared_name;
 use tokio::time::timeout_at;
 use tracing::debug;
 
 use super::denoise::Denoise;
-use super::statistics::{Counts, Statistics};
+use super::sound;
+use super::statistics::{Counts, Over, Statistics};
 use crate::dispatch::Dispatcher;
 use crate::inference::{Metadata, Refusal, Request, Response, Terms};
 use crate::store::{State, Store, StoreError, Wish};
@@ -26,6 +29,25 @@ pub struct Backend {
     pub dispatcher: Dispatcher,
     /// The model folder.
     pub store: Store,
+    /// What became of requests.
+    pub statistics: Arc<Statistics>,
+    /// Models that let no new request in, as a person asked.
+    drained: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Backend {
+    /// Of these, with nothing counted and nothing drained.
+    #[must_use]
+    pub fn new(view: View, dispatcher: Dispatcher, store: Store) -> Self {
+        let (statistics, drained) = Default::default();
+        Self { view, dispatcher, store, statistics, drained }
+    }
+
+    /// Models that let no new request in.
+    pub fn drained(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A set is whole after each call on it.
+        self.drained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The models, as the servers see them.
@@ -36,7 +58,6 @@ pub struct Models(Arc<Inner>);
 struct Inner {
     backend: Backend,
     denoise: Denoise,
-    statistics: Statistics,
 }
 
 /// One version of a model in the repository.
@@ -65,14 +86,14 @@ impl Entry {
         self.state == State::Ready
     }
 
-    fn of(name: &str, model: &Model) -> Self {
-        let (state, reason) = match &model.standing {
-            Standing::Ready => (State::Ready, ""),
-            Standing::Coming(reason) => (State::Loading, reason.as_str()),
-            Standing::Down(reason) => (State::Unavailable, reason.as_str()),
+    fn of(name: &str, model: &Model, standing: Standing) -> Self {
+        let (state, reason) = match standing {
+            Standing::Ready => (State::Ready, String::new()),
+            Standing::Coming(reason) => (State::Loading, reason),
+            Standing::Down(reason) => (State::Unavailable, reason),
         };
         let version = versions(model).pop().unwrap_or_default();
-        Self { name: name.into(), version, state, reason: reason.into() }
+        Self { name: name.into(), version, state, reason }
     }
 }
 
@@ -89,14 +110,34 @@ impl Models {
     /// Over the rest of the pool.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
-        let (denoise, statistics) = (Denoise::default(), Statistics::default());
-        Self(Arc::new(Inner { backend, denoise, statistics }))
+        Self(Arc::new(Inner { backend, denoise: Denoise::default() }))
+    }
+
+    /// The rest of the pool.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.0.backend
     }
 
     /// Where `/v1/*` goes.
     #[must_use]
     pub fn openai(&self) -> Openai {
-        self.0.backend.view.lock().openai.clone()
+        let mut workers = self.0.backend.view.lock().openai.clone();
+        for name in self.0.backend.drained().iter() {
+            // It is there and takes nothing.
+            workers.get_mut(name).map(Vec::clear);
+        }
+        workers
+    }
+
+    /// Whether a model takes requests, with what a person said of it.
+    fn standing(&self, name: &str, model: &Model) -> Standing {
+        if self.0.backend.drained().contains(name) {
+            return Standing::Down(format!(
+                "it is drained and takes no new request; `downbeat pool load {name}` ends that"
+            ));
+        }
+        model.standing.clone()
     }
 
     /// Whether all models are ready.
@@ -112,7 +153,8 @@ impl Models {
     /// [`Refusal::NotFound`].
     pub fn model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Refusal> {
         let snapshot = self.0.backend.view.lock();
-        Ok(self.model(&snapshot, name, version)?.standing == Standing::Ready)
+        let model = self.model(&snapshot, name, version)?;
+        Ok(self.standing(name, model) == Standing::Ready)
     }
 
     /// What one takes and gives.
@@ -175,13 +217,20 @@ impl Models {
     ///
     /// # Errors
     /// Every [`Refusal`].
-    pub async fn infer(&self, request: Request) -> Result<Response, Refusal> {
-        let mut watch = Watch::over(self, &request.model, &request.terms);
+    pub async fn infer(&self, mut request: Request) -> Result<Response, Refusal> {
+        let mut watch = Watch::over(self, &request);
+        if let Err(refusal) = self.inherit(&mut request) {
+            let outcome = Err(refusal);
+            watch.done(&outcome);
+            return outcome;
+        }
+        watch.terms.deadline = request.terms.deadline;
         let deadline = request.terms.deadline;
+        let sound = sound::lasts(&request.inputs);
         let work = self.dispatch(request);
         let expired =
             |when: &str| Err(Refusal::Expired(format!("the deadline passed before the {when}")));
-        let outcome = match deadline {
+        let mut outcome = match deadline {
             None => work.await,
             // Work that is late already is never begun; the timer alone would let some through.
             Some(deadline) if deadline <= Instant::now() => expired("work began"),
@@ -189,31 +238,52 @@ impl Models {
                 .await
                 .unwrap_or_else(|_| expired("answer was there")),
         };
+        if let Ok(answer) = &mut outcome
+            && answer.spent.sound.is_none()
+        {
+            answer.spent.sound = sound.or_else(|| sound::lasts(&answer.outputs));
+        }
         watch.done(&outcome);
         outcome
     }
 
+    /// Counts a request to a model that could not be read; returns the refusal.
+    pub fn unreadable(&self, model: &str, arrival: Instant, refusal: Refusal) -> Refusal {
+        let over = Over { at: Instant::now(), spent: arrival.elapsed(), deadline: None };
+        self.0.backend.statistics.count(model, &over, &Err(refusal.clone()));
+        refusal
+    }
+
+    /// Gives a request the deadline of the one on whose behalf it is made, where that is earlier.
+    fn inherit(&self, request: &mut Request) -> Result<(), Refusal> {
+        let Some(parent) = &request.terms.parent else {
+            return Ok(());
+        };
+        self.model_ready(&request.model, request.version.as_deref())?;
+        let inherited = self.0.backend.dispatcher.deadline_of(parent)?;
+        let terms = &mut request.terms;
+        terms.deadline = terms.deadline.into_iter().chain(inherited).min();
+        Ok(())
+    }
+
     async fn dispatch(&self, request: Request) -> Result<Response, Refusal> {
         let name = &request.model;
-        let (route, metadata) = {
+        let (route, metadata, deadline) = {
             let snapshot = self.0.backend.view.lock();
             let model = self.model(&snapshot, name, request.version.as_deref())?;
-            if let Standing::Down(reason) = &model.standing {
+            let standing = self.standing(name, model);
+            if let Standing::Down(reason) = &standing {
                 return Err(Refusal::Unavailable(format!("model `{name}`: {reason}")));
             }
-            if let (Standing::Coming(reason), Route::Stream { .. }) =
-                (&model.standing, &model.route)
-            {
+            if let (Standing::Coming(reason), Route::Stream { .. }) = (&standing, &model.route) {
                 return Err(Refusal::Unavailable(format!(
                     "model `{name}` is not ready: {reason}; try again"
                 )));
             }
-            (model.route.clone(), model.metadata.clone())
+            (model.route.clone(), model.metadata.clone(), model.deadline)
         };
         match route {
-            Route::Stream { socket, deadline } => {
-                self.0.denoise.infer(socket, deadline, request).await
-            }
+            Route::Stream { socket } => self.0.denoise.infer(socket, deadline, request).await,
             Route::Queue { .. } => {
                 // What declares no tensors looks at them itself.
                 if let Some(metadata) = metadata.filter(|it| !it.inputs.is_empty()) {
@@ -224,13 +294,17 @@ impl Models {
         }
     }
 
+    fn entry(&self, name: &str, model: &Model) -> Entry {
+        Entry::of(name, model, self.standing(name, model))
+    }
+
     /// Every model in every version.
     #[must_use]
     pub fn index(&self) -> Vec<Entry> {
         let stored = self.0.backend.store.index();
         let snapshot = self.0.backend.view.lock();
         let mut entries: Vec<_> =
-            snapshot.models.iter().map(|(name, model)| Entry::of(name, model)).collect();
+            snapshot.models.iter().map(|(name, model)| self.entry(name, model)).collect();
         for entry in stored {
             let version = entry.version.map(|number| number.to_string()).unwrap_or_default();
             // A declared worker's own versions go by its name.
@@ -258,7 +332,12 @@ impl Models {
     /// [`Refusal::NotFound`], [`Refusal::Unavailable`].
     pub async fn load(&self, name: &str) -> Result<(), Refusal> {
         let Backend { view, store, .. } = &self.0.backend;
-        let stored = self.stored(name)?;
+        let drained = self.0.backend.drained().remove(name);
+        let stored = match self.stored(name) {
+            // One of another kind was never unloaded.
+            Err(_) if drained => return Ok(()),
+            stored => stored?,
+        };
         let target = store.load(&stored, Wish::Newest).map_err(|error| not_stored(&error))?;
         let version = target.artifact.version.to_string();
         let until = Instant::now() + LOAD_LIMIT;
@@ -291,6 +370,43 @@ impl Models {
         self.0.backend.store.unload(&stored).map_err(|error| not_stored(&error))
     }
 
+    /// Lets no new request to a model in, until it is loaded again; those that wait and run are
+    /// answered.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub fn drain(&self, name: &str) -> Result<(), Refusal> {
+        self.model(&self.0.backend.view.lock(), name, None)?;
+        self.0.backend.drained().insert(name.into());
+        Ok(())
+    }
+
+    /// Names of the last dimension of a model's first output; none where it has none.
+    #[must_use]
+    pub fn labels(&self, name: &str) -> Vec<String> {
+        let described = self.stored(name).map(|name| self.0.backend.store.describe(&name, None));
+        described.ok().and_then(Result::ok).map_or_else(Vec::new, |target| target.labels.to_vec())
+    }
+
+    /// Whether there is a worker of this name.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], naming those that there are.
+    pub fn is_worker(&self, name: &str) -> Result<(), Refusal> {
+        let snapshot = self.0.backend.view.lock();
+        let names: BTreeSet<_> =
+            snapshot.status.workers.iter().map(|worker| declared_name(&worker.name)).collect();
+        if names.contains(name) {
+            return Ok(());
+        }
+        let names: Vec<_> = names.into_iter().collect();
+        Err(Refusal::NotFound(match crate::config::nearest(name, &names) {
+            Some(near) => format!("no worker `{name}`; did you mean `{near}`?"),
+            None if names.is_empty() => format!("no worker `{name}`; pool.d declares none"),
+            None => format!("no worker `{name}`; those of pool.d: {}", names.join(", ")),
+        }))
+    }
+
     /// The name in the model store of what a client calls so.
     fn stored(&self, name: &str) -> Result<String, Refusal> {
         let snapshot = self.0.backend.view.lock();
@@ -319,11 +435,11 @@ impl Models {
         }
         let wanted = |entry: &Entry| name.is_none_or(|name| name == entry.name);
         let with_counts = |entry: Entry| {
-            let counts = self.0.statistics.of(&entry.name);
+            let counts = self.0.backend.statistics.of(&entry.name);
             (entry, counts)
         };
         let snapshot = self.0.backend.view.lock().models.clone();
-        let served = snapshot.iter().map(|(name, model)| Entry::of(name, model));
+        let served = snapshot.iter().map(|(name, model)| self.entry(name, model));
         Ok(served.filter(wanted).map(with_counts).collect())
     }
 }
@@ -345,14 +461,25 @@ struct Watch {
 }
 
 impl Watch {
-    fn over(models: &Models, model: &str, terms: &Terms) -> Self {
-        Self { models: models.clone(), model: model.into(), terms: terms.clone(), counted: false }
+    fn over(models: &Models, request: &Request) -> Self {
+        let (model, terms) = (request.model.clone(), request.terms.clone());
+        Self { models: models.clone(), model, terms, counted: false }
     }
 
     fn done(&mut self, outcome: &Result<Response, Refusal>) {
         self.counted = true;
-        let spent = Instant::now().saturating_duration_since(self.terms.arrival);
-        self.models.0.statistics.count(&self.model, spent, outcome);
+        let backend = &self.models.0.backend;
+        let (arrival, now) = (self.terms.arrival, Instant::now());
+        let spent = now.saturating_duration_since(arrival);
+        let own = || {
+            let snapshot = backend.view.lock();
+            // Of a stream it is that of one frame, and a request has many.
+            let queued = |model: &&Model| matches!(model.route, Route::Queue { .. });
+            snapshot.models.get(&self.model).filter(queued).and_then(|model| model.deadline)
+        };
+        let asked = self.terms.deadline.map(|it| it.saturating_duration_since(arrival));
+        let over = Over { at: now, spent, deadline: asked.or_else(own) };
+        backend.statistics.count(&self.model, &over, outcome);
         let (model, client) = (&self.model, &self.terms.client);
         let trace = self.terms.traceparent.as_deref().and_then(super::trace::ids);
         let (trace_id, parent_id) = trace.unzip();

@@ -5,6 +5,8 @@
 //! - `deadline_ns`: nanoseconds from the arrival. Clocks differ between machines, so neither is a
 //!   time of day. Of several, gRPC's own deadline included, the earliest counts.
 //! - `priority`: smaller goes first; 0 means none.
+//! - `parent`: the `id` of the request on whose behalf this one is made (as the header
+//!   `x-downbeat-parent`): it has that one's deadline, or an earlier one of its own.
 //! - `sequence_id` (a number or a string; 0 and "" mean none), `sequence_start`, `sequence_end`.
 //!
 //! Others are left alone: clients send what only some servers know.
@@ -88,6 +90,15 @@ pub fn terms(parameters: &Parameters, terms: &mut Terms) -> Result<(), Refusal> 
     }
     terms.priority = whole(parameters, "priority")?.unwrap_or(0);
     terms.sequence = sequence(parameters)?;
+    match parameters.get("parent") {
+        None => {}
+        Some(Parameter::Text(id)) if !id.is_empty() => terms.parent = Some(id.clone()),
+        Some(_) => {
+            return Err(Refusal::Invalid(
+                "parameter `parent` is no string with the `id` of another request".into(),
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -171,6 +182,8 @@ mod tests {
             (r#"{"sequence_start":true}"#, "sequence_id"),
             (r#"{"sequence_id":{}}"#, "sequence_id"),
             (r#"{"sequence_id":1.5}"#, "sequence_id"),
+            (r#"{"parent":7}"#, "parent"),
+            (r#"{"parent":""}"#, "parent"),
         ] {
             let message = read(json).unwrap_err().to_string();
             assert!(message.contains(&format!("`{name}`")), "{json}: {message}");

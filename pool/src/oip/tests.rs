@@ -6,7 +6,7 @@ use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 
 fn backend(view: View) -> Backend {
     let store = Store::new(std::path::Path::new("/no/models"));
-    Backend { view, dispatcher: Dispatcher::new(Default::default()), store }
+    Backend::new(view, Dispatcher::new(Default::default()), store)
 }
 
 #[tokio::test]
@@ -19,9 +19,9 @@ async fn a_model_that_is_none_is_told_from_one_that_is_missing() {
         refusal.to_string()
     };
     assert_eq!(missing("x", None), "no model `x`; pool.d declares none");
-    let route = Route::Stream { socket: "/s".into(), deadline: None };
+    let route = Route::Stream { socket: "/s".into() };
     let standing = Standing::Down("its worker failed".into());
-    let model = Model { standing, metadata: None, route };
+    let model = Model { standing, metadata: None, route, deadline: None };
     view.lock().models.insert("mic".into(), model);
     view.lock().status = PoolStatus {
         workers: vec![Worker {

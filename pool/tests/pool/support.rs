@@ -63,7 +63,7 @@ impl TestPool {
         BufReader::new(stream).read_line(&mut answer).ok()?;
         match serde_json::from_str(&answer).ok()? {
             PoolResponse::Status(status) => Some(status),
-            PoolResponse::Error { message } => panic!("{message}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -135,6 +135,7 @@ fn full() -> Snapshot {
         },
         pool: Some(PoolStatus {
             pid: Some(77),
+            models: vec![],
             workers: vec![Worker {
                 name: "denoise".into(),
                 kind: "denoise".into(),

@@ -110,6 +110,7 @@ fn terms<T>(request: &Request<T>) -> Terms {
     };
     let mut terms = Terms::of(client);
     terms.traceparent = text("traceparent").map(str::to_owned);
+    terms.parent = text("x-downbeat-parent").map(str::to_owned);
     if let Some(limit) = deadline(metadata) {
         terms.deadline = earlier(None, terms.arrival, limit);
     }
@@ -156,7 +157,9 @@ async fn infer(
 ) -> Result<ModelInferResponse, Refusal> {
     // A missing model is told before its tensors are looked at.
     models.model_ready(&message.model_name, some(&message.model_version))?;
-    let (request, raw) = convert::request(message, terms)?;
+    let (model, arrival) = (message.model_name.clone(), terms.arrival);
+    let (request, raw) = convert::request(message, terms)
+        .map_err(|refusal| models.unreadable(&model, arrival, refusal))?;
     let (model, id) = (request.model.clone(), request.id.clone());
     let response = models.infer(request).await?;
     Ok(convert::answer(model, id, response, raw))
@@ -203,7 +206,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let Metadata { name, versions, platform, inputs, outputs } =
+        let Metadata { name, versions, platform, inputs, outputs, max_rows: _ } =
             self.0.metadata(&name, some(&version))?;
         let tensors = |specs: Vec<downbeat_link::TensorSpec>| {
             let tensor = |spec: downbeat_link::TensorSpec| TensorMetadata {
@@ -332,13 +335,13 @@ fn shown((entry, counts): (Entry, Counts)) -> ModelStatistics {
         name: entry.name,
         version: entry.version,
         last_inference: since_epoch_ms(counts.last),
-        inference_count: counts.success.count,
+        inference_count: counts.success.total.count,
         execution_count: counts.executions(),
         inference_stats: Some(InferStatistics {
-            success: total(counts.success),
+            success: total(counts.success.total),
             fail: total(counts.fail),
-            queue: total(counts.queue),
-            compute_infer: total(counts.compute),
+            queue: total(counts.queue.total),
+            compute_infer: total(counts.compute.total),
             ..Default::default()
         }),
         batch_stats,

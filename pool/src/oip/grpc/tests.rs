@@ -115,7 +115,11 @@ fn what_does_not_fit_together_is_refused() {
 
 #[test]
 fn each_refusal_has_tritons_code() {
-    let full = Refusal::Full { reason: "full".into(), retry_after: Duration::from_millis(20) };
+    let full = Refusal::Full {
+        cause: downbeat_queue::Cause::Full,
+        reason: "full".into(),
+        retry_after: Duration::from_millis(20),
+    };
     let status = Status::from(full);
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "20");

@@ -191,8 +191,11 @@ mod tests {
 
     #[test]
     fn a_full_queue_says_when_to_come_again() {
-        let full =
-            |ms| Refusal::Full { reason: "full".into(), retry_after: Duration::from_millis(ms) };
+        let full = |ms| Refusal::Full {
+            cause: downbeat_queue::Cause::Full,
+            reason: "full".into(),
+            retry_after: Duration::from_millis(ms),
+        };
         for (ms, seconds) in [(0, "1"), (1, "1"), (1001, "2"), (u64::MAX, "3600")] {
             let response = full(ms).into_response();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -15,7 +15,7 @@ use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
-use axum::http::header::CONTENT_ENCODING;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -32,6 +32,7 @@ use super::models::{Entry, Models};
 use super::statistics::{Counts, Total};
 use super::{EXTENSIONS, SERVER_NAME, elements, since_epoch_ms};
 use crate::inference::{Metadata, Refusal, Request, Terms};
+use crate::metrics;
 use answer::error;
 use body::{Budget, Patience, Refused};
 pub use request::parse;
@@ -41,6 +42,9 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// A name that a client gives itself, for limits.
 const CLIENT: &str = "x-downbeat-client";
+
+/// The id of the request on whose behalf this one is made; external workers get it with each.
+const PARENT: &str = "x-downbeat-parent";
 
 /// A connection whose next request is not there within this is closed: idle ones, and those that
 /// send their head byte by byte.
@@ -104,6 +108,7 @@ fn router(service: Service) -> Router {
         .route("/v2/repository/models/{name}/load", post(load))
         .route("/v2/repository/models/{name}/unload", post(unload))
         .route("/v1/{*path}", any(openai::pass))
+        .route("/metrics", get(metrics))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .with_state(service)
@@ -140,7 +145,7 @@ async fn metadata(
     State(service): State<Service>,
     Path(of): Path<Of>,
 ) -> Result<Json<Value>, Refusal> {
-    let Metadata { name, versions, platform, inputs, outputs } =
+    let Metadata { name, versions, platform, inputs, outputs, max_rows: _ } =
         service.models.metadata(&of.name, of.version.as_deref())?;
     Ok(Json(json!({
         "name": name,
@@ -185,19 +190,26 @@ fn shown(models: Vec<(Entry, Counts)>) -> Value {
             "name": entry.name,
             "version": entry.version,
             "last_inference": since_epoch_ms(counts.last),
-            "inference_count": counts.success.count,
+            "inference_count": counts.success.total.count,
             "execution_count": counts.executions(),
             "inference_stats": {
-                "success": total(counts.success),
+                "success": total(counts.success.total),
                 "fail": total(counts.fail),
                 "cancel": total(counts.cancelled),
-                "queue": total(counts.queue),
-                "compute_infer": total(counts.compute),
+                "queue": total(counts.queue.total),
+                "compute_infer": total(counts.compute.total),
             },
             "batch_stats": batches,
         })
     };
     json!({ "model_stats": models.into_iter().map(model).collect::<Vec<_>>() })
+}
+
+async fn metrics(State(service): State<Service>) -> Response {
+    match metrics::encode(&service.models) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(reason) => error(StatusCode::INTERNAL_SERVER_ERROR, &reason.to_string()),
+    }
 }
 
 async fn index(State(service): State<Service>, body: Body) -> Result<Json<Value>, Response> {
@@ -243,6 +255,7 @@ async fn infer(
     body: Body,
 ) -> Result<Response, Response> {
     let terms = terms(&headers, &peer);
+    let arrival = terms.arrival;
     // A missing model is told before the body is looked at.
     let refused = |refusal: Refusal| refusal.into_response();
     service.models.model_ready(&name, version.as_deref()).map_err(refused)?;
@@ -253,7 +266,10 @@ async fn infer(
     let length = json.unwrap_or(bytes.len());
     let model = name.clone();
     let read = move || parse(model, version, json, &bytes, terms);
-    let parsed = apart(length, read).await.and_then(|parsed| parsed).map_err(refused)?;
+    let parsed = apart(length, read)
+        .await
+        .and_then(|parsed| parsed)
+        .map_err(|refusal| refused(service.models.unreadable(&name, arrival, refusal)))?;
     let (form, id) = (parsed.form, parsed.request.id.clone());
     let request: Request = parsed.request;
     let answered = service.models.infer(request).await.map_err(refused)?;
@@ -283,6 +299,7 @@ fn terms(headers: &HeaderMap, peer: &Peer) -> Terms {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let mut terms = Terms::of(peer.client(text(CLIENT)));
     terms.traceparent = text("traceparent").map(str::to_owned);
+    terms.parent = text(PARENT).map(str::to_owned);
     terms
 }
 
@@ -307,7 +324,10 @@ fn lengths(headers: &HeaderMap) -> Result<Option<usize>, Refused> {
 async fn nothing_here(uri: Uri) -> Response {
     error(
         StatusCode::NOT_FOUND,
-        &format!("nothing at {}; this is the Open Inference Protocol: start at /v2", uri.path()),
+        &format!(
+            "nothing at {}; this is the Open Inference Protocol: start at /v2, or look at /metrics",
+            uri.path()
+        ),
     )
 }
 

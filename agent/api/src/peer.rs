@@ -1,10 +1,10 @@
-//! Who is at the other end of the socket, and what they may do.
+//! Who is at the other end of a socket, and what they may do: the agent's and the pool's.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Group, geteuid};
-use tokio::net::UnixStream;
 
 /// Most groups that the kernel gives a process (`NGROUPS_MAX`).
 const MOST_GROUPS: usize = 65_536;
@@ -28,14 +28,14 @@ pub enum Right {
     None,
     /// Look.
     Read,
-    /// Look, and change what the agent does.
+    /// Look, and change what the agent or the pool does.
     Change,
 }
 
-/// Whose members may do what. Root and the agent's own user may do everything.
+/// Whose members may do what. Root and the server's own user may do everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The agent's own user.
+    /// The server's own user.
     own: u32,
     /// Name and id of the group that may read.
     read: Option<(String, u32)>,
@@ -60,7 +60,7 @@ impl Rights {
         self.read.as_ref().map(|(_, gid)| *gid)
     }
 
-    /// Whether a peer is root or the agent's own user, for whom places are kept.
+    /// Whether a peer is root or the server's own user, for whom places are kept.
     #[must_use]
     pub fn is_own(&self, peer: &Peer) -> bool {
         peer.uid == 0 || peer.uid == self.own
@@ -85,8 +85,8 @@ impl Rights {
     #[must_use]
     pub fn who_changes(&self) -> String {
         match &self.change {
-            Some((name, _)) => format!("root, the agent's own user and the group {name}"),
-            None => "root and the agent's own user".to_owned(),
+            Some((name, _)) => format!("root, the server's own user and the group {name}"),
+            None => "root and the server's own user".to_owned(),
         }
     }
 
@@ -106,16 +106,16 @@ impl Peer {
     ///
     /// # Errors
     /// As getsockopt(2).
-    pub fn of(stream: &UnixStream) -> io::Result<Self> {
-        let credentials = stream.peer_cred()?;
-        let mut groups = peer_groups(stream)?;
+    pub fn of(stream: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(stream, PeerCredentials)?;
+        let mut groups = peer_groups(stream.as_fd())?;
         groups.push(credentials.gid());
         Ok(Self { uid: credentials.uid(), groups })
     }
 }
 
 /// The supplementary groups of a stream's peer (`SO_PEERGROUPS`, Linux 4.13).
-fn peer_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
+fn peer_groups(stream: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; FEW_GROUPS];
     loop {
         let mut length =
@@ -176,9 +176,9 @@ mod tests {
         assert!(rights.words().contains("nobody else may look"));
     }
 
-    #[tokio::test]
-    async fn a_peer_is_known_with_its_groups() {
-        let (own, _other) = UnixStream::pair().unwrap();
+    #[test]
+    fn a_peer_is_known_with_its_groups() {
+        let (own, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = Peer::of(&own).unwrap();
         assert_eq!(peer.uid, geteuid().as_raw());
         assert!(peer.groups.contains(&nix::unistd::getegid().as_raw()));

@@ -1,0 +1,116 @@
+//! Work on its way to a worker, and its answer on its way back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use downbeat_link::Tensor;
+use downbeat_queue::{Event, Job, JobId, Ticket, WorkerId};
+
+use super::{Dispatcher, Link, Running, State, answer};
+use crate::inference::Refusal;
+
+impl Dispatcher {
+    /// Does what the queue wants done.
+    pub(super) fn pump(&self, state: &mut State) {
+        while let Some(event) = state.queue.poll(self.now()) {
+            match event {
+                Event::Start(job) => self.start(state, &job),
+                Event::Dropped { ticket, refusal } => {
+                    state.answer(ticket, Err(answer::refusal(refusal)));
+                }
+                // Workers of the channel forget old sequences by themselves.
+                Event::SequenceClosed { .. } => {}
+            }
+        }
+        let due = state.queue.next_due(self.now());
+        let earlier = due.is_some_and(|due| state.due.is_none_or(|before| due < before));
+        state.due = due;
+        if earlier {
+            self.0.changed.notify_one();
+        }
+    }
+
+    fn start(&self, state: &mut State, job: &Job) {
+        let started = Instant::now();
+        let mut works = Vec::with_capacity(job.tickets.len());
+        for ticket in &job.tickets {
+            if let Some(pending) = state.pending.get(ticket) {
+                works.push((*ticket, Arc::clone(&pending.work), pending.deadline));
+            }
+        }
+        let mut running = Running {
+            worker: job.worker,
+            started,
+            size: works.len(),
+            left: works.iter().map(|(ticket, ..)| *ticket).collect(),
+            failed: false,
+            task: None,
+        };
+        let Some(worker) = state.workers.get(&job.worker) else {
+            return;
+        };
+        match &worker.link {
+            Link::Channel(sender) => sender.start(works, job.sequence.as_ref()),
+            Link::Adapter(adapter) => {
+                let (adapter, dispatcher) = (Arc::clone(adapter), Arc::downgrade(&self.0));
+                let id = job.id;
+                let task = tokio::spawn(async move {
+                    for (ticket, work, _) in works {
+                        let outcome = adapter.infer(&work.request).await;
+                        let Some(inner) = dispatcher.upgrade() else {
+                            return;
+                        };
+                        Dispatcher(inner).completed(id, ticket, outcome, started.elapsed());
+                    }
+                });
+                running.task = Some(task.abort_handle());
+            }
+        }
+        state.jobs.insert(job.id, running);
+    }
+
+    /// A request of a job is answered by its worker, which computed for so long.
+    pub(super) fn completed(
+        &self,
+        job: JobId,
+        ticket: Ticket,
+        outcome: Result<Vec<Tensor>, Refusal>,
+        computed: Duration,
+    ) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(running) = state.jobs.get_mut(&job) else {
+            return;
+        };
+        if !running.left.remove(&ticket) {
+            return;
+        }
+        running.failed |= outcome.is_err();
+        let (size, over) = (running.size, running.left.is_empty());
+        let (worker, started, failed) = (running.worker, running.started, running.failed);
+        let version = state.workers.get_mut(&worker).map(|worker| {
+            worker.answered += 1;
+            worker.version.clone()
+        });
+        let version = version.unwrap_or_default();
+        state.respond(ticket, outcome, version, size, started, computed);
+        let now = self.now();
+        if over {
+            state.jobs.remove(&job);
+            let took = (!failed).then(|| started.elapsed());
+            state.queue.finished(now, job, took);
+        } else {
+            // It is answered: should the worker die, the others run again and it does not.
+            state.queue.cancel(now, ticket);
+        }
+        self.pump(state);
+    }
+
+    /// Finds the job of a request that a channel's worker names.
+    pub(super) fn job_of(&self, worker: WorkerId, ticket: Ticket) -> Option<JobId> {
+        let state = self.lock();
+        let found =
+            state.jobs.iter().find(|(_, it)| it.worker == worker && it.left.contains(&ticket));
+        found.map(|(id, _)| *id)
+    }
+}
