@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
+use downbeat_api::pool::POOL_DIR;
 use downbeat_api::{DEFAULT_RUN_DIR, LONGEST_SET, SOCKET_NAME};
 
 const EXIT_CODES: &str = "\
@@ -65,6 +66,14 @@ Examples:
 
 It goes before every rule, holds for this one process, and outlives a reload, but not the agent.";
 
+const INFER_EXAMPLES: &str = "\
+Examples:
+  downbeat pool infer intent --input 'turn on the kitchen lights'
+  downbeat pool infer keywords --input @yes.wav            a second of 16 kHz sound
+  downbeat pool infer glyphs --input @letter.pgm           28 x 28 grey levels
+  downbeat pool infer mic --input @noisy.wav --output denoised=clean.wav
+  downbeat pool infer speech --input 'good morning' --output output=morning.wav";
+
 /// Watch and steer downbeat, which keeps inference on the beat
 #[derive(Debug, Parser)]
 #[command(name = "downbeat", version, after_help = EXIT_CODES)]
@@ -96,6 +105,13 @@ impl Target {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into())
+    }
+
+    /// The pool's folder, beside the agent's socket.
+    #[must_use]
+    pub fn pool_dir(&self) -> PathBuf {
+        let beside = self.connect.as_ref().and_then(|socket| socket.parent());
+        beside.map_or_else(|| self.run_dir(), Into::into).join(POOL_DIR)
     }
 
     /// The agent's socket.
@@ -241,10 +257,75 @@ pub enum Command {
     },
     /// Read the policy files anew; a bad set changes nothing and is told
     Reload,
+    /// The pool's models and workers: look, load, unload, drain, ask
+    Pool {
+        /// What to do.
+        #[command(subcommand)]
+        command: PoolCommand,
+    },
     /// Put everything back and only watch
     Pause,
     /// Apply decisions again
     Resume,
+}
+
+/// What to do with the pool.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Models with their requests, and workers with their processes
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The same, again each second, until interrupted
+    Top,
+    /// Load a model of the store, or let requests to a drained one in again; wait until it is ready
+    Load {
+        /// The model
+        name: String,
+    },
+    /// Unload a model of the store; what it was asked is answered first
+    Unload {
+        /// The model
+        name: String,
+    },
+    /// Let no new request to a model in, and wait until those that are there are answered
+    Drain {
+        /// The model
+        name: String,
+    },
+    /// What a worker wrote and what the pool says of it, the newest lines
+    Logs {
+        /// The worker, as pool.d calls it
+        name: String,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Ask a model, and print what it answers
+    #[command(after_help = INFER_EXAMPLES)]
+    Infer(Infer),
+}
+
+/// A question to a model.
+#[derive(Debug, Args)]
+pub struct Infer {
+    /// The model
+    pub name: String,
+    /// Of each input: a file (sound as WAV, a picture as PGM, else the bytes of its elements), text,
+    /// or an array in JSON; without a name, that of the next input
+    #[arg(long = "input", short, value_name = "[NAME=]@FILE|TEXT|JSON", required = true)]
+    pub inputs: Vec<String>,
+    /// Write an output into a file: sound as WAV where the file is called so, else its bytes
+    #[arg(long = "output", short, value_name = "NAME=FILE")]
+    pub outputs: Vec<String>,
+    /// How long the answer is of use, such as 50ms
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Print the protocol's JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A time for `set`: whole seconds.

@@ -3,7 +3,7 @@
 //!
 //! Structs are taken apart whole, so that a new field does not build until it is thought about.
 
-use downbeat_api::pool::{PoolStatus, Worker};
+use downbeat_api::pool::{LogLine, Model, PoolStatus, Worker};
 use downbeat_api::{
     Action, Actions, Cause, CauseCount, Class, ClassBlame, ClassCgroups, Culprit, Discovered,
     Discovery, Explanation, Finding, Gpu, GpuView, HostFacts, HostLoad, LeverCount, LeverState,
@@ -317,10 +317,43 @@ fn gpu(gpu: &mut Gpu) {
     text(name);
 }
 
-fn pool_status(pool: &mut PoolStatus) {
-    let PoolStatus { pid: _, note, rest, grpc, workers } = pool;
+/// Makes a line of a worker's log safe to show.
+pub fn log_line(line: &mut LogLine) {
+    let LogLine { unix_time: _, instance, text: said } = line;
+    text(instance);
+    text(said);
+}
+
+/// Makes the pool's status safe to show.
+pub fn pool_status(pool: &mut PoolStatus) {
+    let PoolStatus { pid: _, note, rest, grpc, workers, models } = pool;
     for value in [note, rest, grpc] {
         optional(value);
+    }
+    for model in models {
+        let Model {
+            name,
+            state: _,
+            note,
+            version,
+            ready: _,
+            instances: _,
+            restarts: _,
+            queued: _,
+            running: _,
+            requests: _,
+            not_answered: _,
+            rate: _,
+            p50_ns: _,
+            p99_ns: _,
+            batch: _,
+            with_deadline: _,
+            in_time: _,
+            real_time_factor: _,
+        } = model;
+        text(name);
+        optional(note);
+        optional(version);
     }
     for worker in workers {
         let Worker {

@@ -10,6 +10,7 @@ mod follow;
 mod jobs;
 mod misses;
 mod plan;
+mod pool;
 mod restore;
 mod status;
 mod survey;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ColorChoice;
+use downbeat_api::pool::PoolError;
 use downbeat_api::{Client, ClientError, Request, Response, Snapshot};
 use ratatui::text::Line;
 
@@ -36,6 +38,9 @@ pub enum Failure {
     /// The agent refused, or there is none.
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// The pool refused, or there is none.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// Our own output.
     #[error("writing the answer: {0}")]
     Output(#[from] io::Error),
@@ -57,11 +62,12 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Agent(ClientError::Refused(_))
+            | Self::Pool(PoolError::Refused(_))
             | Self::Restore(_)
             | Self::NotFound(_)
             | Self::Refused(_) => 1,
             Self::Output(_) => 1,
-            Self::Agent(_) | Self::Usage(_) => 2,
+            Self::Agent(_) | Self::Pool(_) | Self::Usage(_) => 2,
         }
     }
 }
@@ -180,6 +186,7 @@ fn run(cli: &Cli) -> Result<Found, Failure> {
             let request = Request::Release { pid: control::one_process(&socket, process)? };
             control::run(&socket, &request, &mut printer)
         }
+        Some(Command::Pool { command }) => pool::run(&cli.target, command, &mut printer),
         Some(Command::Pause) => control::run(&socket, &Request::Pause, &mut printer),
         Some(Command::Resume) => control::run(&socket, &Request::Resume, &mut printer),
     }

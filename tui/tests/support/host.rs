@@ -1,6 +1,6 @@
 //! Literal snapshots.
 
-use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
+use downbeat_api::pool::{Model, ModelState, PoolStatus, Worker, WorkerState};
 use downbeat_api::{
     Action, Actions, BpfCost, BpfProgram, Class, Cost, Cpu, Explanation, Finding, Gpu, GpuProcess,
     GpuView, HostFacts, LeverCount, LeverState, Memory, Misses, Mode, Notice, PlanSubject,
@@ -219,6 +219,60 @@ pub fn pool() -> PoolStatus {
                 ..worker("camera", "ffmpeg", WorkerState::Backoff, None)
             },
             worker("tts", "espeak-ng", WorkerState::Stopped, None),
+        ],
+        models: vec![
+            Model {
+                state: ModelState::Ready,
+                ready: 1,
+                instances: 1,
+                requests: 120_000,
+                rate: 99.7,
+                p50_ns: Some(911_000),
+                p99_ns: Some(3_310_000),
+                batch: Some(1.0),
+                with_deadline: 1024,
+                in_time: 1024,
+                real_time_factor: Some(0.09),
+                name: "denoise".into(),
+                ..Model::default()
+            },
+            Model {
+                state: ModelState::Ready,
+                ready: 2,
+                instances: 3,
+                queued: 12,
+                running: 2,
+                requests: 4_820_113,
+                not_answered: 911,
+                rate: 812.4,
+                p50_ns: Some(11_400_000),
+                p99_ns: Some(32_900_000),
+                batch: Some(5.6),
+                with_deadline: 1000,
+                in_time: 968,
+                name: "glyphs".into(),
+                ..Model::default()
+            },
+            Model {
+                state: ModelState::Unavailable,
+                instances: 1,
+                name: "llama".into(),
+                ..Model::default()
+            },
+            Model {
+                state: ModelState::Drained,
+                ready: 1,
+                instances: 1,
+                running: 1,
+                name: "whisper".into(),
+                ..Model::default()
+            },
+            Model {
+                state: ModelState::Loading,
+                note: Some("its worker is starting".into()),
+                name: "intent".into(),
+                ..Model::default()
+            },
         ],
     }
 }
