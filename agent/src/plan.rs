@@ -41,6 +41,8 @@ pub struct Wish {
     /// Place in [`Shared::classes`] of the class whose own group its process would go into, where
     /// `wanted` does not say so yet.
     pub joins: Option<usize>,
+    /// The class of its process's main thread.
+    pub class_of_process: Option<String>,
     /// Levers of which something is known.
     pub held: Vec<Held>,
 }
@@ -137,6 +139,10 @@ fn plan_thread(
         let lever = wanted.lever();
         // The kernel keeps one value per process, which is set through its main thread.
         if lever.is_per_process() && tid != pid {
+            if let Some(reason) = not_of_process(&wish.class, &wish.class_of_process) {
+                let step = PlanStep::LeaveAlone { reason };
+                plan.changes.push(planned(lever.name(), None, wanted.to_string(), step));
+            }
             continue;
         }
         let known = wish.held.iter().find(|held| held.lever == lever.name());
@@ -144,7 +150,7 @@ fn plan_thread(
             Ok(now) => now,
             Err(error) if is_gone(&error) => return Err(error),
             Err(error) => {
-                let step = PlanStep::LeaveAlone { reason: format!("reading it: {error}") };
+                let step = PlanStep::LeaveAlone { reason: format!("it cannot be read: {error}") };
                 plan.changes.push(planned(lever.name(), None, wanted.to_string(), step));
                 continue;
             }
@@ -173,6 +179,18 @@ fn plan_thread(
         }
     }
     Ok(plan)
+}
+
+/// Why a lever of which a process has one stays as it is, where another thread than the main one
+/// asks for it; nothing where the main thread asks for the same.
+#[must_use]
+pub fn not_of_process(class: &Option<String>, of_process: &Option<String>) -> Option<String> {
+    let whose = match of_process {
+        of_process if of_process == class => return None,
+        Some(name) => format!("class {name}"),
+        None => "no class".to_owned(),
+    };
+    Some(format!("a process has one for all its threads, and its main thread has {whose}"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use downbeat_abi::{
 
 use crate::atomic;
 use crate::maps::{self, BLAME_ON, CPUS};
-use crate::occupancy::{index, lowest_bit, own_word, present_ns, waiting, within};
+use crate::occupancy::{index, lowest_bit, own_word, present_ns, row_now, waiting, within};
 use crate::opaque::opaque;
 use crate::task::Task;
 
@@ -73,7 +73,7 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
     }
 }
 
-/// A thread does not wait any more, or not there.
+/// A thread does not wait any more, or not there: told from anywhere.
 ///
 /// # Safety
 /// As [`begin`].
@@ -84,14 +84,58 @@ pub unsafe fn forget(thread: *mut Thread) {
         if (*thread).blame_ns == 0 {
             return;
         }
+        if let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu.into())
+            && is_counted(thread, cpu)
+            && let Some((row, _)) = row(cpu, (*thread).row)
+        {
+            atomic::add(row, ONE_WAITING.wrapping_neg());
+            forget_own(thread, cpu);
+        }
         (*thread).blame_ns = 0;
-        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu.into()) else { return };
-        let Some((row, _)) = row(cpu, (*thread).row) else { return };
-        let none_left = waiting_in(row.read_volatile()) == 0;
-        if (*thread).generation != (*cpu).generation as u16 || none_left {
+    }
+}
+
+/// The same while this CPU switches, which is number `here`: what it takes out of its own rows needs
+/// no locked instruction.
+///
+/// # Safety
+/// As [`begin`]; `cpu` is this CPU's record, and interrupts are off.
+#[inline(always)]
+pub unsafe fn forget_here(thread: *mut Thread, cpu: *mut Cpu, here: u32) {
+    // SAFETY: as the caller promises; every index is in range.
+    unsafe {
+        if (*thread).blame_ns == 0 {
             return;
         }
-        atomic::add(row, ONE_WAITING.wrapping_neg());
+        if u32::from((*thread).cpu) != here {
+            return forget(thread);
+        }
+        (*thread).blame_ns = 0;
+        let number = opaque((*thread).row.into()) as usize;
+        if number < VICTIMS && is_counted(thread, cpu) {
+            *(&raw mut (*cpu).settled).cast::<u64>().add(number) += ONE_WAITING;
+            forget_own(thread, cpu);
+        }
+    }
+}
+
+/// Whether the CPU still counts the thread among those that wait there.
+#[inline(always)]
+unsafe fn is_counted(thread: *const Thread, cpu: *const Cpu) -> bool {
+    let number = opaque(unsafe { (*thread).row }.into()) as usize;
+    // SAFETY: as the callers promise, and the index is in range.
+    unsafe {
+        number < VICTIMS
+            && (*thread).generation == (*cpu).generation as u16
+            && waiting_in(row_now(cpu, number)) != 0
+    }
+}
+
+/// A thread is not counted for its process any more.
+#[inline(always)]
+unsafe fn forget_own(thread: *const Thread, cpu: *mut Cpu) {
+    // SAFETY: as the callers promise.
+    unsafe {
         let process = (*thread).process;
         if process != 0 {
             atomic::add(own_word(cpu, process), u64::MAX);

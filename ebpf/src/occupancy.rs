@@ -205,19 +205,18 @@ unsafe fn blame_row(charge: *const Charge, number: usize) {
     // SAFETY: as the callers promise; the indexes are in range.
     unsafe {
         let Charge { cpu, place, ns, settles, own, own_row } = charge.read();
-        let row = (&raw mut (*cpu).rows).cast::<u64>().add(number);
-        let word = row.read_volatile();
+        let word = row_now(cpu, number);
         let waiting = waiting_in(word);
         let mut total = ns.wrapping_mul(waiting);
         if settles != 0 {
             let credit = credit_in(word);
             if credit != 0 {
-                atomic::add(row, credit.wrapping_neg());
+                *(&raw mut (*cpu).settled).cast::<u64>().add(number) += credit;
                 total = total.wrapping_sub(credit);
             }
-        }
-        if waiting == 0 && settles != 0 {
-            sleeps(cpu, row, number);
+            if waiting == 0 {
+                sleeps(cpu, number);
+            }
         }
         if total == 0 || total > i64::MAX as u64 {
             return;
@@ -232,22 +231,35 @@ unsafe fn blame_row(charge: *const Charge, number: usize) {
     }
 }
 
+/// Who waits in a row, as [`downbeat_abi::ONE_WAITING`] says.
+///
+/// # Safety
+/// As [`is_looked_at`]; `number` is less than [`VICTIMS`].
+#[inline(always)]
+pub unsafe fn row_now(cpu: *const Cpu, number: usize) -> u64 {
+    // SAFETY: as the caller promises; volatile, since other CPUs write it.
+    unsafe {
+        let row = (&raw const (*cpu).rows).cast::<u64>().add(number).read_volatile();
+        let settled = (&raw const (*cpu).settled).cast::<u64>().add(number).read_volatile();
+        row.wrapping_sub(settled)
+    }
+}
+
 /// Nobody of a row waits any more.
 #[inline(always)]
-unsafe fn sleeps(cpu: *mut Cpu, row: *const u64, number: usize) {
+unsafe fn sleeps(cpu: *mut Cpu, number: usize) {
     let bit = row_bit(number);
     // SAFETY: as the callers promise; the index is in range.
     unsafe {
         // Two rows have the last bit.
-        if number >= SHARED_ROW {
-            let both = (&raw const (*cpu).rows).cast::<u64>().add(SHARED_ROW);
-            if waiting_in(both.read_volatile()) + waiting_in(both.add(1).read_volatile()) != 0 {
-                return;
-            }
+        if number >= SHARED_ROW
+            && waiting_in(row_now(cpu, SHARED_ROW)) + waiting_in(row_now(cpu, SHARED_ROW + 1)) != 0
+        {
+            return;
         }
         atomic::and(&raw mut (*cpu).rows_waiting, !bit);
         // Another CPU may have seen the bit still set.
-        if waiting_in(row.read_volatile()) != 0 {
+        if waiting_in(row_now(cpu, number)) != 0 {
             atomic::or(&raw mut (*cpu).rows_waiting, bit);
         }
     }
@@ -292,9 +304,10 @@ unsafe fn set_right(cpu: *mut Cpu, now: u64) {
         (*cpu).generation += 1;
         (*cpu).begun_ns = now;
         (&raw mut (*cpu).rows_waiting).write_volatile(0);
-        let rows = (&raw mut (*cpu).rows).cast::<u64>();
+        let rows = (&raw const (*cpu).rows).cast::<u64>();
+        let settled = (&raw mut (*cpu).settled).cast::<u64>();
         for n in 0..VICTIMS {
-            rows.add(n).write_volatile(0);
+            settled.add(n).write_volatile(rows.add(n).read_volatile());
         }
         let own = (&raw mut (*cpu).own_waiting).cast::<u64>();
         for n in 0..OWN_PLACES {

@@ -209,7 +209,8 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
                 }
             }
         }
-        blame::forget(thread);
+        let cpu = bpf_get_smp_processor_id();
+        blame::forget_here(thread, here, cpu);
         (*thread).ready_ns = 0;
         (*thread).run_ns = now;
         (*thread).woken_ns = 0;
@@ -221,7 +222,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
         }
         let shared = siblings == Siblings::Some as u8;
         (*thread).process = if shared { task.tgid() } else { 0 };
-        (*thread).cpu = bpf_get_smp_processor_id() as u16;
+        (*thread).cpu = cpu as u16;
         if let Some(job) = job {
             jobs::runs(job, task, now);
         }

@@ -180,6 +180,39 @@ fn has_disks() -> Result<bool> {
     }))
 }
 
+/// What `explain` and `plan` say of a unit's process and of a process that was adopted.
+fn explained_and_planned(booted: &Booted, place: &Place) -> Result<()> {
+    let program = place.path("bin").join("downbeat").display().to_string();
+    let run_dir = place.path("run").display().to_string();
+    let downbeat = |args: &[&str]| -> Result<String> {
+        let whole = [&[program.as_str()], args, &["--run-dir", run_dir.as_str()]].concat();
+        booted.run(&whole)
+    };
+    let says = |said: &str, words: &[&str]| {
+        words.iter().find(|word| !said.contains(*word)).map(|word| format!("no {word:?} in {said}"))
+    };
+    let crowd = booted.show("crowd.service", "MainPID")?;
+    let adopted = booted.show("adopted.service", "MainPID")?;
+    // systemd answers on a thread of its own: what it did is told a moment later.
+    for (pid, words) in [
+        (&crowd, ["unit crowd.service", "cpu.weight", "memory.high", "set"]),
+        (&adopted, ["/downbeat.slice/adopted", "cgroup.freeze", "cgroup", "set"]),
+    ] {
+        let missing = || downbeat(&["explain", pid]).map(|said| says(&said, &words));
+        let told = wait_until(PATIENCE, || matches!(missing(), Ok(None)));
+        ensure!(told, "explain {pid}: {:?}", missing());
+    }
+    let settled = || downbeat(&["plan"]).map(|said| says(&said, &["Nothing would change"]));
+    ensure!(wait_until(PATIENCE, || matches!(settled(), Ok(None))), "plan: {:?}", settled());
+    let other = place.path("other.toml");
+    let bin = place.path("bin").display().to_string();
+    fs::write(&other, POLICY.replace("weight = 50", "weight = 70").replace("{bin}", &bin))?;
+    let said = downbeat(&["plan", &other.display().to_string()])?;
+    let missing = says(&said, &["unit crowd.service", "50", "70"]);
+    ensure!(missing.is_none(), "plan of another policy: {missing:?}");
+    Ok(())
+}
+
 #[test]
 fn units_are_changed_by_asking_and_processes_adopted_and_all_goes_back() -> Result<()> {
     if !root_or_skip() {
@@ -230,6 +263,7 @@ fn units_are_changed_by_asking_and_processes_adopted_and_all_goes_back() -> Resu
     ensure!(wait_until(PATIENCE, engaged), "{}", log());
     ensure!(booted.show("crowd.service", "CPUQuotaPerSecUSec")? == "500ms");
     ensure!(booted.show("crowd.service", "MemoryHigh")? == "268435456");
+    explained_and_planned(&booted, &place)?;
     if has_disks()? {
         for (property, limit) in
             [("IOReadBandwidthMax", "1048576"), ("IODeviceLatencyTargetUSec", "20ms")]

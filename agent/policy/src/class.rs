@@ -121,6 +121,35 @@ impl Class {
     }
 }
 
+impl Class {
+    /// The keys that it gives, and that a process has once for all its threads: they follow the
+    /// class of its main thread.
+    #[must_use]
+    pub fn of_whole_processes(&self) -> Vec<&'static str> {
+        let CpuLevers { weight, max, idle, burst, uclamp: _ } = &self.cpu;
+        let MemoryLevers { min, low, high, max: most, oom } = &self.memory;
+        let IoLevers { priority: _, weight: io_weight, max: io_max, latency } = &self.io;
+        let given = [
+            ("adopt", self.adopt),
+            ("partition", self.partition),
+            ("freeze", self.freeze),
+            ("cpu.weight", weight.is_some()),
+            ("cpu.max", max.is_some()),
+            ("cpu.idle", idle.is_some()),
+            ("cpu.burst", burst.is_some()),
+            ("memory.min", min.is_some()),
+            ("memory.low", low.is_some()),
+            ("memory.high", high.is_some()),
+            ("memory.max", most.is_some()),
+            ("memory.oom", oom.is_some()),
+            ("io.weight", io_weight.is_some()),
+            ("io.max", !io_max.is_empty()),
+            ("io.latency", latency.is_some()),
+        ];
+        given.into_iter().filter_map(|(key, is_given)| is_given.then_some(key)).collect()
+    }
+}
+
 impl Modality {
     /// Every modality.
     pub const ALL: [Self; 6] =

@@ -104,6 +104,15 @@ impl PolicySet {
     }
 }
 
+impl Rule {
+    /// Whether it always asks for the thread's own name, and so may hold for some threads of a
+    /// process and not for its main thread.
+    #[must_use]
+    pub fn is_for_single_threads(&self) -> bool {
+        self.matchers.iter().all(|matcher| !matcher.thread.is_empty())
+    }
+}
+
 impl Matcher {
     /// Whether no key has a pattern; such a table holds for everything, and the parser refuses it.
     #[must_use]

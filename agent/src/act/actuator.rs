@@ -132,7 +132,7 @@ impl<C: Control> Actuator<C> {
                 Ok(current) => current,
                 Err(error) if self.has_ended(subject, &error) => return self.forget(key),
                 Err(error) => {
-                    let reason = format!("reading it: {error}");
+                    let reason = format!("it cannot be read: {error}");
                     self.refuse(subject, wanted.clone(), before, reason, done);
                     continue;
                 }

@@ -6,8 +6,8 @@ use super::Engine;
 use super::overrides::kept_out;
 use crate::act::{Lever, LeverEntry, Standing};
 use crate::model::{Assigned, By, Process};
-use crate::plan::held;
 use crate::plan::other::{by_hand, by_rule};
+use crate::plan::{held, not_of_process};
 
 impl Engine {
     pub(super) fn explain(&self, pid: u32) -> Response {
@@ -64,14 +64,42 @@ impl Engine {
         let class = assigned.and_then(|a| self.policy.set.classes.get(a.class));
         let rule = assigned.and_then(|a| self.policy.set.rules.get(a.rule()?));
         let levers = self.actuator.iter().flat_map(|actuator| actuator.levers(tid));
+        let levers = levers.map(of_entry).chain(self.only_of_process(process, tid, assigned));
         ThreadExplanation {
             tid,
             name: thread.map_or_else(String::new, |thread| thread.name.clone()),
             class: class.map(|class| class.name.clone()),
             rule: rule.map(|rule| format!("{}, {}", rule.name, rule.origin)),
             because: assigned.map(|assigned| self.because(process, assigned)),
-            levers: levers.map(of_entry).collect(),
+            levers: levers.collect(),
         }
+    }
+
+    /// Levers that a thread's class asks for and that a process has once, where its main thread has
+    /// another class.
+    fn only_of_process(
+        &self,
+        process: &Process,
+        tid: u32,
+        assigned: Option<Assigned>,
+    ) -> Vec<LeverState> {
+        let of_class = assigned.and_then(|it| Some((it, self.policy.targets.get(it.class)?)));
+        let (Some(id), Some((assigned, target))) = (process.thread_id(tid), of_class) else {
+            return Vec::new();
+        };
+        let class = Some(target.class.clone());
+        let Some(reason) = not_of_process(&class, &self.class_of_process(process)) else {
+            return Vec::new();
+        };
+        let wanted = self.wanted(id, assigned, target);
+        let once = wanted.iter().filter(|value| value.lever().is_per_process());
+        once.map(|value| LeverState {
+            lever: value.lever().name().to_owned(),
+            wanted: value.to_string(),
+            outcome: format!("left alone: {reason}"),
+            ..LeverState::default()
+        })
+        .collect()
     }
 }
 

@@ -39,6 +39,7 @@ impl Engine {
             fallbacks: fallbacks.map(ToOwned::to_owned).collect(),
             shared: Shared {
                 classes: self.policy.set.classes.clone(),
+                active: self.active_classes(),
                 members: self.members(),
                 held: self.held_beside_threads(),
             },
@@ -46,17 +47,21 @@ impl Engine {
         }
     }
 
+    fn active_classes(&self) -> BTreeSet<usize> {
+        let threads = self.world.processes().flat_map(|process| process.threads.values());
+        threads.filter_map(|thread| Some(thread.classified?.class)).collect()
+    }
+
     fn members(&self) -> Vec<Member> {
         let of = |process: &Process| {
-            let threads = process.threads.values();
-            let classes: BTreeSet<usize> =
-                threads.filter_map(|t| Some(t.classified?.class)).collect();
-            let (cgroup, unit) = (process.facts.cgroup.clone(), process.facts.unit.clone());
-            let member = move |class| Member { class, cgroup: cgroup.clone(), unit: unit.clone() };
-            classes.into_iter().map(member)
+            Some(Member {
+                class: process.classified_as_a_whole()?.class,
+                cgroup: process.facts.cgroup.clone(),
+                unit: process.facts.unit.clone(),
+            })
         };
         let ordinary = |process: &&Process| process.facts.kind == ProcessKind::Ordinary;
-        self.world.processes().filter(ordinary).flat_map(of).collect()
+        self.world.processes().filter(ordinary).filter_map(of).collect()
     }
 
     fn wish(
@@ -89,8 +94,15 @@ impl Engine {
             because: assigned.map(|assigned| self.because(process, assigned)),
             wanted,
             joins: joins.map(|assigned| assigned.class),
+            class_of_process: self.class_of_process(process),
             held,
         })
+    }
+
+    /// Name of the class that a process has as a whole.
+    pub(super) fn class_of_process(&self, process: &Process) -> Option<String> {
+        let assigned = process.classified_as_a_whole()?;
+        self.policy.set.classes.get(assigned.class).map(|class| class.name.clone())
     }
 
     /// Levers of groups, interrupts and the host, and what is known of units.

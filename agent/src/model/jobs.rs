@@ -232,7 +232,7 @@ fn thread(sample: &JobSample, recent: &JobCounts) -> ThreadJobs {
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable;
-    use downbeat_abi::job_bucket_of;
+    use downbeat_abi::{JOB_FIRST_BUCKET, bucket_of};
     use downbeat_api::Rhythm;
     use proptest::prelude::*;
 
@@ -331,7 +331,7 @@ mod tests {
     fn what_the_kernel_counted_is_taken_over() {
         let mut job = Job::zeroed();
         (job.jobs, job.missed, job.late_starts, job.released) = (3, 2, 1, [1, 2, 0]);
-        job.response[job_bucket_of(5 * MS)] = 3;
+        job.response[bucket_of(5 * MS) - JOB_FIRST_BUCKET] = 3;
         job.response_sum_ns = 15 * MS;
         job.release_count = 70;
         for count in 0..70_u64 {

@@ -290,11 +290,18 @@ impl World {
 }
 
 impl Process {
-    /// The class of its main thread, or of the first thread that has one.
+    /// The class that it is shown with: its main thread's, or that of the first thread that has one.
     #[must_use]
     pub fn classified(&self) -> Option<Assigned> {
-        let main = self.threads.get(&self.pid).and_then(|thread| thread.classified);
-        main.or_else(|| self.threads.values().find_map(|thread| thread.classified))
+        let of_any = || self.threads.values().find_map(|thread| thread.classified);
+        self.classified_as_a_whole().or_else(of_any)
+    }
+
+    /// The class of its main thread, which levers follow that belong to a process and not to a
+    /// thread: a rule for one thread must not move or freeze all the others.
+    #[must_use]
+    pub fn classified_as_a_whole(&self) -> Option<Assigned> {
+        self.threads.get(&self.pid).and_then(|thread| thread.classified)
     }
 
     /// Threads that have a class.

@@ -40,18 +40,21 @@ pub fn wishes_of(
         held_of.entry((*tid, *start_time)).or_default().push(held.clone());
     }
     let given = Given { policy, known };
-    let (mut threads, mut members) = (Vec::new(), Vec::new());
+    let (mut threads, mut members, mut active) = (Vec::new(), Vec::new(), BTreeSet::new());
     for process in processes {
-        let mut classes = BTreeSet::new();
         let of_process = given.to_process(process);
+        let of = |thread| of_process.clone().or_else(|| given.to_thread(process, thread));
+        let main = process.threads.iter().find(|thread| thread.tid == process.pid);
+        let of_main = main.and_then(of).map(|(class, _)| class);
+        let class_of_process = of_main.and_then(|class| targets.get(class));
         for thread in &process.threads {
-            let found = of_process.clone().or_else(|| given.to_thread(process, thread));
+            let found = of(thread);
             let held = held_of.remove(&(thread.tid, thread.start_time)).unwrap_or_default();
             if found.is_none() && held.is_empty() {
                 continue;
             }
             let (class, because) = found.unzip();
-            classes.extend(class);
+            active.extend(class);
             let target = class.and_then(|class| targets.get(class));
             threads.push(Wish {
                 thread: ThreadId {
@@ -65,10 +68,12 @@ pub fn wishes_of(
                 because,
                 wanted: target.map_or_else(Vec::new, |target| given.values(target, thread)),
                 joins: class.filter(|_| process.facts.kind == ProcessKind::Ordinary),
+                class_of_process: class_of_process.map(|target| target.class.clone()),
                 held,
             });
         }
-        members.extend(classes.into_iter().map(|class| Member {
+        let of_main = of_main.filter(|_| process.facts.kind == ProcessKind::Ordinary);
+        members.extend(of_main.map(|class| Member {
             class,
             cgroup: process.facts.cgroup.clone(),
             unit: process.facts.unit.clone(),
@@ -83,7 +88,8 @@ pub fn wishes_of(
                 .to_owned(),
         );
     }
-    let shared = Shared { classes: policy.classes.clone(), members, held: known.shared.clone() };
+    let (classes, held) = (policy.classes.clone(), known.shared.clone());
+    let shared = Shared { classes, active, members, held };
     Wishes { threads, fallbacks, shared, known: known.clone() }
 }
 

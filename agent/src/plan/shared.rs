@@ -14,7 +14,7 @@ use crate::act::{GroupId, Lever, Subject, Value, is_gone};
 use crate::decide::{self, GroupTarget};
 use crate::observe::machine::Machine;
 
-/// A process of a class.
+/// A process whose main thread has a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Place of the class in [`Shared::classes`].
@@ -30,7 +30,10 @@ pub struct Member {
 pub struct Shared {
     /// The classes of the policy.
     pub classes: Vec<Class>,
-    /// Every process with a class.
+    /// Places in `classes` of those that have threads.
+    pub active: BTreeSet<usize>,
+    /// Every process with a class of its own; one of which only other threads have a class is none,
+    /// since what is shared follows the main thread.
     pub members: Vec<Member>,
     /// What the agent knows of levers that belong to no thread.
     pub held: Vec<HeldShared>,
@@ -104,9 +107,9 @@ pub fn plan(
     read: impl Fn(Lever, &Subject) -> io::Result<Value>,
 ) -> Plan {
     let mut draft = Draft { shared, plan: Plan::default(), asked: BTreeSet::new() };
-    let active: BTreeSet<usize> = shared.members.iter().map(|member| member.class).collect();
+    let of_members: BTreeSet<usize> = shared.members.iter().map(|member| member.class).collect();
     plan_own_groups(&mut draft, place, &read);
-    for index in &active {
+    for index in &of_members {
         let Some(class) = shared.classes.get(*index) else { continue };
         let Some(target) = decide::group(class, place.host, place.machine) else { continue };
         draft.plan.fallbacks.extend(target.lacking.iter().cloned());
@@ -122,7 +125,7 @@ pub fn plan(
             }
         }
     }
-    plan_switches(&mut draft, &active, place, &read);
+    plan_switches(&mut draft, &shared.active, place, &read);
     draft.put_back(&read);
     draft.plan
 }
@@ -314,7 +317,7 @@ impl Draft<'_> {
             (None, Some(Verdict::Leave(reason)), _) => PlanStep::LeaveAlone { reason },
             // A group that does not exist yet would be made.
             (None, _, Err(error)) if !is_gone(error) => {
-                PlanStep::LeaveAlone { reason: format!("reading it: {error}") }
+                PlanStep::LeaveAlone { reason: format!("it cannot be read: {error}") }
             }
             (None, _, _) => match refusal(wanted, held) {
                 Some(reason) => PlanStep::LeaveAlone { reason },
@@ -394,7 +397,8 @@ mod tests {
         let classes = PolicySet::parse(&[source]).unwrap().classes;
         let cgroup = Some("/system.slice/it.service".to_owned());
         let unit = unit.map(ToOwned::to_owned);
-        Shared { classes, members: vec![Member { class: 0, cgroup, unit }], ..Shared::default() }
+        let members = vec![Member { class: 0, cgroup, unit }];
+        Shared { classes, active: BTreeSet::from([0]), members, ..Shared::default() }
     }
 
     fn planned(shared: &Shared, systemd: bool) -> Vec<PlannedChange> {
@@ -427,8 +431,18 @@ mod tests {
 
     #[test]
     fn a_class_without_processes_asks_for_nothing() {
-        let shared = Shared { members: Vec::new(), ..shared("wakeup_latency = \"20us\"", None) };
+        let body = "wakeup_latency = \"20us\"\ncpu = { weight = 50 }";
+        let nobody = (BTreeSet::new(), Vec::new());
+        let shared = Shared { active: nobody.0, members: nobody.1, ..shared(body, None) };
         assert!(planned(&shared, true).is_empty());
+    }
+
+    #[test]
+    fn a_class_of_single_threads_asks_the_host_and_not_their_groups() {
+        let body = "wakeup_latency = \"20us\"\ncpu = { weight = 50 }";
+        let shared = Shared { members: Vec::new(), ..shared(body, Some("it.service")) };
+        let told: Vec<_> = planned(&shared, true).into_iter().map(|c| c.subject).collect();
+        assert_eq!(told, [PlanSubject::Host]);
     }
 
     /// A class that adopts, and what is known of its group.

@@ -11,6 +11,7 @@ fn wish(wanted: Vec<Value>, held: Vec<Held>) -> Wishes {
         because: Some("a rule, a.toml:3".into()),
         wanted,
         joins: None,
+        class_of_process: Some("voice".into()),
         held,
     };
     Wishes { threads: vec![wish], ..Wishes::default() }
@@ -105,4 +106,15 @@ fn a_process_that_a_class_adopts_would_be_moved_through_its_main_thread() {
     assert_eq!(change.wanted, "/downbeat.slice/voice");
     joins.threads[0].thread.tid += 1;
     assert_eq!(plan(&joins, &own, here).changes, [], "the kernel keeps one for all threads");
+}
+
+#[test]
+fn what_a_process_has_once_is_not_promised_to_one_of_its_threads() {
+    let mut wishes = wish(vec![Value::OomScoreAdj(300)], Vec::new());
+    wishes.threads[0].thread.tid += 1;
+    assert_eq!(steps(&wishes, 0), [], "the main thread has it");
+    wishes.threads[0].class_of_process = Some("video".into());
+    assert!(reason(&steps(&wishes, 0)).contains("its main thread has class video"));
+    wishes.threads[0].class_of_process = None;
+    assert!(reason(&steps(&wishes, 0)).contains("its main thread has no class"));
 }

@@ -120,6 +120,9 @@ pub struct Label {
 /// Threads of one class that wait on a CPU, in one word, so that one instruction counts one in: how
 /// many, times this, plus their credit. That is what the present occupant had before they waited, and
 /// less what it had before they went to wait elsewhere: nanoseconds, below 0 or above.
+///
+/// The CPU itself takes out whom it runs and the credits that it has dealt with in a word of its own
+/// ([`Cpu::settled`]), without a locked instruction; the difference of both is who waits now.
 pub const ONE_WAITING: u64 = 1 << CREDIT_BITS;
 
 /// Bits of the credit: 39 hours both ways.
@@ -191,7 +194,7 @@ pub struct Cpu {
     /// The row of a thread that began to wait here lately: most often the only one. Whoever is about to
     /// read and write this line for a thread writes it first, so that the line comes once and not twice.
     pub late_row: u64,
-    /// Who waits; see [`ONE_WAITING`].
+    /// Who began to wait, less who went away; see [`ONE_WAITING`].
     pub rows: [u64; VICTIMS],
     /// Changes when `rows` are set right, after which those counted before are not any more.
     pub generation: u32,
@@ -217,6 +220,10 @@ pub struct Cpu {
     pub timer_since_ns: u64,
     /// How late that timer expired.
     pub timer_late_ns: u64,
+    /// What of each row is dealt with, written by this CPU alone.
+    pub settled: [u64; VICTIMS],
+    /// Always 0.
+    pub settled_padding: [u64; 7],
     /// By class slot.
     pub classes: [ClassTimes; CLASSES],
     /// Number of the soft interrupt under way.
@@ -242,8 +249,10 @@ const _: () = {
     assert!(offset_of!(Cpu, rows) == 40);
     assert!(offset_of!(Cpu, own_waiting) == 576);
     assert!(offset_of!(Cpu, exec_ns) == 576 + 8 * OWN_PLACES);
-    assert!(offset_of!(Cpu, classes) == 640 + 8 * OWN_PLACES);
-    assert!(offset_of!(Cpu, soft_vector) == 640 + 8 * OWN_PLACES + 16 * CLASSES);
+    assert!(offset_of!(Cpu, settled) == 640 + 8 * OWN_PLACES);
+    assert!(offset_of!(Cpu, classes) == 640 + 8 * OWN_PLACES + 8 * VICTIMS + 56);
+    assert!(offset_of!(Cpu, soft_vector) == offset_of!(Cpu, classes) + 16 * CLASSES);
+    assert!(offset_of!(Cpu, classes).is_multiple_of(64));
     assert!(
         offset_of!(Cpu, slices)
             == offset_of!(Cpu, soft_vector) + 16 + 40 * HASHED + 8 * PLACES * VICTIMS
@@ -270,9 +279,23 @@ mod tests {
         // Two wait, one of them for longer, and one left for another CPU.
         let row = row.wrapping_add(ONE_WAITING).wrapping_sub(900).wrapping_sub(ONE_WAITING);
         assert_eq!((waiting_in(row), credit_in(row) as i64), (1, -200));
-        let settled = row.wrapping_sub(credit_in(row));
-        assert_eq!(settled, ONE_WAITING);
-        let none = row.wrapping_sub(ONE_WAITING);
-        assert_eq!((waiting_in(none), credit_in(none) as i64), (0, -200));
+        // The CPU has dealt with the credit, then with the thread; others go on counting.
+        let settled = credit_in(row);
+        assert_eq!(row.wrapping_sub(settled), ONE_WAITING);
+        let settled = settled.wrapping_add(ONE_WAITING);
+        let row = row.wrapping_add(ONE_WAITING).wrapping_add(40);
+        let now = row.wrapping_sub(settled);
+        assert_eq!((waiting_in(now), credit_in(now)), (1, 40));
+    }
+
+    #[test]
+    fn a_row_goes_on_where_its_word_is_full() {
+        let (mut row, mut settled) = (u64::MAX - 50, u64::MAX - 50);
+        for _ in 0..200_000 {
+            row = row.wrapping_add(ONE_WAITING).wrapping_add(1_000_000_000);
+            let now = row.wrapping_sub(settled);
+            assert_eq!((waiting_in(now), credit_in(now)), (1, 1_000_000_000));
+            settled = settled.wrapping_add(now);
+        }
     }
 }

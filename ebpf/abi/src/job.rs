@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Culprit, PLACES, bucket_of};
+use crate::{Culprit, PLACES};
 
 /// Threads whose jobs can be followed at the same time, by default; fewer than [`NO_JOB`].
 pub const JOBS: u32 = 2_048;
@@ -14,7 +14,7 @@ pub const NO_JOB: u32 = u16::MAX as u32;
 /// as that.
 pub const JOB_FIRST_BUCKET: usize = 64;
 
-/// Buckets of a job's histograms: `bucket_of(ns) - JOB_FIRST_BUCKET`, at least 0.
+/// Buckets of a job's histograms: `crate::bucket_of(ns) - JOB_FIRST_BUCKET`, at least 0.
 pub const JOB_BUCKETS: usize = crate::BUCKETS - JOB_FIRST_BUCKET;
 
 /// Release times kept of each thread: a power of two.
@@ -25,13 +25,6 @@ pub const JOB_WAITS: usize = 4;
 
 /// Culprits kept of one job.
 pub const JOB_CULPRITS: usize = 4;
-
-/// A job's bucket of a time of `ns` nanoseconds, `0..JOB_BUCKETS`.
-#[must_use]
-#[inline(always)]
-pub const fn job_bucket_of(ns: u64) -> usize {
-    bucket_of(ns).saturating_sub(JOB_FIRST_BUCKET)
-}
 
 /// What released a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub use buckets::{BUCKETS, bucket_by_steps, bucket_of, upper_bound};
 pub use event::{COMM_LEN, Event, EventKind};
 pub use job::{
     CALM_WORDS, JOB_BUCKETS, JOB_CULPRITS, JOB_FIRST_BUCKET, JOB_WAITS, JOBS, Job, JobWait, Miss,
-    NO_JOB, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story, job_bucket_of,
+    NO_JOB, RELEASE_KINDS, RELEASES, ReleaseKind, SleepKind, Story,
 };
 pub use lineage::{LINEAGE_PROCESSES, Origin};
 

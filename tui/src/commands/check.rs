@@ -8,7 +8,7 @@ use downbeat_agent::cli::POLICY_DIRS;
 use downbeat_agent::observe::policy_files;
 use downbeat_agent::observe::process::ProcessSample;
 use downbeat_api::Known;
-use downbeat_policy::{PolicySet, Problem, Source};
+use downbeat_policy::{Class, PolicySet, Problem, Source};
 use ratatui::text::Line;
 
 use super::survey::{self, Survey};
@@ -209,9 +209,26 @@ fn lines(
         }
         if !any {
             lines.push(Line::from(paper.span(Ink::Warning, "  no rule gives this class")));
+        } else if of_class().all(|rule| policy.rules[rule].is_for_single_threads()) {
+            lines.extend(out_of_reach(class, paper));
         }
     }
     lines
+}
+
+/// Keys of a class that may never act, since its rules name threads and not processes.
+fn out_of_reach(class: &Class, paper: Paper) -> Vec<Line<'static>> {
+    let keys = class.of_whole_processes();
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    let keys: Vec<String> = keys.into_iter().map(|key| format!("`{key}`")).collect();
+    let told = format!(
+        "  every rule of this class names threads, and a process has {} once for all of its: \
+         only where the main thread has this class does that act",
+        keys.join(", ")
+    );
+    paper.paragraph(Ink::Warning, &told, 4)
 }
 
 fn rule_lines(
@@ -257,4 +274,30 @@ fn counted(processes: usize, threads: u64) -> String {
         return "matches nothing now".into();
     }
     format!("{}, {}", units::count(processes as u64, "process"), units::count(threads, "thread"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    fn told(rule: &str) -> String {
+        let text = format!(
+            "schema = 1\n[class.capture]\ntier = \"realtime\"\ndeadline = \"10ms\"\nadopt = true\n\
+             memory = {{ oom = -500 }}\n[[rule]]\nclass = \"capture\"\nmatch = {rule}\n"
+        );
+        let source = Source { path: "test.toml".into(), text };
+        let policy = PolicySet::parse(&[source]).unwrap();
+        let paper = Paper { width: 200, theme: Theme { colours: false } };
+        let lines = lines(&policy, 1, &[], paper);
+        lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_a_class_of_single_threads_cannot_do_is_said() {
+        let words = "a process has `adopt`, `memory.oom` once for all of its";
+        let told_of_threads = told(r#"{ exe = "obs", thread = "capture*" }"#);
+        assert!(told_of_threads.contains(words), "{told_of_threads}");
+        let told_of_both =
+            told(r#"{ any = [{ exe = "obs", thread = "capture*" }, { exe = "cam" }] }"#);
+        assert!(!told_of_both.contains("once for all"), "{told_of_both}");
+    }
 }

@@ -235,8 +235,7 @@ fn found_in_picture<T>(
     socket: &Path,
     find: impl Fn(&Snapshot) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mut watch = Client::connect(socket)?.watch()?;
-    let mut next = || watch.next().unwrap_or_else(|| Err(ended(socket)));
+    let mut next = snapshots(socket)?;
     match find(&next()?) {
         Err(Failure::NotFound(_)) => find(&next()?),
         found => found,
@@ -249,10 +248,17 @@ fn picture_with_rates(
     socket: &Path,
     rates: impl Fn(&Snapshot) -> bool,
 ) -> Result<Snapshot, Failure> {
-    let mut watch = Client::connect(socket)?.watch()?;
-    let mut next = || watch.next().unwrap_or_else(|| Err(ended(socket)));
+    let mut next = snapshots(socket)?;
     let first = next()?;
     if first.interval > 0.0 && rates(&first) { Ok(first) } else { Ok(next()?) }
+}
+
+/// One snapshot after the other.
+fn snapshots(
+    socket: &Path,
+) -> Result<impl FnMut() -> Result<Snapshot, ClientError> + '_, ClientError> {
+    let mut watch = Client::connect(socket)?.watch()?;
+    Ok(move || watch.next().unwrap_or_else(|| Err(ended(socket))))
 }
 
 /// The stream of snapshots ended.

@@ -177,7 +177,7 @@ pub(in crate::act) fn put_back<C: Control>(
         // A lever that went with its controller is gone as well.
         Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::Unsupported => return None,
         Err(error) => {
-            let reason = format!("reading it: {error}");
+            let reason = format!("it cannot be read: {error}");
             return Some(Event::Failed { wanted: change.old.clone(), reason });
         }
     };

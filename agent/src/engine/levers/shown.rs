@@ -17,7 +17,7 @@ impl Engine {
 
     /// What the class of a process asks of the group or unit that the process shares with others.
     pub(in crate::engine) fn explain_shared(&self, process: &Process) -> Vec<SharedExplanation> {
-        let class = process.classified().map(|assigned| assigned.class);
+        let class = process.classified_as_a_whole().map(|assigned| assigned.class);
         let ordinary = process.facts.kind == ProcessKind::Ordinary;
         let Some(class) = class.filter(|_| ordinary && self.mode == Mode::Engaged) else {
             return Vec::new();

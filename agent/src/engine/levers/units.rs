@@ -51,9 +51,8 @@ impl Engine {
                 if process.facts.kind != ProcessKind::Ordinary || self.is_pool(process.pid) {
                     continue;
                 }
-                let Some(class) = process.classified().map(|assigned| assigned.class) else {
-                    continue;
-                };
+                let Some(assigned) = process.classified_as_a_whole() else { continue };
+                let class = assigned.class;
                 let target = self.levers.groups.target(class);
                 let Some(target) = target.filter(|it| !it.adopt && !it.values.is_empty()) else {
                     continue;

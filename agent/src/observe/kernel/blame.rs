@@ -25,6 +25,7 @@ pub(super) const WAITED: usize =
     CLASSES + std::mem::offset_of!(ClassTimes, waited_ns) / size_of::<u64>();
 /// As above, of the threads that wait.
 const ROWS: usize = std::mem::offset_of!(Cpu, rows) / size_of::<u64>();
+const SETTLED: usize = std::mem::offset_of!(Cpu, settled) / size_of::<u64>();
 const OWN: usize = std::mem::offset_of!(Cpu, own_waiting) / size_of::<u64>();
 const LABEL_WORDS: usize = size_of::<Label>() / size_of::<u64>();
 
@@ -75,9 +76,10 @@ impl BlameTable {
         }
         let row = usize::from(thread.row).min(VICTIMS - 1);
         let cpu = usize::from(thread.cpu) * CPU_WORDS;
+        let settled = self.words.load(cpu + SETTLED + row);
         // A count is 0 already where the kernel set it right.
         self.change(cpu + ROWS + row, |row| {
-            (waiting_in(row) != 0).then(|| row.wrapping_sub(ONE_WAITING))
+            (waiting_in(row.wrapping_sub(settled)) != 0).then(|| row.wrapping_sub(ONE_WAITING))
         });
         if thread.process != 0 {
             self.change(cpu + OWN + own_place(thread.process), |own| {
