@@ -23,7 +23,7 @@ use downbeat_agent::observe::kernel::{KernelProbes, ProbeOptions};
 use downbeat_agent::own_priority;
 use downbeat_agent::roots::Roots;
 use downbeat_agent::serve::{Rights, metrics, socket};
-use downbeat_agent::supervise::{PoolOptions, PoolSupervisor, poll_status};
+use downbeat_agent::supervise::{PoolGroup, PoolOptions, PoolSupervisor, poll_status};
 use downbeat_api::pool::PoolStatus;
 use downbeat_api::{HostFacts, SOCKET_NAME, Severity, Snapshot};
 use downbeat_policy::PolicySet;
@@ -92,7 +92,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let socket = socket::bind(&cli.run_dir.join(SOCKET_NAME), &rights)?;
     let metrics = listen(cli.listen, &mut notices);
     let (status_sender, pool_status) = watch::channel(None);
-    let pool = PoolSupervisor::new(pool_options(cli));
+    let pool = PoolSupervisor::new(pool_options(cli, &roots));
     let has_pool = pool.is_some();
     let frames = open_frames(&cli.run_dir, &mut notices);
     let units = units(cli, &roots, &host);
@@ -318,7 +318,7 @@ fn open_frames(run_dir: &Path, notices: &mut Notices) -> Option<FrameSocket> {
     }
 }
 
-fn pool_options(cli: &Cli) -> PoolOptions {
+fn pool_options(cli: &Cli, roots: &Roots) -> PoolOptions {
     PoolOptions {
         program: cli.pool_bin.clone(),
         pool_dir: cli.pool_dir.clone(),
@@ -326,6 +326,11 @@ fn pool_options(cli: &Cli) -> PoolOptions {
         user: cli.pool_user.clone(),
         rest: cli.pool_rest.clone(),
         grpc: cli.pool_grpc.clone(),
+        group: if cli.observe_only {
+            Err("this agent only observes".into())
+        } else {
+            PoolGroup::find(roots, &cli.run_dir)
+        },
     }
 }
 

@@ -3,8 +3,11 @@
 //! The pool is another program under another user: what a request makes of it never reaches this
 //! process. It is told to stop when the agent dies, however it dies.
 
+mod group;
+
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -18,6 +21,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
+
+pub use group::PoolGroup;
 
 /// First pause before a restart; doubled for each death in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -49,6 +54,8 @@ pub struct PoolOptions {
     pub rest: Option<String>,
     /// Handed on as `--grpc`; absent: the pool's default.
     pub grpc: Option<String>,
+    /// The control group that is handed over to it, or why there is none.
+    pub group: Result<PoolGroup, String>,
 }
 
 /// The pool's process and when it is to be started next.
@@ -76,8 +83,18 @@ impl PoolSupervisor {
             .flatten()
             .flatten()
             .any(|entry| entry.path().extension().is_some_and(|extension| extension == "toml"));
+        if !declared {
+            return None;
+        }
+        match &options.group {
+            // What an agent that was killed may have left.
+            Ok(group) => group.end(),
+            Err(reason) => {
+                tracing::warn!("the pool's workers get no control groups of their own: {reason}");
+            }
+        }
         let state = State::Waiting { until: Instant::now() };
-        declared.then_some(Self { options, state, deaths: 0, note: None })
+        Some(Self { options, state, deaths: 0, note: None })
     }
 
     /// Waits for the next thing to do and does it: a start, or taking note of a death. May be
@@ -90,6 +107,9 @@ impl PoolSupervisor {
             }
             State::Running { child, since } => {
                 let ended = child.wait().await;
+                if let Ok(group) = &self.options.group {
+                    group.end();
+                }
                 if since.elapsed() >= SETTLED {
                     self.deaths = 0;
                 }
@@ -110,12 +130,14 @@ impl PoolSupervisor {
     /// Stops the pool and waits for it, a few seconds at most.
     pub async fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
-        let State::Running { child, .. } = &mut self.state else {
-            return;
-        };
-        if timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        if let State::Running { child, .. } = &mut self.state
+            && timeout(STOP_TIMEOUT, child.wait()).await.is_err()
+        {
             tracing::warn!("the pool did not stop within {} s: killed", STOP_TIMEOUT.as_secs());
             let _ = child.kill().await;
+        }
+        if let Ok(group) = &self.options.group {
+            group.remove().await;
         }
         self.state = State::Waiting { until: Instant::now() + LONGEST_BACKOFF };
     }
@@ -164,14 +186,23 @@ impl PoolSupervisor {
         if let Some(user) = &user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
+        let entrance = self.hand_over(user.as_ref());
+        if let (Some(_), Ok(group)) = (&entrance, &self.options.group) {
+            command.arg("--cgroup").arg(group.folder());
+        }
         command.stdin(std::process::Stdio::null()).kill_on_drop(true);
         // The agent's notification socket is the agent's.
         command.env_remove("NOTIFY_SOCKET");
         let agent = nix::unistd::getpid();
-        // SAFETY: the closure runs between fork and exec and makes three system calls, all of
-        // which are safe there.
+        // SAFETY: the closure runs between fork and exec and makes a few system calls, all of which
+        // are safe there.
         unsafe {
             command.pre_exec(move || {
+                if let Some(entrance) = &entrance {
+                    // `0` is the writer. The right to is that of whoever opened the file; on kernels
+                    // before 5.16 the pool stays outside, and says so.
+                    let _ = nix::unistd::write(entrance, b"0");
+                }
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
                 // A reload in the pool's first milliseconds waits until the pool can hear it;
                 // the pool then takes it out of its mask.
@@ -196,6 +227,16 @@ impl PoolSupervisor {
             };
             format!("{}: {error}; {remedy}", program.display())
         })
+    }
+
+    /// Hands the group over; nothing where that is not possible.
+    fn hand_over(&self, user: Option<&User>) -> Option<OwnedFd> {
+        let group = self.options.group.as_ref().ok()?;
+        let entrance = group.hand_over(user);
+        let warn = |reason: &String| {
+            tracing::warn!("the pool's workers get no control groups of their own: {reason}");
+        };
+        entrance.inspect_err(warn).ok()
     }
 
     fn program(&self) -> PathBuf {

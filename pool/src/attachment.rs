@@ -43,11 +43,8 @@ impl Attachment {
         self.watch_at
     }
 
-    /// Looks at the instance's processes, if that is due.
+    /// Looks at the instance's processes, which is due.
     pub fn watch(&mut self, now: Duration, leader: Pid, dispatcher: &Dispatcher) -> Verdict {
-        if now < self.watch_at {
-            return Verdict::Well;
-        }
         self.watch_at = now + WATCH;
         let Some((held, completed)) = dispatcher.held(self.handle) else {
             return Verdict::Stuck("closed its channel and goes on running".into());

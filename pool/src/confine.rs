@@ -94,9 +94,12 @@ pub fn prepare(placement: &Placement, needs: &Needs, nodes: &Path) -> Result<Con
     }
     if let Some(gpus) = &placement.gpu {
         let list = gpus.join(",");
+        // Not ROCR_VISIBLE_DEVICES as well: HIP counts anew among those that this leaves.
         env.extend(
             ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"].map(|name| (name, list.clone())),
         );
+        // The numbers are those that `nvidia-smi` shows, not the fastest first.
+        env.insert("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
     }
     let files = match &placement.sandbox {
         Sandbox::Off => None,
@@ -185,17 +188,25 @@ fn cpus(placement: &Placement, nodes: &Path) -> Result<Option<CpuList>, String> 
     let Some(wanted) = wanted else {
         return Ok(None);
     };
-    let allowed = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|errno| format!("sched_getaffinity: {errno}"))?;
-    let all = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    let left = CpuList(wanted.0.intersection(&all).copied().collect());
+    let all = allowed_cpus()?;
+    let left = CpuList(wanted.0.intersection(&all.0).copied().collect());
     if left.0.is_empty() {
         return Err(format!(
-            "`cpus`: the pool may use none of {wanted}, only {}; change `cpus`",
-            CpuList(all)
+            "`cpus`: the pool may use none of {wanted}, only {all}; change `cpus`"
         ));
     }
     Ok(Some(left))
+}
+
+/// The CPUs that this process may use.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn allowed_cpus() -> Result<CpuList, String> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))
+        .map_err(|errno| format!("sched_getaffinity: {errno}"))?;
+    let all = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    Ok(CpuList(all.collect()))
 }
 
 fn set(cpus: &CpuList) -> Result<CpuSet, String> {

@@ -1,20 +1,21 @@
 //! One declared worker: its instances, how many there should be, and their replacement when what is
 //! declared changes.
 
+mod memory;
+
 use std::collections::BTreeMap;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use downbeat_api::pool::{Worker, WorkerState};
 use downbeat_queue::{Cause, Load as QueueLoad};
-use nix::unistd::Pid;
 
 use crate::adapters;
 use crate::config::{Adapter, Instances, Media, Program, WorkerConfig};
 use crate::dispatch::Declaration;
 use crate::inference::Metadata;
 use crate::member::{Context, Member, Said};
+use crate::memory::Hold;
 use crate::outside::{Outside, is_outside};
 use crate::paths::Paths;
 use crate::program::port;
@@ -22,12 +23,16 @@ use crate::rolling::{self, Instance};
 use crate::scale::{Load, Scale};
 use crate::store::{Artifact, Report, Store, Target};
 use crate::view::{Model, Route, Standing};
+use memory::Memory;
 
 /// Between two decisions on how many instances there should be.
 pub const DECISION: Duration = Duration::from_millis(250);
 
 /// Requests a second that count as none: some seconds after the last one.
 const LEAST_RATE: f64 = 0.01;
+
+/// How long one that was unloaded takes to come up, until that is measured.
+const COLD_START: Duration = Duration::from_secs(2);
 
 /// How long an instance that is to leave may go on with what it has.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -52,6 +57,7 @@ pub struct Fleet {
     served: Option<Arc<Artifact>>,
     /// How long its instances may go on with what they have, when it is to leave.
     leaving: Option<Duration>,
+    memory: Memory,
 }
 
 impl Fleet {
@@ -74,6 +80,7 @@ impl Fleet {
             declared: None,
             served: None,
             leaving: None,
+            memory: Memory::default(),
         }
     }
 
@@ -118,6 +125,7 @@ impl Fleet {
     ) -> Option<Duration> {
         self.declare(context);
         self.members.retain(|_, member| !member.gone());
+        self.look_at_memory(now, load);
         if self.leaving.is_none() && self.is_elastic() && now >= self.decide_at {
             let load = load.map(|load| self.load(load)).unwrap_or_default();
             self.wanted = self.scale.decide(now, &load);
@@ -134,26 +142,41 @@ impl Fleet {
                 member.leave(now + patience);
             }
         }
-        for slot in plan.start {
+        let start = if self.memory.hold.is_some() { Vec::new() } else { plan.start };
+        for slot in start {
             let artifact = self.artifact().cloned();
             let member = Member::new(self.config.clone(), slot, self.generation, artifact, now);
             self.members.insert(slot, member);
         }
         let due = self.members.values_mut().filter_map(|member| member.step(now, context)).min();
         self.report_served(context.store);
+        if self.declared.is_some()
+            && let Standing::Down(reason) = self.standing()
+        {
+            // What waits would wait in vain.
+            context.dispatcher.refuse_waiting(&self.config.name, &reason);
+        }
         let decision = (self.is_elastic() && self.leaving.is_none()).then_some(self.decide_at);
-        due.into_iter().chain(decision).chain(outside).min()
+        let held = self.memory.is_waiting().then_some(now + DECISION);
+        due.into_iter().chain(decision).chain(outside).chain(held).min()
     }
 
     fn wanted_now(&self) -> usize {
         let nothing = self.stored().is_some() && self.target.is_err();
-        if self.leaving.is_some() || nothing || is_outside(&self.config) { 0 } else { self.wanted }
+        let none = self.leaving.is_some() || nothing || self.memory.unloaded;
+        if none || is_outside(&self.config) { 0 } else { self.wanted }
     }
 
     /// Tells the dispatcher what is new.
     fn declare(&mut self, context: &Context<'_>) {
         let takes = self.leaving.is_none() && self.config.takes_requests();
-        let declaration = takes.then(|| Declaration::from(&self.config));
+        let declaration = takes.then(|| {
+            let mut declaration = Declaration::from(&self.config);
+            if self.memory.unloaded {
+                declaration.cold_start.get_or_insert(COLD_START);
+            }
+            declaration
+        });
         if declaration == self.declared {
             return;
         }
@@ -244,16 +267,10 @@ impl Fleet {
         }
     }
 
-    /// Whether one of its instances is this process.
-    #[must_use]
-    pub fn owns(&self, pid: Pid) -> bool {
-        self.members.values().any(|member| member.pid() == Some(pid))
-    }
-
-    /// The process of an instance ended; nothing where it is none of its own.
-    pub fn ended(&mut self, now: Duration, pid: Pid, status: ExitStatus, paths: &Paths) {
-        if let Some(member) = self.members.values_mut().find(|member| member.pid() == Some(pid)) {
-            member.ended(now, status, paths);
+    /// Takes note of instances whose processes have ended.
+    pub fn reap(&mut self, now: Duration, paths: &Paths) {
+        for member in self.members.values_mut() {
+            member.reap(now, paths);
         }
     }
 
@@ -269,6 +286,7 @@ impl Fleet {
         }
         self.config = config;
         self.leaving = None;
+        self.memory.unloaded = false;
         for member in self.members.values_mut() {
             member.retry(now);
         }
@@ -313,7 +331,11 @@ impl Fleet {
             (row.state, row.note) = match self.standing() {
                 Standing::Ready if is_outside(&self.config) => (WorkerState::Ready, None),
                 Standing::Ready => {
-                    let note = "no instance runs; the next request starts one";
+                    let note = if self.memory.unloaded {
+                        "unloaded to make room for another; the next request loads it"
+                    } else {
+                        "no instance runs; the next request starts one"
+                    };
                     (WorkerState::Stopped, Some(note.into()))
                 }
                 Standing::Coming(reason) => (WorkerState::Starting, Some(reason)),
@@ -356,7 +378,13 @@ impl Fleet {
             |member: &&Member| matches!(member.state(), WorkerState::Failed | WorkerState::Stopped);
         let note = |member: &Member| member.note().unwrap_or("its worker is down").to_owned();
         match staying().next() {
-            None if self.wanted == 0 => Standing::Ready,
+            None if self.wanted_now() == 0 => Standing::Ready,
+            None if let Some(Hold::Short(reason)) = &self.memory.hold => {
+                Standing::Down(reason.clone())
+            }
+            None if let Some(Hold::Soon(reason)) = &self.memory.hold => {
+                Standing::Coming(reason.clone())
+            }
             None => Standing::Coming("its worker is starting".into()),
             Some(first) if staying().all(|member| over(&member)) => Standing::Down(note(first)),
             Some(_) => Standing::Coming("its worker is starting".into()),

@@ -44,6 +44,13 @@ struct Arguments {
     /// Group whose members may also change something there (`downbeat pool load`).
     #[arg(long, value_name = "GROUP", default_value = "downbeat-admin")]
     change_group: String,
+    /// Control group (version 2) below which each worker gets one of its own; it must belong to the
+    /// pool's user. The agent gives one where it can.
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    /// Where the kernel says how much memory is free.
+    #[arg(long, value_name = "FILE", default_value = "/proc/meminfo", hide = true)]
+    meminfo: PathBuf,
 }
 
 /// `ADDR` or `off`.
@@ -91,6 +98,8 @@ async fn supervise() -> ExitCode {
         models: arguments.models,
         read_group: arguments.read_group,
         change_group: arguments.change_group,
+        group: arguments.cgroup,
+        meminfo: arguments.meminfo,
     };
     let serve = async |backend, paths: &paths::Paths| {
         let socket = |name| paths.server(name).ok();

@@ -19,6 +19,9 @@ use crate::adapters::Adapter;
 use crate::attachment::{Attachment, EXTERNAL_BOUND, OWN_BOUND};
 use crate::config::{self, Program, WorkerConfig};
 use crate::dispatch::{Attach, Channel, Dispatcher, Transport};
+use crate::groups::{Group, Groups};
+use crate::launch::{Home, Launch, Launches};
+use crate::memory;
 use crate::notify::Message;
 use crate::output::LastLine;
 use crate::paths::Paths;
@@ -64,12 +67,24 @@ pub struct Context<'a> {
     pub paths: &'a Paths,
     /// What the pool was started with.
     pub settings: &'a Settings,
+    /// Control groups of the workers.
+    pub groups: &'a Groups,
+    /// Processes that were started.
+    pub launches: &'a Launches,
     /// Where requests come from.
     pub dispatcher: &'a Dispatcher,
     /// Where models lie.
     pub store: &'a Store,
     /// Where what they say goes.
     pub reports: &'a mpsc::Sender<Report>,
+}
+
+impl Context<'_> {
+    /// Where instance `id` lives.
+    #[must_use]
+    pub fn home(&self, id: &str) -> Home {
+        Home::new(id, self.paths, self.groups, self.launches)
+    }
 }
 
 /// One instance.
@@ -86,8 +101,12 @@ pub struct Member {
     socket: Option<PathBuf>,
     latest: Message,
     last_line: LastLine,
-    /// While it may write nowhere else.
-    temporary: Option<PathBuf>,
+    /// From its first start on.
+    home: Option<Home>,
+    /// While its process runs.
+    launch: Option<Launch>,
+    /// How often the kernel had killed in its group for its limit of memory when it was started.
+    memory_kills: u64,
     listener: Option<JoinHandle<()>>,
     /// While it is greeted and loads its model, or is asked whether it answers.
     greeter: Option<JoinHandle<()>>,
@@ -135,7 +154,9 @@ impl Member {
             socket: None,
             latest: Message::default(),
             last_line: LastLine::default(),
-            temporary: None,
+            home: None,
+            launch: None,
+            memory_kills: 0,
             listener: None,
             greeter: None,
             channel: None,
@@ -260,7 +281,7 @@ impl Member {
             (Program::Model(_), Some(channel)) => (Transport::Channel(*channel), OWN_BOUND),
             (Program::Command(_), _) => {
                 let port = port(&self.config, self.slot);
-                match Adapter::new(&self.config, port, &context.paths.run_dir) {
+                match Adapter::new(&self.config, port, || context.home(&self.id)) {
                     Some(adapter) => (Transport::Adapter(Arc::new(adapter)), EXTERNAL_BOUND),
                     None => return,
                 }
@@ -280,6 +301,14 @@ impl Member {
         if let Some(pid) = self.pid {
             process::signal_group(pid, signal);
         }
+    }
+
+    /// Bytes that its process and, in its control group, all that it started have in memory.
+    #[must_use]
+    pub fn resident(&self) -> Option<u64> {
+        let pid = self.pid?.as_raw().cast_unsigned();
+        let group = self.home.as_ref().and_then(Home::group).and_then(Group::anonymous);
+        memory::resident(pid).max(group)
     }
 
     /// Takes in what it said; what an earlier process of it said is too late.
@@ -310,23 +339,34 @@ impl Member {
         }
     }
 
-    /// Its process ended.
-    pub fn ended(&mut self, now: Duration, status: ExitStatus, paths: &Paths) {
+    /// Takes note of its process's end, if that has come.
+    pub fn reap(&mut self, now: Duration, paths: &Paths) {
+        if let Some(status) = self.pid.and_then(process::reap) {
+            self.ended(now, status, paths);
+        }
+    }
+
+    fn ended(&mut self, now: Duration, status: ExitStatus, paths: &Paths) {
         self.pid = None;
         self.latest = Message::default();
         self.stop_listening();
-        process::kill_marked(&paths.run_dir, Some(&self.id));
+        let mut how = process::describe(status);
+        if let Some(group) = self.home.as_ref().and_then(Home::group) {
+            // What it started may have left its process group.
+            group.end();
+            if group.memory_kills() > self.memory_kills {
+                how.push_str(", since it used more than its `memory`");
+            }
+        }
         if let Some(socket) = self.socket.take() {
             // A killed worker leaves its socket behind.
             let _ = fs::remove_file(socket);
         }
-        if let Some(folder) = self.temporary.take() {
-            let _ = fs::remove_dir_all(folder);
-        }
         if let Ok(notify) = paths.notify(&self.id) {
             let _ = fs::remove_file(notify);
         }
-        let mut how = process::describe(status);
+        // With its temporary folder.
+        self.launch = None;
         if let Some(last) = self.last_line.words(Instant::now()).filter(|_| !status.success()) {
             how = format!("{how}: {last}");
         }

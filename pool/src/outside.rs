@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::adapters::{Adapter, answers};
 use crate::config::{self, Program, WorkerConfig};
 use crate::dispatch::{Attach, Dispatcher, Handle, Transport};
-use crate::member::{Context, DRAIN_LOOK, Report, Said};
+use crate::member::{Context, DRAIN_LOOK, Report, Said, instance_id};
 use crate::program::command_line;
 use crate::view::Standing;
 
@@ -109,8 +109,9 @@ impl Outside {
             // A process each.
             _ => (config.instances.max, 1),
         };
-        for _ in 0..workers {
-            let Some(adapter) = Adapter::new(config, None, &context.paths.run_dir) else {
+        for slot in 0..workers {
+            let home = || context.home(&instance_id(&config.name, slot));
+            let Some(adapter) = Adapter::new(config, None, home) else {
                 return;
             };
             let attach = Attach {

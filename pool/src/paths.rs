@@ -47,6 +47,12 @@ impl Paths {
         Ok(Self { run_dir, folder })
     }
 
+    /// Without making or resolving anything.
+    #[cfg(test)]
+    pub fn of(run_dir: &Path) -> Self {
+        Self { run_dir: run_dir.to_owned(), folder: run_dir.join(POOL_DIR) }
+    }
+
     /// The socket that worker `name` serves.
     ///
     /// # Errors

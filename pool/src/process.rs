@@ -1,41 +1,35 @@
-//! Starting, signalling and reaping processes: the pool's syscall edge.
+//! Signalling and reaping processes: with [`crate::launch`] the pool's syscall edge.
 //!
 //! How it is made sure that no worker outlives the pool:
+//! - each instance has a control group of its own where the pool may make them
+//!   ([`crate::groups`]), which is ended as a whole, whatever is in it;
 //! - each worker has its own process group, and the whole group is killed when its leader ends;
 //! - the leader gets SIGKILL from the kernel when the pool dies (`PR_SET_PDEATHSIG`). That signal
 //!   comes when the *thread* dies that started the worker, so only the main thread starts any;
-//! - what a worker started and moved to another group or session still bears the mark
-//!   [`WORKER_MARK`] in its environment. It is found there when its worker ends, when the pool
-//!   stops, and when a new pool starts after a killed one. A program that wipes its environment
-//!   and leaves its group escapes.
+//! - what a worker started and moved to another group or session becomes the pool's own child when
+//!   its parent ends (`PR_SET_CHILD_SUBREAPER`), and bears marks in its environment that say whose
+//!   it was ([`crate::launch`]). It is killed then;
+//! - when the pool itself is killed, its keeper ends what is left ([`crate::keeper`]); what a killed
+//!   keeper leaves as well, the next pool finds by its marks.
+//!
+//! Without control groups a program that wipes its environment and leaves its process group escapes.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::Pid;
 
-use crate::config::WorkerConfig;
-use crate::confine::Confinement;
-use crate::program::CommandLine;
-
-/// Environment variable that names a process's worker and instance.
-pub const WORKER_MARK: &str = "DOWNBEAT_WORKER";
-
-/// Environment variable that names its pool, by the run directory.
-pub const POOL_MARK: &str = "DOWNBEAT_POOL";
-
-/// Environment variable with the worker's deadline, microseconds.
-const DEADLINE: &str = "DOWNBEAT_DEADLINE_US";
+use crate::launch::{LAUNCH_MARK, Launches, POOL_MARK};
 
 /// Why a process could not be started.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,14 +38,6 @@ pub enum SpawnError {
     Lasting(String),
     /// The host is short of something.
     Passing(String),
-}
-
-/// A process that runs.
-pub struct Spawned {
-    /// Leader of its own group.
-    pub pid: Pid,
-    /// Its standard error.
-    pub stderr: ChildStderr,
 }
 
 /// Makes descendants that lose their parent the pool's own children, so that it can reap them.
@@ -77,71 +63,9 @@ pub fn take_hangup() {
     let _ = SigSet::from(Signal::SIGHUP).thread_unblock();
 }
 
-/// Starts instance `id` of a worker, which inherits `channel` and gets its number as `--channel`. To
-/// be called on the main thread only; see the module's text.
-///
-/// # Errors
-/// Says what failed and what to do.
-pub fn spawn(
-    config: &WorkerConfig,
-    id: &str,
-    line: &CommandLine,
-    run_dir: &Path,
-    notify: &Path,
-    channel: Option<&OwnedFd>,
-    confinement: Confinement,
-) -> Result<Spawned, SpawnError> {
-    let mut command = Command::new(&line.program);
-    command
-        .args(&line.arguments)
-        .current_dir(config.dir.as_deref().unwrap_or(Path::new("/")))
-        .envs(&confinement.env)
-        .envs(&config.env)
-        .env("NOTIFY_SOCKET", notify)
-        .env(WORKER_MARK, id)
-        .env(POOL_MARK, run_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    if let Some(deadline) = config.deadline {
-        command.env(DEADLINE, deadline.as_micros().to_string());
-    }
-    if let Some((user, group)) = confinement.user {
-        command.uid(user.as_raw()).gid(group.as_raw());
-    }
-    let channel = channel.map(AsRawFd::as_raw_fd);
-    if let Some(number) = channel {
-        command.arg("--channel").arg(number.to_string());
-    }
-    let pool = Pid::this();
-    // SAFETY: the closure runs in the child between fork and exec and makes a few syscalls; it
-    // neither allocates nor takes a lock. The channel's descriptor is open there: whoever called
-    // holds it until the child has been started.
-    unsafe {
-        command.pre_exec(move || {
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // The pool may have died before the line above; then no signal would ever come.
-            if getppid() != pool {
-                return Err(Errno::ESRCH.into());
-            }
-            prctl::set_no_new_privs()?;
-            if let Some(number) = channel {
-                // Without FD_CLOEXEC, in the child alone.
-                Errno::result(libc::fcntl(number, libc::F_SETFD, 0))?;
-            }
-            // Last, so that nothing above needs what it takes away.
-            confinement.enter()
-        });
-    }
-    let mut child = command.spawn().map_err(|error| spawn_error(&line.program, &error))?;
-    let stderr = child.stderr.take().ok_or_else(|| {
-        SpawnError::Passing(format!("{}: no pipe for its standard error", line.program.display()))
-    })?;
-    Ok(Spawned { pid: Pid::from_raw(child.id().cast_signed()), stderr })
-}
-
-fn spawn_error(program: &Path, error: &io::Error) -> SpawnError {
+/// What the error of a start means.
+#[must_use]
+pub fn spawn_error(program: &Path, error: &io::Error) -> SpawnError {
     let program = program.display();
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => SpawnError::Lasting(format!(
@@ -167,29 +91,48 @@ pub fn signal_group(leader: Pid, signal: Signal) {
     let _ = killpg(leader, signal);
 }
 
-/// Reaps one ended child, a worker or an orphan that was adopted. What is left of a worker's
-/// process group is killed first. Nothing when none has ended.
-pub fn reap(is_worker: impl Fn(Pid) -> bool) -> Option<(Pid, ExitStatus)> {
-    loop {
-        // WNOWAIT keeps the leader as a zombie, so that its number cannot be reused before its
-        // group has been killed.
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let pid = match waitid(Id::All, flags) {
-            Ok(status) => status.pid()?,
-            Err(Errno::EINTR) => continue,
-            Err(_) => return None,
-        };
-        if is_worker(pid) {
-            signal_group(pid, Signal::SIGKILL);
-        }
-        return match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => Some((pid, ExitStatus::from_raw(code << 8))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                Some((pid, ExitStatus::from_raw(signal as i32)))
-            }
-            _ => None,
-        };
+/// Reaps a worker, if it has ended. What is left of its process group is killed first.
+pub fn reap(leader: Pid) -> Option<ExitStatus> {
+    // WNOWAIT keeps the leader as a zombie, so that its number cannot be reused before its group has
+    // been killed.
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(leader), flags) {
+        Ok(WaitStatus::StillAlive) | Err(_) => return None,
+        Ok(_) => {}
     }
+    signal_group(leader, Signal::SIGKILL);
+    match waitpid(leader, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+        _ => None,
+    }
+}
+
+/// Looks after what this process adopted: reaps those that ended, and kills those whose worker has.
+/// To be called whenever a child ended: the children of those that are killed come here in turn.
+pub fn look_after_orphans(run_dir: &Path, launches: &Launches) {
+    for pid in children().into_iter().filter(|pid| !launches.has(*pid)) {
+        if !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)) {
+            continue;
+        }
+        // A child that nobody else waits for keeps its number until it is reaped here.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let own = Marks::of(&environment, run_dir);
+        if own.is_some_and(|it| it.pool == std::process::id() && !launches.runs(it.number)) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The children of this process; none where the kernel does not list them.
+fn children() -> Vec<Pid> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|it| fs::read_to_string(it.path().join("children")).ok());
+    let all: Vec<_> = lists
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw))
+        .collect();
+    all
 }
 
 /// An end in words.
@@ -205,9 +148,10 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Kills what bears the marks of this pool (of one worker, or of all) and is not the pool itself;
-/// returns how many there were. Repeats, because a process may fork while it is looked for.
-pub fn kill_marked(run_dir: &Path, worker: Option<&str>) -> usize {
+/// Kills what bears the marks of this run directory (of one pool's process, or of all) and is not
+/// this process itself; returns how many there were. Repeats, because a process may fork while it is
+/// looked for.
+pub fn kill_marked(run_dir: &Path, pool: Option<u32>) -> usize {
     let mut killed = 0;
     for round in 0..5 {
         let before = killed;
@@ -219,7 +163,7 @@ pub fn kill_marked(run_dir: &Path, worker: Option<&str>) -> usize {
             let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
             };
-            if pid != Pid::this().as_raw() && kill_if_marked(pid, run_dir, worker) {
+            if pid != Pid::this().as_raw() && kill_if_marked(pid, run_dir, pool) {
                 killed += 1;
             }
         }
@@ -232,7 +176,7 @@ pub fn kill_marked(run_dir: &Path, worker: Option<&str>) -> usize {
     killed
 }
 
-fn kill_if_marked(pid: i32, run_dir: &Path, worker: Option<&str>) -> bool {
+fn kill_if_marked(pid: i32, run_dir: &Path, pool: Option<u32>) -> bool {
     // The pidfd first: whoever is read below is then the one who is killed, even if the number
     // has been given to another process meanwhile.
     let Some(pidfd) = pidfd_open(pid) else {
@@ -242,20 +186,33 @@ fn kill_if_marked(pid: i32, run_dir: &Path, worker: Option<&str>) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
         return false;
     };
-    marked(&environment, run_dir, worker) && pidfd_kill(&pidfd)
+    let marks = Marks::of(&environment, run_dir);
+    marks.is_some_and(|it| pool.is_none_or(|pool| pool == it.pool)) && pidfd_kill(&pidfd)
 }
 
-fn marked(environment: &[u8], run_dir: &Path, worker: Option<&str>) -> bool {
-    let has = |name: &str, value: Option<&[u8]>| {
-        environment.split(|byte| *byte == 0).any(|variable| {
-            variable
-                .strip_prefix(name.as_bytes())
-                .and_then(|rest| rest.strip_prefix(b"="))
-                .is_some_and(|is| value.is_none_or(|wanted| is == wanted))
-        })
-    };
-    has(POOL_MARK, Some(run_dir.as_os_str().as_bytes()))
-        && has(WORKER_MARK, worker.map(str::as_bytes))
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marks {
+    /// The pool's process.
+    pool: u32,
+    /// Of what it started.
+    number: u64,
+}
+
+impl Marks {
+    /// Those of an environment; nothing in one that is not of a pool of this run directory.
+    fn of(environment: &[u8], run_dir: &Path) -> Option<Self> {
+        let value = |name: &str| {
+            environment.split(|byte| *byte == 0).find_map(|variable| {
+                variable.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+            })
+        };
+        if value(POOL_MARK)? != run_dir.as_os_str().as_bytes() {
+            return None;
+        }
+        let (pool, number) = std::str::from_utf8(value(LAUNCH_MARK)?).ok()?.split_once('.')?;
+        Some(Self { pool: pool.parse().ok()?, number: number.parse().ok()? })
+    }
 }
 
 fn pidfd_open(pid: i32) -> Option<OwnedFd> {
@@ -286,14 +243,35 @@ mod tests {
     }
 
     #[test]
-    fn only_both_marks_make_a_process_ours() {
+    fn only_all_marks_make_a_process_ours() {
         let run = Path::new("/run/a");
-        let ours = b"A=1\0DOWNBEAT_WORKER=mic\0DOWNBEAT_POOL=/run/a\0";
-        assert!(marked(ours, run, None));
-        assert!(marked(ours, run, Some("mic")));
-        assert!(!marked(ours, run, Some("mi")));
-        assert!(!marked(ours, Path::new("/run/b"), None));
-        assert!(!marked(b"XDOWNBEAT_POOL=/run/a\0DOWNBEAT_WORKER=mic\0", run, None));
-        assert!(!marked(b"", run, None));
+        let ours = b"A=1\0DOWNBEAT_LAUNCH=12.34\0DOWNBEAT_POOL=/run/a\0";
+        assert_eq!(Marks::of(ours, run), Some(Marks { pool: 12, number: 34 }));
+        assert_eq!(Marks::of(ours, Path::new("/run/b")), None);
+        for other in [
+            b"XDOWNBEAT_POOL=/run/a\0DOWNBEAT_LAUNCH=12.34\0".as_slice(),
+            b"DOWNBEAT_POOL=/run/a\0DOWNBEAT_LAUNCH=12\0",
+            b"DOWNBEAT_POOL=/run/a\0",
+            b"",
+        ] {
+            assert_eq!(Marks::of(other, run), None);
+        }
+    }
+
+    #[test]
+    fn a_child_is_listed_and_reaped() {
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        if !children().contains(&pid) {
+            eprintln!("skipped: this kernel lists no children (CONFIG_PROC_CHILDREN)");
+        }
+        let status = loop {
+            if let Some(status) = reap(pid) {
+                break status;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success());
+        assert_eq!(reap(pid), None, "it is reaped already");
     }
 }

@@ -9,28 +9,35 @@ use anyhow::Context;
 use downbeat_api::peer::Rights;
 use downbeat_api::pool::PoolStatus;
 use downbeat_queue::Limits;
-use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::budget::oversubscribed;
 use crate::config::{self, Problem, Program, WorkerConfig};
 use crate::confine;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{DRAIN, Fleet};
+use crate::groups::Groups;
+use crate::launch::Launches;
 use crate::logs::Logs;
 use crate::member::{Context as Surroundings, Report};
+use crate::memory::{self, Hold, Idle, Room};
 use crate::oip::{Backend, Models};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError, Target, Wish};
 use crate::view::View;
-use crate::{control, process};
+use crate::{control, keeper, process};
 
 /// Where the model store lies unless it is named.
 pub const DEFAULT_MODELS: &str = "/usr/share/downbeat/models";
 
 /// From a worker's end to the note about it.
 const LAST_WORDS: Duration = Duration::from_millis(5);
+
+/// Between two tries to remove the control group of an instance that has left, whose last processes
+/// are ending.
+const SWEEP: Duration = Duration::from_millis(50);
 
 /// How long work goes on when the pool itself is to stop.
 const LAST_WORK: Duration = Duration::from_secs(1);
@@ -50,6 +57,10 @@ pub struct Settings {
     pub read_group: String,
     /// Group whose members may also load, unload and drain there.
     pub change_group: String,
+    /// The control group that was handed over for the workers.
+    pub group: Option<PathBuf>,
+    /// Where the kernel says how much memory is free: `/proc/meminfo`.
+    pub meminfo: PathBuf,
 }
 
 /// The addresses that the servers got, and why one got none.
@@ -71,10 +82,14 @@ struct Pool {
     reports: mpsc::Sender<Report>,
     /// About the configuration, for the status.
     note: Option<String>,
+    /// Declared threads that have too few CPUs, for the status.
+    oversubscribed: Vec<String>,
     servers: Servers,
     view: View,
     dispatcher: Dispatcher,
     store: Store,
+    groups: Groups,
+    launches: Launches,
     /// Models that clients loaded and pool.d does not declare.
     on_demand: BTreeSet<String>,
 }
@@ -99,7 +114,19 @@ pub async fn run(
     let rights = Rights::of_groups(&settings.read_group, &settings.change_group);
     let listener = paths.listen()?;
     control::give(&paths, &rights);
-    let left_over = process::kill_marked(&paths.run_dir, None);
+    let groups = match &settings.group {
+        Some(folder) => Groups::open(folder).unwrap_or_else(|reason| {
+            warn!("workers have no control groups of their own: {reason}");
+            Groups::default()
+        }),
+        None => Groups::default(),
+    };
+    // Before anything starts a thread.
+    let keeper = keeper::start(paths.folder(), &paths.run_dir, settings.group.as_deref());
+    let keeper = keeper.inspect_err(|error| {
+        warn!("no keeper, so what outlives a killed pool is ended by the next one: {error}");
+    });
+    let left_over = groups.clear() + process::kill_marked(&paths.run_dir, None);
     if left_over > 0 {
         warn!("killed {left_over} processes that a killed pool had left");
     }
@@ -125,10 +152,13 @@ pub async fn run(
         started: Instant::now(),
         reports,
         note: None,
+        oversubscribed: Vec::new(),
         servers,
         view,
         dispatcher,
         store,
+        groups,
+        launches: Launches::default(),
         on_demand: BTreeSet::new(),
     };
     pool.load();
@@ -158,8 +188,11 @@ pub async fn run(
             () = pause => {}
         }
     }
-    process::kill_marked(&pool.paths.run_dir, None);
+    pool.groups.clear();
+    process::kill_marked(&pool.paths.run_dir, Some(std::process::id()));
+    pool.groups.clear();
     pool.paths.remove_sockets();
+    drop(keeper);
     info!("stopped");
     Ok(())
 }
@@ -172,11 +205,14 @@ impl Pool {
     /// Does everything that is due, publishes the status, and says when to come again.
     fn step(&mut self) -> Option<Duration> {
         let now = self.now();
+        self.make_room(now);
         let surroundings = Surroundings {
             paths: &self.paths,
             settings: &self.settings,
             dispatcher: &self.dispatcher,
             store: &self.store,
+            groups: &self.groups,
+            launches: &self.launches,
             reports: &self.reports,
         };
         let loads = self.dispatcher.loads();
@@ -186,8 +222,55 @@ impl Pool {
             due = due.into_iter().chain(next).min();
         }
         self.fleets.retain(|_, fleet| !fleet.gone());
+        if self.groups.sweep() {
+            due = due.into_iter().chain([now + SWEEP]).min();
+        }
         self.publish();
         due
+    }
+
+    /// Unloads idle models for those that are to start, where memory is short.
+    fn make_room(&mut self, now: Duration) {
+        let needs: BTreeMap<String, Option<u64>> =
+            self.fleets.iter().map(|(name, fleet)| (name.clone(), fleet.needs())).collect();
+        let host = || memory::available(&self.settings.meminfo);
+        let host = needs.values().any(Option::is_some).then(host).flatten();
+        let free = host.into_iter().chain(self.groups.room()).min();
+        let mut free = free.unwrap_or(u64::MAX);
+        for (name, need) in needs {
+            let hold = need.and_then(|need| self.room_for(&name, need, &mut free, now));
+            if let Some(fleet) = self.fleets.get_mut(&name) {
+                fleet.hold(hold);
+            }
+        }
+    }
+
+    /// Why a worker that needs so much has to wait; what it takes is no longer `free`.
+    fn room_for(&mut self, name: &str, need: u64, free: &mut u64, now: Duration) -> Option<Hold> {
+        let others = self.fleets.iter().filter(|(other, _)| *other != name);
+        let idle: Vec<Idle> =
+            others.filter_map(|(other, it)| it.idle(now, self.on_demand.contains(other))).collect();
+        let coming = self.fleets.values().map(Fleet::leaving_memory).sum();
+        match memory::make(need, *free, coming, &idle) {
+            Room::Enough => {
+                // Two that start at once do not both get it.
+                *free = free.saturating_sub(need);
+                None
+            }
+            Room::Coming => Some(Hold::Soon("waits for memory that is being freed".into())),
+            Room::After(names) => {
+                let gone = self.fleets.iter_mut().filter(|(name, _)| names.contains(name));
+                gone.for_each(|(_, fleet)| fleet.unload());
+                let names = names.join(", ");
+                Some(Hold::Soon(format!("waits for the memory of {names}, which had no work")))
+            }
+            Room::None => Some(Hold::Short(format!(
+                "needs about {}, {} are free, and no idle model can be unloaded; stop something, or \
+                 run it where there is more memory",
+                memory::megabytes(need),
+                memory::megabytes(*free)
+            ))),
+        }
     }
 
     fn publish(&self) {
@@ -197,6 +280,7 @@ impl Pool {
         let notes: Vec<_> = self
             .note
             .iter()
+            .chain(&self.oversubscribed)
             .chain(&folder)
             .chain(&self.servers.problems)
             .map(String::as_str)
@@ -231,16 +315,11 @@ impl Pool {
     }
 
     fn reap(&mut self) {
-        loop {
-            let is_worker = |pid: Pid| self.fleets.values().any(|fleet| fleet.owns(pid));
-            let Some((pid, status)) = process::reap(is_worker) else {
-                return;
-            };
-            let now = self.now();
-            if let Some(fleet) = self.fleets.values_mut().find(|fleet| fleet.owns(pid)) {
-                fleet.ended(now, pid, status, &self.paths);
-            }
+        let now = self.now();
+        for fleet in self.fleets.values_mut() {
+            fleet.reap(now, &self.paths);
         }
+        process::look_after_orphans(&self.paths.run_dir, &self.launches);
     }
 
     /// Reads pool.d and follows it; a set with a problem changes nothing.
@@ -285,10 +364,21 @@ impl Pool {
             self.fleets.insert(name, Fleet::new(config));
         }
         self.on_demand.clear();
+        self.tell_of_oversubscription();
         let declared = self.fleets.values().filter(|fleet| !fleet.is_leaving());
         let wishes = declared.filter_map(|fleet| Some((fleet.stored()?.into(), Wish::Newest)));
         self.store.declare(&wishes.collect());
         self.aim();
+    }
+
+    fn tell_of_oversubscription(&mut self) {
+        let declared = self.fleets.values().filter(|fleet| !fleet.is_leaving());
+        let configs: Vec<_> = declared.map(Fleet::config).collect();
+        self.oversubscribed = confine::allowed_cpus()
+            .map_or_else(|_| Vec::new(), |cpus| oversubscribed(&configs, &cpus));
+        for text in &self.oversubscribed {
+            warn!("{text}");
+        }
     }
 
     /// Follows what the model folder has, and what clients loaded of it.

@@ -17,7 +17,7 @@ use crate::shared;
 use crate::tensor::{DataType, MAX_DIMENSIONS, Tensor, TensorError};
 
 /// Of the language that this release speaks. Every message begins with it.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of one message, at most: what fits in a Unix socket's buffer of its usual size (208 KiB).
 pub const MAX_MESSAGE: usize = 192 << 10;

@@ -247,11 +247,12 @@ fn any_to_worker() -> impl Strategy<Value = ToWorker> {
         of("/[a-z]{0,20}")
             .prop_map(|path| Engine::OnnxRuntime { library: path.map(PathBuf::from) }),
     ];
-    let load = (any::<u32>(), ".{0,20}", ".{0,5}", engine, of("/.{0,20}"), any::<u16>());
+    let sum = any::<Option<[u8; 32]>>();
+    let load = (any::<u32>(), ".{0,20}", ".{0,5}", engine, of("/.{0,20}"), sum, any::<u16>());
     prop_oneof![
-        load.prop_map(|(model, name, version, engine, path, threads)| {
+        load.prop_map(|(model, name, version, engine, path, sha256, threads)| {
             let (model, path) = (ModelNumber(model), path.map(PathBuf::from));
-            ToWorker::Load(Load { model, name, version, engine, path, threads })
+            ToWorker::Load(Load { model, name, version, engine, path, sha256, threads })
         }),
         any::<u32>().prop_map(|model| ToWorker::Unload(ModelNumber(model))),
         any::<u64>().prop_map(|id| ToWorker::Cancel(RequestNumber(id))),

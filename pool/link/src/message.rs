@@ -81,6 +81,9 @@ pub struct Load {
     /// The folder of this version, which holds `model.onnx`, or the file itself; absent for models
     /// that are built in.
     pub path: Option<PathBuf>,
+    /// SHA-256 of the file's contents. What is read is compared with it before it is loaded: the
+    /// file may have changed since it was checked. Absent: taken as it is.
+    pub sha256: Option<[u8; 32]>,
     /// Threads that one computation may use, 1 at least. Engines that compute on the calling thread
     /// alone (tract, RNNoise) use one whatever this says.
     pub threads: u16,

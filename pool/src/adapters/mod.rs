@@ -4,13 +4,12 @@ mod http;
 mod oip;
 mod stdio;
 
-use std::path::Path;
-
 use bytes::Bytes;
 use downbeat_link::{DataType, Tensor, TensorSpec};
 
 use crate::config::{self, WorkerConfig};
 use crate::inference::{Refusal, Request};
+use crate::launch::Home;
 
 pub use http::{HttpWorker, answers};
 pub use oip::OipWorker;
@@ -32,9 +31,13 @@ pub enum Adapter {
 
 impl Adapter {
     /// For one instance of a declared worker; nothing for one without an adapter. `port` is that of
-    /// the instance, `run_dir` the pool's, which marks the processes that are started.
+    /// the instance, `home` is for the processes that are started for it.
     #[must_use]
-    pub fn new(config: &WorkerConfig, port: Option<u16>, run_dir: &Path) -> Option<Self> {
+    pub fn new(
+        config: &WorkerConfig,
+        port: Option<u16>,
+        home: impl FnOnce() -> Home,
+    ) -> Option<Self> {
         let adapter = config.adapter.as_ref()?;
         let base = || match (adapter.url(), port.or_else(|| adapter.port())) {
             (Some(url), _) => url.to_owned(),
@@ -45,7 +48,7 @@ impl Adapter {
             config::Adapter::Http(http) => Self::Http(HttpWorker::new(config, http, base())),
             config::Adapter::Oip(oip) => Self::Oip(OipWorker::new(config, oip, base())),
             config::Adapter::Stdio(stdio) => {
-                Self::Stdio(Box::new(StdioWorker::new(config, *stdio, run_dir)))
+                Self::Stdio(Box::new(StdioWorker::new(config, *stdio, home())))
             }
         })
     }

@@ -2,24 +2,24 @@
 //! job, whose input ends before it answers, or one that is kept and told where a job ends.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio as Pipe;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use downbeat_link::{Tensor, TensorSpec};
-use nix::errno::Errno;
-use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 
 use super::{MAX_ANSWER, default_output, first_input, output};
-use crate::config::{Placement, Program, Stdio, StdioFraming, WorkerConfig};
-use crate::confine::{self, NODES, Needs};
+use crate::config::{Stdio, StdioFraming, WorkerConfig};
 use crate::inference::{Refusal, Request};
-use crate::process::{POOL_MARK, WORKER_MARK};
+use crate::launch::{Extras, Home, Launch};
+use crate::process::{SpawnError, spawn_error};
+use crate::program::command_line;
 
 /// What is kept of a program's standard error for its message.
 const LAST_WORDS: usize = 16 << 10;
@@ -27,56 +27,51 @@ const LAST_WORDS: usize = 16 << 10;
 /// See the module.
 #[derive(Debug)]
 pub struct StdioWorker {
-    name: String,
-    words: Vec<String>,
-    env: Vec<(String, String)>,
-    dir: PathBuf,
-    run_dir: PathBuf,
-    placement: Placement,
+    config: WorkerConfig,
     output: TensorSpec,
     framing: Option<StdioFraming>,
     /// The kept process, between two jobs. One that a job left half answered is not put back.
     kept: Mutex<Option<Process>>,
+    home: Arc<Home>,
 }
 
 #[derive(Debug)]
 struct Process {
     /// Before the child: its group is killed while the child still holds the number.
-    group: Group,
+    family: Family,
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     stderr: ChildStderr,
 }
 
-/// A process group that dies with this value.
+/// A process with all that it started; they die with this value.
 #[derive(Debug)]
-struct Group(Pid);
+struct Family {
+    leader: Pid,
+    home: Arc<Home>,
+    _launch: Launch,
+}
 
-impl Drop for Group {
+impl Drop for Family {
     fn drop(&mut self) {
         // ESRCH: nobody is left, which is what the signal is for.
-        let _ = killpg(self.0, Signal::SIGKILL);
+        let _ = killpg(self.leader, Signal::SIGKILL);
+        if let Some(group) = self.home.group() {
+            group.end();
+        }
     }
 }
 
 impl StdioWorker {
     /// Starts nothing.
-    pub(super) fn new(config: &WorkerConfig, stdio: Stdio, run_dir: &Path) -> Self {
-        let words = match &config.program {
-            Program::Command(words) => words.clone(),
-            Program::Denoise | Program::Model(_) | Program::Elsewhere => Vec::new(),
-        };
+    pub(super) fn new(config: &WorkerConfig, stdio: Stdio, home: Home) -> Self {
         Self {
-            name: config.name.clone(),
-            words,
-            env: config.env.clone().into_iter().collect(),
-            dir: config.dir.clone().unwrap_or_else(|| "/".into()),
-            run_dir: run_dir.to_owned(),
-            placement: config.placement.clone(),
+            config: config.clone(),
             output: config.outputs.first().cloned().unwrap_or_else(default_output),
             framing: stdio.kept,
             kept: Mutex::new(None),
+            home: Arc::new(home),
         }
     }
 
@@ -86,76 +81,38 @@ impl StdioWorker {
             None => self.once(&input).await?,
             Some(framing) => self.exchange(framing, &input).await?,
         };
-        let failed = |reason| Refusal::Failed(format!("`{}`: {reason}", self.name));
+        let failed = |reason| Refusal::Failed(format!("`{}`: {reason}", self.config.name));
         Ok(vec![output(&self.output, answer.into()).map_err(failed)?])
     }
 
     fn spawn(&self) -> Result<Process, Refusal> {
-        let [program, arguments @ ..] = self.words.as_slice() else {
-            return Err(Refusal::Failed(format!("`{}` has no command", self.name)));
+        let name = &self.config.name;
+        let unavailable = |reason: String| Refusal::Unavailable(format!("`{name}`: {reason}"));
+        let said = |error: SpawnError| match error {
+            SpawnError::Lasting(reason) | SpawnError::Passing(reason) => unavailable(reason),
         };
-        // A name alone is a system program's, and `/` is where those are that asked for no folder.
-        let own = [PathBuf::from(program), self.dir.clone()].into_iter();
-        let own = own.filter(|path| path.is_absolute() && path != Path::new("/") && path.exists());
-        let needs = Needs { read: own.collect(), write: Vec::new() };
-        let confinement = confine::prepare(&self.placement, &needs, Path::new(NODES))
-            .map_err(|reason| Refusal::Unavailable(format!("`{}`: {reason}", self.name)))?;
-        let mut command = Command::new(program);
-        if let Some((user, group)) = confinement.user {
-            command.uid(user.as_raw()).gid(group.as_raw());
-        }
-        command
-            .args(arguments)
-            .current_dir(&self.dir)
-            .envs(&confinement.env)
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .env(WORKER_MARK, &self.name)
-            .env(POOL_MARK, &self.run_dir)
-            .stdin(Pipe::piped())
-            .stdout(Pipe::piped())
-            .stderr(Pipe::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let pool = Pid::this();
-        // SAFETY: the closure runs in the child between fork and exec and makes a few syscalls; it
-        // neither allocates nor takes a lock.
-        unsafe {
-            command.pre_exec(move || {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // The pool may have died before the line above; then no signal would ever come.
-                if getppid() != pool {
-                    return Err(Errno::ESRCH.into());
-                }
-                prctl::set_no_new_privs()?;
-                // Last, so that nothing above needs what it takes away.
-                confinement.enter()
-            });
-        }
-        let mut child = command.spawn().map_err(|error| self.not_started(program, &error))?;
+        let line = command_line(&self.config, name, 0, None, Path::new("")).map_err(unavailable)?;
+        let (command, launch) =
+            self.home.prepare(&self.config, &line, Extras::default()).map_err(said)?;
+        let mut command = Command::from(command);
+        command.stdin(Pipe::piped()).stdout(Pipe::piped()).stderr(Pipe::piped()).kill_on_drop(true);
+        let mut child =
+            command.spawn().map_err(|error| said(spawn_error(&line.program, &error)))?;
         let (Some(id), Some(stdin), Some(stdout), Some(stderr)) =
             (child.id(), child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(Refusal::Failed(format!("`{}`: {program} has no pipes", self.name)));
+            let program = line.program.display();
+            return Err(Refusal::Failed(format!("`{name}`: {program} has no pipes")));
         };
-        let group = Group(Pid::from_raw(id.cast_signed()));
-        Ok(Process { group, child, stdin, stdout: BufReader::new(stdout), stderr })
-    }
-
-    fn not_started(&self, program: &str, error: &io::Error) -> Refusal {
-        let name = &self.name;
-        Refusal::Unavailable(match error.kind() {
-            io::ErrorKind::NotFound => format!(
-                "`{name}`: the program `{program}` is not installed, or `dir` {} is not there; \
-                 install it, or write its whole path in `command` of [worker.{name}]",
-                self.dir.display()
-            ),
-            _ => format!("`{name}`: {program} cannot be started: {error}"),
-        })
+        let pid = Pid::from_raw(id.cast_signed());
+        launch.runs_as(pid);
+        let family = Family { leader: pid, home: Arc::clone(&self.home), _launch: launch };
+        Ok(Process { family, child, stdin, stdout: BufReader::new(stdout), stderr })
     }
 
     /// One process for one job.
     async fn once(&self, input: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let Process { group, mut child, mut stdin, stdout, stderr } = self.spawn()?;
+        let Process { family, mut child, mut stdin, stdout, stderr } = self.spawn()?;
         // A program may answer, or leave, before it has read everything.
         let write = async move {
             let _ = stdin.write_all(input).await;
@@ -164,7 +121,7 @@ impl StdioWorker {
         let mut bounded = stdout.take(MAX_ANSWER as u64 + 1);
         let read = bounded.read_to_end(&mut answer);
         let ((), read, ()) = tokio::join!(write, read, last_words(stderr, &mut words));
-        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.name));
+        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.config.name));
         read.map_err(|error| failed(format!("its output: {error}")))?;
         if answer.len() > MAX_ANSWER {
             return Err(failed(format!("its answer is longer than {MAX_ANSWER} bytes")));
@@ -173,13 +130,9 @@ impl StdioWorker {
         let outcome = match child.wait().await {
             Ok(status) if status.success() => Ok(answer),
             Ok(status) => Err(failed(format!("{}{said}", crate::process::describe(status)))),
-            // The pool's own reaper was faster, so how it ended is not known: by its answer.
-            Err(_) if !answer.is_empty() => Ok(answer),
-            Err(error) => {
-                Err(failed(format!("no answer, and how it ended is unknown: {error}{said}")))
-            }
+            Err(error) => Err(failed(format!("how it ended is unknown: {error}{said}"))),
         };
-        drop(group);
+        drop(family);
         outcome
     }
 
@@ -188,7 +141,7 @@ impl StdioWorker {
         if framing == StdioFraming::Lines && input.contains(&b'\n') {
             return Err(Refusal::Invalid(format!(
                 "`{}` takes one line a request, and the input has a line break within",
-                self.name
+                self.config.name
             )));
         }
         let mut place = self.kept.lock().await;
@@ -199,7 +152,7 @@ impl StdioWorker {
             Some(process) => process,
             None => self.spawn()?,
         };
-        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.name));
+        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.config.name));
         // Given up in between, the process is dropped with half an answer in its pipe, and killed.
         match talk(&mut process, framing, input).await {
             Ok(answer) => {
@@ -207,8 +160,8 @@ impl StdioWorker {
                 Ok(answer)
             }
             Err(error) => {
-                let Process { group, child, stderr, .. } = process;
-                drop((group, child));
+                let Process { family, child, stderr, .. } = process;
+                drop((family, child));
                 let mut words = Vec::new();
                 last_words(stderr, &mut words).await;
                 Err(failed(format!("{error}; it is started anew{}", last_line(&words))))

@@ -1,13 +1,16 @@
 //! Real programs where they are installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use downbeat_link::{DataType, Tensor};
 
 use super::*;
 use crate::config::{Program, Stdio, StdioFraming};
+use crate::groups::Groups;
 use crate::inference::Terms;
+use crate::launch::Launches;
+use crate::paths::Paths;
 
 fn config(words: &[&str], kept: Option<StdioFraming>) -> WorkerConfig {
     let words = words.iter().map(|word| (*word).to_owned()).collect();
@@ -17,8 +20,14 @@ fn config(words: &[&str], kept: Option<StdioFraming>) -> WorkerConfig {
     }
 }
 
+/// Processes that write nowhere have no need of its folder.
+fn home() -> Home {
+    let paths = Paths::of(Path::new("/run/none"));
+    Home::new("w", &paths, &Groups::default(), &Launches::default())
+}
+
 fn worker(words: &[&str], kept: Option<StdioFraming>) -> Adapter {
-    Adapter::new(&config(words, kept), None, Path::new("/run/none")).unwrap()
+    Adapter::new(&config(words, kept), None, home).unwrap()
 }
 
 fn request(input: &[u8]) -> Request {
@@ -98,7 +107,7 @@ async fn a_kept_process_that_ends_is_told_and_started_anew() {
 async fn what_goes_wrong_is_said() {
     let missing = answer(&worker(&["no-such-program"], None), b"").await.unwrap_err();
     assert!(
-        matches!(&missing, Refusal::Unavailable(reason) if reason.contains("`no-such-program` is not installed")),
+        matches!(&missing, Refusal::Unavailable(reason) if reason.contains("no-such-program: not found in PATH")),
         "{missing}"
     );
     let fails = worker(&["sh", "-c", "echo it is broken >&2; exit 4"], None);
@@ -168,7 +177,7 @@ async fn espeak_speaks_and_ffmpeg_takes_frames() {
         let spec =
             TensorSpec { name: "frame".into(), datatype: DataType::Uint8, shape: vec![4, 8, 3] };
         let config = WorkerConfig { outputs: vec![spec], ..config(&scale, None) };
-        let frames = Adapter::new(&config, None, Path::new("/run/none")).unwrap();
+        let frames = Adapter::new(&config, None, home).unwrap();
         let outputs = frames.infer(&request(&picture)).await.unwrap();
         assert_eq!((outputs[0].name.as_str(), &outputs[0].shape), ("frame", &vec![4, 8, 3]));
     }
@@ -228,7 +237,7 @@ fn http(port: u16, body: config::HttpBody) -> Adapter {
         adapter: Some(config::Adapter::Http(http)),
         ..WorkerConfig::new("w", Program::Elsewhere)
     };
-    Adapter::new(&config, Some(port), Path::new("/run/none")).unwrap()
+    Adapter::new(&config, Some(port), home).unwrap()
 }
 
 #[tokio::test]
@@ -275,7 +284,7 @@ async fn another_oip_server_gets_binary_tensors_and_the_deadline() {
         adapter: Some(config::Adapter::Oip(oip)),
         ..WorkerConfig::new("w", Program::Elsewhere)
     };
-    let adapter = Adapter::new(&config, None, Path::new("/run/none")).unwrap();
+    let adapter = Adapter::new(&config, None, home).unwrap();
     let mut request = request(b"x");
     request.terms.deadline = Some(std::time::Instant::now() + std::time::Duration::from_secs(60));
     let outputs = adapter.infer(&request).await.unwrap();

@@ -15,6 +15,7 @@
 mod answer;
 mod channel;
 mod declaration;
+mod outage;
 mod request;
 mod work;
 

@@ -76,6 +76,7 @@ fn load() -> Load {
         version: "1".into(),
         engine: downbeat_link::Engine::Tract,
         path: None,
+        sha256: None,
         threads: 1,
     }
 }

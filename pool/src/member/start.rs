@@ -1,24 +1,23 @@
-//! Starting an instance: its process, its channel or its server's address, and where it may write.
+//! Starting an instance: its process, and its channel or its server's address.
 
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use downbeat_link::{Engine, LinkError, Load, ModelNumber};
-use nix::unistd::{Pid, chown};
+use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use super::{Context, Member, Report, Said};
 use crate::adapters;
-use crate::config::{self, Program, Sandbox};
-use crate::confine::{self, Confinement, NODES, Needs};
+use crate::config::{self, Program};
 use crate::dispatch::{Channel, ChannelError};
+use crate::groups::Group;
+use crate::launch::Extras;
 use crate::notify::{self, Message};
 use crate::output::{self, LastLine};
 use crate::process::{self, SpawnError};
-use crate::program::{CommandLine, command_line, port};
+use crate::program::{command_line, port};
 
 /// A worker has one model, with this number on its channel.
 const MODEL: ModelNumber = ModelNumber(1);
@@ -59,26 +58,28 @@ impl Member {
         let reporter = notify::bind(&notify)
             .map_err(|error| SpawnError::Passing(format!("{}: {error}", notify.display())))?;
         let channel = self.channel_ends()?;
-        let confinement = self.confinement(context, &line, channel.as_ref().map(|it| &it.2))?;
-        if let Some((user, group)) = confinement.user {
-            for path in [Some(&notify), self.temporary.as_ref()].into_iter().flatten() {
-                chown(path, Some(user), Some(group)).map_err(|errno| {
-                    SpawnError::Lasting(format!("`user`: chown {}: {errno}", path.display()))
-                })?;
-            }
-        }
-        let inherited = channel.as_ref().map(|(_, worker, _)| worker);
-        let spawned = process::spawn(
-            &self.config,
-            &self.id,
-            &line,
-            &paths.run_dir,
-            &notify,
-            inherited,
-            confinement,
-        )?;
+        let extras = Extras {
+            read: channel.as_ref().and_then(|(.., load)| load.path.as_deref()),
+            // It makes its socket there.
+            write: (self.config.program == Program::Denoise).then(|| paths.folder()),
+            channel: channel.as_ref().map(|(_, worker, _)| worker),
+            notify: Some(&notify),
+        };
+        let home = self.home.get_or_insert_with(|| context.home(&self.id));
+        let (mut command, launch) = home.prepare(&self.config, &line, extras)?;
+        self.memory_kills = home.group().map_or(0, Group::memory_kills);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(|error| process::spawn_error(&line.program, &error))?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        launch.runs_as(pid);
+        self.launch = Some(launch);
+        let stderr = child.stderr.take().ok_or_else(|| {
+            let program = line.program.display();
+            SpawnError::Passing(format!("{program}: no pipe for its standard error"))
+        })?;
         self.last_line = LastLine::default();
-        tokio::spawn(output::copy(self.id.clone(), spawned.stderr, self.last_line.clone()));
+        tokio::spawn(output::copy(self.id.clone(), stderr, self.last_line.clone()));
         let (worker, slot, life) = (self.config.name.clone(), self.slot, self.life);
         let reports = (*reports).clone();
         if let Some((pool, _, load)) = channel {
@@ -120,7 +121,7 @@ impl Member {
             }
         }));
         self.socket = (self.config.program == Program::Denoise).then_some(socket);
-        Ok(spawned.pid)
+        Ok(pid)
     }
 
     /// The address of the server that its process is.
@@ -145,42 +146,9 @@ impl Member {
                 config::Engine::Ort => Engine::OnnxRuntime { library: None },
             },
             path: Some(artifact.file.clone()),
+            sha256: Some(artifact.sha256.0),
             threads: self.config.placement.threads.map_or(1, |n| u16::try_from(n).unwrap_or(1)),
         };
         Ok(Some((pool, worker, load)))
-    }
-
-    /// Where it runs and what it may do. A confined one gets a temporary folder of its own.
-    fn confinement(
-        &mut self,
-        context: &Context<'_>,
-        line: &CommandLine,
-        load: Option<&Load>,
-    ) -> Result<Confinement, SpawnError> {
-        let placement = &self.config.placement;
-        let mut needs = Needs { read: vec![line.program.clone()], write: Vec::new() };
-        needs.read.extend(load.and_then(|load| load.path.clone()));
-        needs.read.extend(self.config.dir.clone());
-        if placement.sandbox != Sandbox::Off {
-            let folder = context.paths.temporary(&self.id);
-            match fs::create_dir(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(SpawnError::Passing(format!("{}: {error}", folder.display())));
-                }
-                _ => {}
-            }
-            needs.write.push(folder.clone());
-            self.temporary = Some(folder);
-        }
-        if self.config.program == Program::Denoise {
-            // It makes its socket there.
-            needs.write.push(context.paths.folder().to_owned());
-        }
-        let mut confinement =
-            confine::prepare(placement, &needs, Path::new(NODES)).map_err(SpawnError::Lasting)?;
-        if let Some(folder) = &self.temporary {
-            confinement.env.insert("TMPDIR", folder.display().to_string());
-        }
-        Ok(confinement)
     }
 }

@@ -7,11 +7,13 @@
 //! not served.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::description::{ModelDescription, Sha256};
+use super::facts::{
+    Artifact, Candidate, Fingerprint, IndexEntry, Report, Scan, StoreError, Target, Wish,
+};
+use super::model::{Model, Version};
 
 /// How long a model's folder must stay the same before it is read.
 pub const SETTLE: Duration = Duration::from_secs(1);
@@ -19,204 +21,12 @@ pub const SETTLE: Duration = Duration::from_secs(1);
 /// After which what could not be read is tried again, though it looks the same.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// One file, seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Of the file that the name means now.
-    pub inode: u64,
-    /// Length.
-    pub bytes: u64,
-    /// Since 1970.
-    pub modified: Duration,
-    /// Of the inode, since 1970; no program can set it.
-    pub changed: Duration,
-}
-
-/// A model's folder, seen from outside.
-#[derive(Clone, Debug)]
-pub struct Fingerprint {
-    /// Since the newest change in it.
-    pub age: Duration,
-    /// By path from the model folder; nothing where the name leads nowhere.
-    pub stamps: BTreeMap<String, Option<Stamp>>,
-}
-
-/// The model folder at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Scan {
-    /// By name.
-    pub models: BTreeMap<String, Fingerprint>,
-}
-
-/// A model's folder as it was read.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// Its description.
-    pub description: Arc<ModelDescription>,
-    /// Names of the first output's last dimension; empty where it has none.
-    pub labels: Arc<[String]>,
-    /// What can be loaded, or why it cannot.
-    pub versions: BTreeMap<u32, Result<Arc<Artifact>, String>>,
-}
-
-/// One version's file, with the checksum that it had when it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artifact {
-    /// The model's name.
-    pub model: String,
-    /// Its version.
-    pub version: u32,
-    /// The file.
-    pub file: PathBuf,
-    /// Of the file; whoever loads it should compare again.
-    pub sha256: Sha256,
-    /// Its length.
-    pub bytes: u64,
-}
-
-/// What workers should run for a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The file.
-    pub artifact: Arc<Artifact>,
-    /// Its description.
-    pub description: Arc<ModelDescription>,
-    /// Names of the first output's last dimension; empty where it has none.
-    pub labels: Arc<[String]>,
-}
-
-/// What became of an artifact in the workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// A worker answers requests with it.
-    Ready,
-    /// It cannot be loaded; why.
-    Failed(String),
-    /// No worker has it any more.
-    Stopped,
-}
-
-/// Which version is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// The newest by number that can be served.
-    Newest,
-    /// This one.
-    Version(u32),
-}
-
-/// A model version's state, with the names of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It answers.
-    Ready,
-    /// It will answer.
-    Loading,
-    /// It does not answer.
-    Unavailable,
-}
-
-impl State {
-    /// The protocol's word.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "READY",
-            Self::Loading => "LOADING",
-            Self::Unavailable => "UNAVAILABLE",
-        }
-    }
-}
-
-/// One line of the repository's index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// The model.
-    pub name: String,
-    /// Its version; nothing where none could be read.
-    pub version: Option<u32>,
-    /// Its state.
-    pub state: State,
-    /// Why; empty where there is nothing to say.
-    pub reason: String,
-}
-
-/// Why a model cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// There is no such model.
-    #[error("no model `{name}`; the model folder has {known}")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// Names that there are, or `none`.
-        known: String,
-    },
-    /// There is no such version.
-    #[error("model `{name}` has no version {version}; it has {known}")]
-    Version {
-        /// The model.
-        name: String,
-        /// What was asked for.
-        version: String,
-        /// Versions that there are, or `none`.
-        known: String,
-    },
-    /// It is there and cannot be loaded.
-    #[error("model `{name}` cannot be loaded: {reason}")]
-    Unusable {
-        /// The model.
-        name: String,
-        /// Why, with the remedy.
-        reason: String,
-    },
-}
-
 /// The models, and what is to become of them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     models: BTreeMap<String, Model>,
     /// About the folder as a whole.
     note: Option<String>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Model {
-    /// As seen last; nothing where the folder is not there.
-    seen: Option<BTreeMap<String, Option<Stamp>>>,
-    /// When it may be read, if it still looks so.
-    due: Duration,
-    /// Whether this look of it was read, or is being read.
-    settled: bool,
-    /// Why the folder as it is now was not taken.
-    problem: Option<String>,
-    /// As taken last.
-    taken: Option<(Arc<ModelDescription>, Arc<[String]>)>,
-    versions: BTreeMap<u32, Version>,
-    wish: Option<Wish>,
-}
-
-/// One version.
-#[derive(Clone, Debug, Default)]
-struct Version {
-    /// What can be loaded; with a problem beside it, what was loaded before the file became bad.
-    target: Option<Target>,
-    /// What is wrong with the file as it is now.
-    problem: Option<String>,
-    /// What the workers say of the target.
-    report: Option<Report>,
-}
-
-impl Version {
-    fn is_ready(&self) -> bool {
-        self.target.is_some() && self.report == Some(Report::Ready)
-    }
-
-    /// Whether workers could be started with it.
-    fn is_good(&self) -> bool {
-        let failed = matches!(self.report, Some(Report::Failed(_)));
-        self.target.is_some() && self.problem.is_none() && !failed
-    }
 }
 
 impl Catalogue {
@@ -451,97 +261,6 @@ impl Catalogue {
             version: version.to_string(),
             known: listed(model.versions.keys().map(u32::to_string)),
         })
-    }
-}
-
-impl Version {
-    /// What goes on being served although its file is bad now; else nothing.
-    fn kept_if_ready(self) -> Self {
-        if self.is_ready() { self } else { Self::default() }
-    }
-}
-
-impl Model {
-    /// What is to be served, or would be.
-    fn best(&self) -> Option<&Target> {
-        let wished = |number: u32| match self.wish {
-            Some(Wish::Version(version)) => version == number,
-            Some(Wish::Newest) | None => true,
-        };
-        let newest_first = || self.versions.iter().rev();
-        let good = newest_first().find(|(number, it)| wished(**number) && it.is_good());
-        // Better an old answer than none.
-        let (_, version) = good.or_else(|| newest_first().find(|(_, it)| it.is_ready()))?;
-        version.target.as_ref()
-    }
-
-    /// Gives what failed another chance.
-    fn forgive(&mut self) {
-        for version in self.versions.values_mut() {
-            if matches!(version.report, Some(Report::Failed(_))) {
-                version.report = None;
-            }
-        }
-    }
-
-    /// Why a wish cannot be fulfilled.
-    fn reason(&self, wish: Wish) -> String {
-        let version = match wish {
-            Wish::Version(number) => self.versions.get(&number),
-            Wish::Newest => self.versions.values().next_back(),
-        };
-        let of_version = version.and_then(|version| match (&version.problem, &version.report) {
-            (Some(problem), _) => Some(problem.clone()),
-            (None, Some(Report::Failed(reason))) => Some(reason.clone()),
-            _ => None,
-        });
-        of_version.or_else(|| self.problem.clone()).unwrap_or_else(|| self.unread().into())
-    }
-
-    /// Why there is nothing to say of it yet.
-    fn unread(&self) -> &'static str {
-        if self.seen.is_none() {
-            "its folder is not there; put it into the model folder"
-        } else {
-            "its folder has just changed; it is read when it has stayed the same for a second"
-        }
-    }
-
-    fn index(&self, name: &str) -> Vec<IndexEntry> {
-        let entry =
-            |version, state, reason| IndexEntry { name: name.into(), version, state, reason };
-        if self.versions.is_empty() {
-            return vec![match (&self.problem, self.seen.is_some()) {
-                (Some(problem), _) => entry(None, State::Unavailable, problem.clone()),
-                (None, true) => entry(None, State::Loading, self.unread().into()),
-                (None, false) => entry(None, State::Unavailable, self.unread().into()),
-            }];
-        }
-        let target = self.wish.and(self.best()).map(|target| target.artifact.version);
-        let describe = |(&number, version): (&u32, &Version)| {
-            let is_target = target == Some(number);
-            let mut reasons: Vec<&str> = version.problem.as_deref().into_iter().collect();
-            // What keeps the folder as it is now from being taken is told where it matters.
-            if is_target || target.is_none() {
-                reasons.extend(self.problem.as_deref());
-            }
-            let state = match &version.report {
-                Some(Report::Ready) if version.target.is_some() => State::Ready,
-                Some(Report::Failed(reason)) => {
-                    reasons.push(reason);
-                    State::Unavailable
-                }
-                _ if is_target => State::Loading,
-                _ => {
-                    if reasons.is_empty() {
-                        reasons.push("unloaded");
-                    }
-                    State::Unavailable
-                }
-            };
-            entry(Some(number), state, reasons.join("; "))
-        };
-        self.versions.iter().map(describe).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::store::description;
+use crate::store::description::{self, Sha256};
+use crate::store::facts::{Stamp, State};
 use proptest::prelude::*;
 use std::path::Path;
 

@@ -17,8 +17,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use sha2::Digest;
 
-use super::catalogue::{Artifact, Candidate, Fingerprint, Scan, Stamp};
 use super::description::{self, ModelDescription, Sha256, model_name, version_number};
+use super::facts::{Artifact, Candidate, Fingerprint, Scan, Stamp};
 
 /// What describes a model, in its folder.
 pub const DESCRIPTION: &str = "model.toml";

@@ -12,11 +12,14 @@
 //! ([`Store::report`]): an old worker stops only when its successor is ready. The protocols show
 //! [`Store::index`] and [`Store::describe`], and pass on [`Store::load`] and [`Store::unload`].
 //!
-//! [`catalogue`] decides and does no I/O, [`files`] reads, [`description`] is `model.toml`.
+//! [`catalogue`] and [`model`] decide and do no I/O, [`files`] reads, [`description`] is
+//! `model.toml`, [`facts`] are the types between them.
 
 mod catalogue;
 mod description;
+mod facts;
 mod files;
+mod model;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use catalogue::{Artifact, IndexEntry, Report, State, StoreError, Target, Wish};
 pub use description::{Media, ModelDescription, Platform, Sha256};
+pub use facts::{Artifact, IndexEntry, Report, State, StoreError, Target, Wish};
 
 use catalogue::Catalogue;
 

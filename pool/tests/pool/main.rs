@@ -5,6 +5,7 @@ mod external;
 mod instances;
 mod models;
 mod openai;
+mod orphans;
 mod processes;
 mod rest;
 mod streams;

@@ -105,8 +105,12 @@ pub fn ask(address: &str, model: &str, text: &[u8]) -> Answer {
 
 /// A pool with a REST server and the models of a folder.
 pub fn start(text: &str, models: &Path) -> (TestPool, String) {
-    let models = models.to_str().unwrap();
-    let pool = TestPool::start_with(text, &["--rest", "127.0.0.1:0", "--models", models]);
+    start_with(text, &["--models", models.to_str().unwrap()])
+}
+
+/// A pool with a REST server and more arguments.
+pub fn start_with(text: &str, arguments: &[&str]) -> (TestPool, String) {
+    let pool = TestPool::start_with(text, &[&["--rest", "127.0.0.1:0"], arguments].concat());
     let address = pool.wait("address", |status| status.rest.is_some()).rest.unwrap();
     (pool, address)
 }

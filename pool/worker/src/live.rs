@@ -15,8 +15,7 @@ use anyhow::{Context, bail};
 use downbeat_api::pool::FrameHead;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
 };
@@ -25,7 +24,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::clock;
 use crate::denoise::{Denoiser, FRAME, MAX_CHANNELS, to_i16};
 use crate::meter::Meter;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
 
 /// Streams at a time; one more is closed at once.
 const MAX_STREAMS: usize = 64;
@@ -50,15 +49,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the socket cannot be made; names its path and the remedy.
 pub fn serve(path: &Path, name: &str) -> anyhow::Result<()> {
-    let mut stop = SigSet::empty();
-    stop.add(Signal::SIGTERM);
-    stop.add(Signal::SIGINT);
-    // Before any thread starts, so that all of them inherit it and only `signals` sees these.
-    stop.thread_block().context("pthread_sigmask")?;
-    let signals = SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("signalfd")?;
-    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
-        .context("NOTIFY_SOCKET: not the address of a socket")?;
+    let (signals, notifier) = notify::supervised()?;
     let listener = listen(path)?;
     let result = accept_until_stopped(&listener, &signals, &notifier, name);
     notifier.stopping();

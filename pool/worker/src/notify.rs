@@ -6,7 +6,29 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use anyhow::Context;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
 use crate::meter::Reading;
+
+/// What a worker hears of its supervisor and says to it: a descriptor that can be read when SIGTERM
+/// or SIGINT came, and the way back. To be called before any thread starts, so that all of them
+/// leave these signals to the descriptor.
+///
+/// # Errors
+/// When `NOTIFY_SOCKET` is no socket's address, or the kernel has no descriptors left.
+pub fn supervised() -> anyhow::Result<(SignalFd, Notifier)> {
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTERM);
+    stop.add(Signal::SIGINT);
+    stop.thread_block().context("pthread_sigmask")?;
+    let signals = SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("signalfd")?;
+    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
+        .context("NOTIFY_SOCKET: not the address of a socket")?;
+    Ok((signals, notifier))
+}
 
 /// The way to the supervisor; says nothing where there is none.
 pub struct Notifier {

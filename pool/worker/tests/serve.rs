@@ -73,7 +73,15 @@ impl Worker {
     fn load(&mut self, engine: Engine, path: Option<&str>) -> Result<Loaded, String> {
         let (name, version) = ("test".to_owned(), "1".to_owned());
         let path = path.map(Into::into);
-        self.say(&ToWorker::Load(Load { model: MODEL, name, version, engine, path, threads: 1 }));
+        self.say(&ToWorker::Load(Load {
+            model: MODEL,
+            name,
+            version,
+            engine,
+            path,
+            sha256: None,
+            threads: 1,
+        }));
         match self.hear() {
             ToPool::Loaded(loaded) => {
                 assert_eq!(loaded.model, MODEL);

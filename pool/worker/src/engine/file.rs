@@ -1,9 +1,10 @@
-//! Finding a model's file.
+//! Finding and reading a model's file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use sha2::{Digest, Sha256};
 
 /// Its name in a version's folder.
 const NAME: &str = "model.onnx";
@@ -31,6 +32,17 @@ pub fn model_file(path: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
+/// The contents of a file, if they have this checksum. Read, not mapped: what is loaded is then what
+/// was compared, whatever becomes of the file.
+pub fn contents(file: &Path, sha256: Option<[u8; 32]>) -> anyhow::Result<Vec<u8>> {
+    let bytes = fs::read(file).context("cannot be read")?;
+    let found: [u8; 32] = Sha256::digest(&bytes).into();
+    if sha256.is_some_and(|wanted| wanted != found) {
+        bail!("it has changed since its checksum was compared; it is read again when it rests");
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +63,18 @@ mod tests {
         assert!(model_file(None).is_err());
         let error = model_file(Some(Path::new("/dev/zero"))).unwrap_err().to_string();
         assert_eq!(error, "/dev/zero: not a regular file");
+    }
+
+    #[test]
+    fn what_changed_since_it_was_compared_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(NAME);
+        fs::write(&file, "first").unwrap();
+        let sum = Some(Sha256::digest(b"first").into());
+        assert_eq!(contents(&file, sum).unwrap(), b"first");
+        fs::write(&file, "other").unwrap();
+        let error = contents(&file, sum).unwrap_err().to_string();
+        assert!(error.contains("changed since its checksum"), "{error}");
+        assert_eq!(contents(&file, None).unwrap(), b"other");
     }
 }

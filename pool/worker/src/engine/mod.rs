@@ -85,7 +85,8 @@ pub fn load(load: &Load) -> anyhow::Result<Box<dyn Model>> {
         #[cfg(feature = "onnx")]
         Engine::Tract => {
             let file = file::model_file(load.path.as_deref())?;
-            guarded(|| tract::TractModel::load(&file))
+            let load = || tract::TractModel::load(&file, &file::contents(&file, load.sha256)?);
+            guarded(load)
                 .unwrap_or_else(|panic| Err(anyhow::anyhow!("tract panicked: {panic}")))
                 .map(|model| Box::new(model) as Box<dyn Model>)
                 .map_err(|error| error.context(format!("{}: cannot be loaded", file.display())))

@@ -1,7 +1,6 @@
 //! ONNX models, computed by tract on the calling thread.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,14 +38,11 @@ struct Plan {
 }
 
 impl TractModel {
-    /// Reads a file.
-    pub fn load(file: &Path) -> anyhow::Result<Self> {
+    /// Of a file's contents.
+    pub fn load(file: &Path, bytes: &[u8]) -> anyhow::Result<Self> {
         // What the file says of the outputs' shapes may contradict what follows from the inputs'.
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(true);
-        // Read, not mapped: a mapped file that is cut short meanwhile would end the process.
-        let bytes = fs::read(file).context("cannot be read")?;
-        let proto =
-            onnx.proto_model_for_read(&mut bytes.as_slice()).context("it is no ONNX model")?;
+        let proto = onnx.proto_model_for_read(&mut &*bytes).context("it is no ONNX model")?;
         let folder = file.parent().and_then(Path::to_str);
         let parsed = onnx.parse(&proto, folder).context("it is no ONNX model")?;
         if let Some(missing) = parsed.unresolved_inputs.first() {

@@ -17,6 +17,7 @@ fn load(path: PathBuf) -> anyhow::Result<Box<dyn Model>> {
         version: "1".into(),
         engine: Engine::Tract,
         path: Some(path),
+        sha256: None,
         threads: 1,
     })
 }

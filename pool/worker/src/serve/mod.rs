@@ -18,15 +18,14 @@ use downbeat_link::{
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 
 pub use channel::Channel;
 
 use crate::clock;
 use crate::engine::{self, Failure, Model};
 use crate::meter::Meter;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
 use inbox::{Inbox, Order};
 
 /// How often the supervisor hears from us.
@@ -40,15 +39,7 @@ const MAX_REASON: usize = 2 << 10;
 /// # Errors
 /// When the channel cannot be opened, or when what comes over it is no message.
 pub fn serve(channel: &Channel, name: &str) -> anyhow::Result<()> {
-    let mut stop = SigSet::empty();
-    stop.add(Signal::SIGTERM);
-    stop.add(Signal::SIGINT);
-    // Before an engine starts threads, so that they inherit it.
-    stop.thread_block().context("pthread_sigmask")?;
-    let signals = SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("signalfd")?;
-    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref())
-        .context("NOTIFY_SOCKET: not the address of a socket")?;
+    let (signals, notifier) = notify::supervised()?;
     let (to_pool, from_pool) = downbeat_link::worker_end(channel.open()?)?;
     let hello = Hello {
         version: VERSION,
