@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_child_is_listed_and_reaped() {
-        let child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
         if !children().contains(&pid) {
             eprintln!("skipped: this kernel lists no children (CONFIG_PROC_CHILDREN)");
@@ -273,5 +273,6 @@ mod tests {
         };
         assert!(status.success());
         assert_eq!(reap(pid), None, "it is reaped already");
+        assert!(child.wait().is_err(), "nothing is left to wait for");
     }
 }

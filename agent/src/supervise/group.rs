@@ -38,7 +38,7 @@ const TRIES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The pool's group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PoolGroup {
     folder: PathBuf,
     /// The group above it is this agent's own.
