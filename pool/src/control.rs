@@ -141,7 +141,12 @@ fn error(message: &str) -> PoolResponse {
 async fn answer(request: PoolRequest, sources: &Sources) -> Result<PoolResponse, Refusal> {
     let models = &sources.models;
     Ok(match request {
-        PoolRequest::Status => PoolResponse::Status(status::of(models, Instant::now())),
+        PoolRequest::Status => {
+            // Sorting the last minute's times is no work for the thread that requests come by.
+            let models = models.clone();
+            let status = tokio::task::spawn_blocking(move || status::of(&models, Instant::now()));
+            PoolResponse::Status(status.await.map_err(|it| Refusal::Failed(it.to_string()))?)
+        }
         PoolRequest::Load { name } => {
             models.load(&name).await?;
             PoolResponse::Done { message: format!("model `{name}` takes requests") }

@@ -95,7 +95,8 @@ async fn supervise() -> ExitCode {
         pool_dir: arguments.pool_dir,
         run_dir: arguments.run_dir,
         worker_bin: arguments.worker_bin,
-        models: arguments.models,
+        // Workers have other working directories.
+        models: std::path::absolute(&arguments.models).unwrap_or(arguments.models),
         read_group: arguments.read_group,
         change_group: arguments.change_group,
         group: arguments.cgroup,

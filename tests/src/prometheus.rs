@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes a real agent, asked through its HTTP API.
+//! A real Prometheus that scrapes a real agent and its pool, asked through its HTTP API.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -50,16 +50,18 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `target` each second and waits until it answers.
+    /// Starts one that scrapes the targets each second and waits until it answers.
     ///
     /// # Errors
     /// When it is not installed or does not answer in time; with the end of its log.
-    pub fn scraping(target: SocketAddr) -> Result<Self> {
+    pub fn scraping(targets: &[SocketAddr]) -> Result<Self> {
         let folder = tempfile::tempdir().context("a folder for Prometheus")?;
         let config = folder.path().join("prometheus.yml");
+        let targets: Vec<_> = targets.iter().map(|target| format!("\"{target}\"")).collect();
+        let targets = targets.join(", ");
         let text = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
-             scrape_configs:\n  - job_name: {JOB}\n    static_configs:\n      - targets: [\"{target}\"]\n"
+             scrape_configs:\n  - job_name: {JOB}\n    static_configs:\n      - targets: [{targets}]\n"
         );
         fs::write(&config, text).context("writing its configuration")?;
         let address = free_address()?;
@@ -80,21 +82,24 @@ impl Prometheus {
         Ok(server)
     }
 
-    /// Waits until `count` scrapes succeeded.
+    /// Waits until `count` scrapes of each target succeeded.
     ///
     /// # Errors
     /// When they do not come in time, or Prometheus could not read what the agent sent.
     pub fn wait_for_scrapes(&self, count: u32) -> Result<()> {
         let enough = || {
-            self.query(&format!("sum_over_time(up{{job=\"{JOB}\"}}[5m]) >= {count}"))
+            self.query(&format!("min(sum_over_time(up{{job=\"{JOB}\"}}[5m])) >= {count}"))
                 .is_ok_and(|found| !found.is_empty())
         };
         let came = wait_until(PATIENCE, enough);
         let (_, targets) = self.get("/api/v1/targets")?;
         let targets: Value = serde_json::from_str(&targets).context("its targets")?;
-        let target = &targets["data"]["activeTargets"][0];
-        let error = target["lastError"].as_str().unwrap_or("no target");
-        ensure!(came && error.is_empty(), "scraping fails: {error:?} {target:#}");
+        let active = targets["data"]["activeTargets"].as_array().map_or(&[][..], Vec::as_slice);
+        let well = |target: &Value| target["lastError"].as_str() == Some("");
+        ensure!(
+            came && !active.is_empty() && active.iter().all(well),
+            "scraping fails: {targets:#}"
+        );
         Ok(())
     }
 

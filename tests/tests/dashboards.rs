@@ -1,10 +1,16 @@
-//! The Grafana dashboard and the Prometheus rules: against the list of metrics, and against a real
-//! Prometheus that scrapes the real agent.
+//! The Grafana dashboard and the Prometheus rules: against the lists of metrics, and against a real
+//! Prometheus that scrapes the real agent and its pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use downbeat_api::pool::WorkerState;
@@ -55,6 +61,8 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("downbeat_policy_rules", "for ad-hoc queries; classes and their members are shown"),
     ("downbeat_policy_read_timestamp_seconds", "for ad-hoc queries and alerts of one's own"),
     ("downbeat_exec_to_set_processes_total", "the times beside it are what matters"),
+    ("downbeat_pool_model_info", "for ad-hoc queries: which version is served"),
+    ("downbeat_pool_model_bytes", "for ad-hoc queries; it changes with the version only"),
 ];
 
 fn no_gpu(host: &Snapshot) -> bool {
@@ -108,9 +116,9 @@ fn queries(panel: &Value) -> Vec<&str> {
     targets.into_iter().flatten().filter_map(|target| target["expr"].as_str()).collect()
 }
 
-/// The names in `docs/metrics.md` with their labels, as a query may use them.
+/// The names in the lists of metrics with their labels, as a query may use them.
 fn documented() -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let page = read("docs/metrics.md")?;
+    let page = read("docs/metrics.md")? + &read("docs/pool-metrics.md")?;
     let mut metrics = BTreeMap::new();
     for line in page.lines().filter(|line| line.starts_with("| `downbeat_")) {
         let mut cells = line.split('|').map(str::trim).skip(1);
@@ -131,7 +139,7 @@ fn documented() -> Result<BTreeMap<String, BTreeSet<String>>> {
             metrics.insert(name.to_owned(), labels);
         }
     }
-    ensure!(metrics.len() > 40, "only {} metrics in docs/metrics.md", metrics.len());
+    ensure!(metrics.len() > 40, "only {} metrics in docs", metrics.len());
     Ok(metrics)
 }
 
@@ -293,6 +301,68 @@ class = "batch"
 match = { exe = "{bin}/downbeat-load", cmdline = "* hog*" }
 "#;
 
+const POOL: &str = r#"
+schema = 1
+
+[worker.mic]
+model = "denoise"
+
+[worker.echo]
+command = ["cat"]
+stdio = { mode = "once" }
+deadline = "10s"
+"#;
+
+/// Sends sound to the model `echo` again and again until it is dropped.
+struct Asker(Arc<AtomicBool>);
+
+impl Asker {
+    fn start(pool: SocketAddr) -> Self {
+        let going_on = Arc::new(AtomicBool::new(true));
+        let until = Arc::clone(&going_on);
+        thread::spawn(move || {
+            while until.load(Ordering::Relaxed) {
+                // One that fails is seen by the panels that stay empty.
+                let _ = ask(pool);
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        Self(going_on)
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// One request with a tenth of a second of silence as WAV.
+fn ask(pool: SocketAddr) -> std::io::Result<()> {
+    let mut sound = b"RIFF\xa4\x0c\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();
+    sound.extend([16_000_u32, 32_000].map(u32::to_le_bytes).as_flattened());
+    sound.extend(b"\x02\0\x10\0data\x80\x0c\0\0");
+    sound.resize(44 + 3200, 0);
+    let mut body = (sound.len() as u32).to_le_bytes().to_vec();
+    body.extend(sound);
+    let head = format!(
+        "{{\"inputs\":[{{\"name\":\"input\",\"datatype\":\"BYTES\",\"shape\":[1],\
+         \"parameters\":{{\"binary_data_size\":{}}}}}]}}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(pool)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Inference-Header-Content-Length: {}\r\nContent-Length: {}\r\n\r\n{head}",
+        head.len(),
+        head.len() + body.len()
+    )?;
+    stream.write_all(&body)?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}
+
 #[test]
 fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
     if !root_or_skip() {
@@ -300,18 +370,19 @@ fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
     }
     let place = Place::new()?;
     place.policy("50-test.toml", POLICY)?;
-    place.pool("50-test.toml", "schema = 1\n[worker.mic]\nmodel = \"denoise\"\n")?;
-    let metrics = free_address()?;
-    let (agent, prometheus) = start(&place, metrics)?;
+    place.pool("50-test.toml", POOL)?;
+    let (metrics, rest) = (free_address()?, free_address()?);
+    let (agent, prometheus) = start(&place, metrics, rest)?;
 
     let socket = agent.wait_for(|snapshot| {
-        let mic = snapshot.pool.as_ref()?.workers.first()?;
+        let mic = snapshot.pool.as_ref()?.workers.iter().find(|worker| worker.name == "mic")?;
         if mic.state == WorkerState::Ready { mic.socket.clone() } else { None }
     })?;
     let record = |name: &str| place.records().join(name).to_string_lossy().into_owned();
     let (card, hog) = (record("card"), record("hog"));
     let audio = ["audio", "--channels", "1", "--seconds", "120", "--socket", &socket];
     let _card = place.load(&[&audio[..], &["--record", &card]].concat())?;
+    let _asker = Asker::start(rest);
     let _hog = place.load(&["hog", "--seconds", "120", "--record", &hog])?;
     let snapshot = agent.wait_for(|snapshot| {
         let voice = snapshot.classes.iter().find(|class| class.name == "voice")?;
@@ -328,7 +399,7 @@ fn every_panel_has_data_from_a_real_agent_in_a_real_prometheus() -> Result<()> {
             let query = substituted(query);
             let mut values = Vec::new();
             // A rate wants two scrapes of a series that may have begun a moment ago.
-            downbeat_tests::processes::wait_until(std::time::Duration::from_secs(6), || {
+            downbeat_tests::processes::wait_until(Duration::from_secs(6), || {
                 values = prometheus.query(&query).unwrap_or_default();
                 values.iter().any(|value| value.is_finite()) || excused(panel, &snapshot)
             });
@@ -347,20 +418,23 @@ fn excused(panel: &Value, host: &Snapshot) -> bool {
     HOST_DEPENDENT.iter().any(|(name, _, lacks)| *name == title(panel) && lacks(host))
 }
 
-/// The agent of `place` with its metrics at `address`, and a Prometheus that scrapes it.
-fn start(place: &Place, address: std::net::SocketAddr) -> Result<(Agent, Prometheus)> {
+/// The agent of `place` with its metrics and its pool's REST server at these addresses, and a
+/// Prometheus that scrapes both.
+fn start(place: &Place, metrics: SocketAddr, rest: SocketAddr) -> Result<(Agent, Prometheus)> {
     let usual = place.agent_command();
     let mut command = Command::new(usual.get_program());
     let mut args = usual.get_args();
     while let Some(arg) = args.next() {
         command.arg(arg);
-        if arg == "--listen" {
-            args.next();
-            command.arg(address.to_string());
+        for (option, address) in [("--listen", metrics), ("--pool-rest", rest)] {
+            if arg == option {
+                args.next();
+                command.arg(address.to_string());
+            }
         }
     }
     let agent = Agent::start(command, place.run_dir(), place.path("agent.log"))?;
-    Ok((agent, Prometheus::scraping(address)?))
+    Ok((agent, Prometheus::scraping(&[metrics, rest])?))
 }
 
 /// As Grafana sends it with everything chosen.

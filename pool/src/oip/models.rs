@@ -13,7 +13,7 @@ use super::sound;
 use super::statistics::{Counts, Over, Statistics};
 use crate::dispatch::Dispatcher;
 use crate::inference::{Metadata, Refusal, Request, Response, Terms};
-use crate::store::{State, Store, StoreError, Wish};
+use crate::store::{IndexEntry, State, Store, StoreError, Wish};
 use crate::supervise::LOAD_LIMIT;
 use crate::view::{Model, Openai, Route, Snapshot, Standing, View};
 
@@ -339,7 +339,12 @@ impl Models {
             stored => stored?,
         };
         let target = store.load(&stored, Wish::Newest).map_err(|error| not_stored(&error))?;
-        let version = target.artifact.version.to_string();
+        let number = target.artifact.version;
+        let version = number.to_string();
+        let failed = |entry: &IndexEntry| {
+            let same = entry.name == stored && entry.version == Some(number);
+            same && entry.state == State::Unavailable
+        };
         let until = Instant::now() + LOAD_LIMIT;
         while Instant::now() < until {
             tokio::time::sleep(LOOK).await;
@@ -355,6 +360,9 @@ impl Models {
                     return Err(Refusal::Unavailable(format!("model `{name}`: {reason}")));
                 }
                 Some(Standing::Coming(_)) | None => {}
+            }
+            if let Some(entry) = store.index().into_iter().find(failed) {
+                return Err(Refusal::Unavailable(format!("model `{name}`: {}", entry.reason)));
             }
         }
         let seconds = LOAD_LIMIT.as_secs();

@@ -68,17 +68,17 @@ pub fn classes(snapshot: &Snapshot) -> Classes {
 #[must_use]
 pub fn status(pool: &PoolStatus, classes: &Classes, paper: Paper) -> Vec<Line<'static>> {
     let mut head = vec![match pool.pid {
-        Some(pid) => format!("pool runs (pid {pid})"),
+        Some(pid) => format!("pool pid {pid}"),
         None => "pool is down, and will be started again".into(),
     }];
-    if paper.width >= ADDRESSES_FROM {
-        head.extend(pool.rest.iter().map(|a| format!("REST {a}")));
-        head.extend(pool.grpc.iter().map(|a| format!("gRPC {a}")));
-    }
     if !pool.models.is_empty() {
         head.push(units::count(pool.models.len() as u64, "model"));
     }
     head.push(units::count(pool.workers.len() as u64, "worker"));
+    if paper.width >= ADDRESSES_FROM {
+        head.extend(pool.rest.iter().map(|a| format!("REST {a}")));
+        head.extend(pool.grpc.iter().map(|a| format!("gRPC {a}")));
+    }
     let ink = if pool.pid.is_some() { Ink::Strong } else { Ink::Bad };
     let mut lines = paper.paragraph(ink, &head.join(" · "), 2);
     if let Some(note) = &pool.note {

@@ -206,9 +206,13 @@ fn shown(models: Vec<(Entry, Counts)>) -> Value {
 }
 
 async fn metrics(State(service): State<Service>) -> Response {
-    match metrics::encode(&service.models) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(reason) => error(StatusCode::INTERNAL_SERVER_ERROR, &reason.to_string()),
+    // Thousands of lines are no work for the thread that requests come by.
+    let encoded = tokio::task::spawn_blocking(move || metrics::encode(&service.models)).await;
+    let failed = |reason: String| error(StatusCode::INTERNAL_SERVER_ERROR, &reason);
+    match encoded {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(Err(reason)) => failed(reason.to_string()),
+        Err(reason) => failed(reason.to_string()),
     }
 }
 

@@ -299,8 +299,8 @@ mod tests {
         for (datatype, wrong) in [("UINT8", "[256]"), ("INT16", "[1.5]"), ("BOOL", "[1]")] {
             assert!(of(&spec(datatype, &[-1]), text(wrong)).unwrap_err().contains("is no"));
         }
-        let message = of(&spec("FP32", &[2]), text("[1, 2, 3]")).unwrap_err();
-        assert!(message.contains("no FP32 [2]"), "{message}");
+        let message = of(&spec("FP32", &[-1, 2]), text("[1, 2, 3]")).unwrap_err();
+        assert!(message.contains("no FP32 [-1, 2]"), "{message}");
         assert!(of(&spec("FP32", &[-1, 2]), text("[[], [1]]")).is_err());
     }
 }
