@@ -75,6 +75,10 @@ pub struct Cli {
     /// The pool's gRPC address, or `off` [default: the pool's own]
     #[arg(long, value_name = "ADDR")]
     pub pool_grpc: Option<String>,
+
+    /// The pool's Wyoming address, or `off` [default: the pool's own]
+    #[arg(long, value_name = "ADDR")]
+    pub pool_wyoming: Option<String>,
 }
 
 /// `HOST:PORT` or `off`.

@@ -326,6 +326,7 @@ fn pool_options(cli: &Cli, roots: &Roots) -> PoolOptions {
         user: cli.pool_user.clone(),
         rest: cli.pool_rest.clone(),
         grpc: cli.pool_grpc.clone(),
+        wyoming: cli.pool_wyoming.clone(),
         group: if cli.observe_only {
             Err("this agent only observes".into())
         } else {

@@ -54,6 +54,8 @@ pub struct PoolOptions {
     pub rest: Option<String>,
     /// Handed on as `--grpc`; absent: the pool's default.
     pub grpc: Option<String>,
+    /// Handed on as `--wyoming`; absent: the pool's default.
+    pub wyoming: Option<String>,
     /// The control group that is handed over to it, or why there is none.
     pub group: Result<PoolGroup, String>,
 }
@@ -178,7 +180,8 @@ impl PoolSupervisor {
         let mut command = Command::new(&program);
         command.arg("--pool-dir").arg(&self.options.pool_dir);
         command.arg("--run-dir").arg(&self.options.run_dir);
-        for (flag, value) in [("--rest", &self.options.rest), ("--grpc", &self.options.grpc)] {
+        let PoolOptions { rest, grpc, wyoming, .. } = &self.options;
+        for (flag, value) in [("--rest", rest), ("--grpc", grpc), ("--wyoming", wyoming)] {
             if let Some(value) = value {
                 command.arg(flag).arg(value);
             }

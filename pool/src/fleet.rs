@@ -23,6 +23,7 @@ use crate::rolling::{self, Instance};
 use crate::scale::{Load, Scale};
 use crate::store::{Artifact, Report, Store, Target};
 use crate::view::{Model, Route, Standing};
+use crate::wyoming::services::Service;
 use memory::Memory;
 
 /// Between two decisions on how many instances there should be.
@@ -360,6 +361,26 @@ impl Fleet {
             Some(format!("127.0.0.1:{}", port(&self.config, slot)?))
         };
         Some(self.members.iter().filter(ready).filter_map(address).collect())
+    }
+
+    /// What it does for Wyoming clients.
+    #[must_use]
+    pub fn wyoming(&self) -> Option<Service> {
+        if self.leaving.is_some() {
+            return None;
+        }
+        let target = self.target.as_ref().ok().filter(|_| self.stored().is_some());
+        let (labels, description) = match target {
+            Some(target) => (Arc::clone(&target.labels), target.description.description.clone()),
+            None => (Arc::from([]), format!("[worker.{}] of pool.d", self.config.name)),
+        };
+        Some(Service {
+            declared: self.config.wyoming.clone()?,
+            deadline: self.config.deadline,
+            labels,
+            installed: !matches!(self.standing(), Standing::Down(_)),
+            description,
+        })
     }
 
     /// Whether it takes requests.

@@ -2,8 +2,8 @@
 //!
 //! It reads pool.d ([`config`]), keeps the declared workers running ([`run`], [`supervise`],
 //! [`process`]), answers the agent and people on the control socket ([`control`]) and clients over the
-//! Open Inference Protocol ([`oip`]). Models lie in a folder that it follows ([`store`]); what becomes
-//! of requests is shown by [`metrics`].
+//! Open Inference Protocol ([`oip`]) and Wyoming ([`wyoming`]). Models lie in a folder that it follows
+//! ([`store`]); what becomes of requests is shown by [`metrics`].
 
 pub mod adapters;
 pub mod attachment;
@@ -36,3 +36,4 @@ pub mod scale;
 pub mod store;
 pub mod supervise;
 pub mod view;
+pub mod wyoming;

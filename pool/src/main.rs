@@ -31,6 +31,10 @@ struct Arguments {
     /// Address of the gRPC server (Open Inference Protocol), or `off`.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8601")]
     grpc: Listen,
+    /// Address of the Wyoming server (voice assistants), or `off`. It listens as soon as a worker of
+    /// pool.d declares `wyoming`.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8602")]
+    wyoming: Listen,
     /// Program of the built-in workers; by default the downbeat-worker beside this program, else
     /// that in PATH.
     #[arg(long, value_name = "PATH")]
@@ -107,8 +111,10 @@ async fn supervise() -> ExitCode {
         let places = oip::Places {
             rest: arguments.rest.0,
             grpc: arguments.grpc.0,
+            wyoming: arguments.wyoming.0,
             rest_socket: socket(paths::REST_SOCKET),
             grpc_socket: socket(paths::GRPC_SOCKET),
+            wyoming_socket: socket(paths::WYOMING_SOCKET),
         };
         oip::serve(backend, places).await
     };

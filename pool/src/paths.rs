@@ -19,6 +19,9 @@ pub const REST_SOCKET: &str = "rest.sock";
 /// The gRPC server's socket in the pool's folder.
 pub const GRPC_SOCKET: &str = "grpc.sock";
 
+/// The Wyoming server's socket in the pool's folder.
+pub const WYOMING_SOCKET: &str = "wyoming.sock";
+
 /// The pool's folder.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -99,7 +102,7 @@ impl Paths {
 
     /// Removes the pool's own sockets, at its end.
     pub fn remove_sockets(&self) {
-        for file in [CONTROL_SOCKET, REST_SOCKET, GRPC_SOCKET] {
+        for file in [CONTROL_SOCKET, REST_SOCKET, GRPC_SOCKET, WYOMING_SOCKET] {
             let _ = fs::remove_file(self.folder.join(file));
         }
     }

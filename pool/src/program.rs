@@ -123,11 +123,25 @@ fn in_path(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, String> {
         .find(|file| runnable(file).is_ok())
         .ok_or_else(|| {
             format!(
-                "{0}: not found in PATH ({1}); install it, or write its whole path in `command`",
+                "{}: not found in PATH ({}); install it{}, or write its whole path in `command`",
                 program.display(),
-                path.display()
+                path.display(),
+                packages(program)
+                    .map(|it| format!(" (`apt-get install {it}`)"))
+                    .unwrap_or_default()
             )
         })
+}
+
+/// What brings the programs of the shipped examples, by Debian's names.
+fn packages(program: &OsStr) -> Option<&'static str> {
+    match program.to_str()? {
+        "espeak-ng" => Some("espeak-ng"),
+        "ffmpeg" => Some("ffmpeg"),
+        "pocketsphinx_continuous" => Some("pocketsphinx pocketsphinx-en-us"),
+        "tesseract" => Some("tesseract-ocr"),
+        _ => None,
+    }
 }
 
 fn runnable(file: &Path) -> Result<(), String> {

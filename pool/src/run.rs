@@ -27,6 +27,7 @@ use crate::oip::{Backend, Models};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError, Target, Wish};
 use crate::view::View;
+use crate::wyoming::Door;
 use crate::{control, keeper, process};
 
 /// Where the model store lies unless it is named.
@@ -70,6 +71,8 @@ pub struct Servers {
     pub rest: Option<String>,
     /// gRPC.
     pub grpc: Option<String>,
+    /// Wyoming.
+    pub wyoming: Door,
     /// For the status.
     pub problems: Vec<String>,
 }
@@ -165,6 +168,9 @@ pub async fn run(
     let mut stopping = false;
     loop {
         let due = pool.step();
+        if pool.servers.wyoming.open_if_wanted().await {
+            pool.publish();
+        }
         if stopping && pool.fleets.is_empty() {
             break;
         }
@@ -283,6 +289,7 @@ impl Pool {
             .chain(&self.oversubscribed)
             .chain(&folder)
             .chain(&self.servers.problems)
+            .chain(self.servers.wyoming.problems())
             .map(String::as_str)
             .collect();
         let status = PoolStatus {
@@ -290,6 +297,7 @@ impl Pool {
             note: (!notes.is_empty()).then(|| notes.join("; ")),
             rest: self.servers.rest.clone(),
             grpc: self.servers.grpc.clone(),
+            wyoming: self.servers.wyoming.address().map(str::to_owned),
             workers: self.fleets.values().flat_map(Fleet::status).collect(),
             // They are counted where requests come in.
             models: Vec::new(),
@@ -305,6 +313,9 @@ impl Pool {
             .filter_map(|(name, fleet)| Some((name.clone(), fleet.openai()?)))
             .collect();
         self.view.publish(status, models, openai);
+        let wyoming = self.fleets.iter();
+        let wyoming = wyoming.filter_map(|(name, fleet)| Some((name.clone(), fleet.wyoming()?)));
+        self.view.lock().wyoming = wyoming.collect();
     }
 
     fn report(&mut self, report: Report) {

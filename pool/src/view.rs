@@ -8,6 +8,7 @@ use std::time::Duration;
 use downbeat_api::pool::{PoolStatus, declared_name};
 
 use crate::inference::Metadata;
+use crate::wyoming::services::Services;
 
 /// A worker as a model of the Open Inference Protocol.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub struct Snapshot {
     /// Restarts of each declared worker's instances since the pool started, also of those that are
     /// no more.
     pub restarts: BTreeMap<String, u64>,
+    /// What workers do for Wyoming clients.
+    pub wyoming: Services,
 }
 
 /// The current [`Snapshot`], shared.

@@ -326,8 +326,8 @@ pub fn log_line(line: &mut LogLine) {
 
 /// Makes the pool's status safe to show.
 pub fn pool_status(pool: &mut PoolStatus) {
-    let PoolStatus { pid: _, note, rest, grpc, workers, models } = pool;
-    for value in [note, rest, grpc] {
+    let PoolStatus { pid: _, note, rest, grpc, wyoming, workers, models } = pool;
+    for value in [note, rest, grpc, wyoming] {
         optional(value);
     }
     for model in models {

@@ -22,6 +22,17 @@ pub const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-syst
 pub const CPIO: Tool = Tool { program: "cpio", package: "cpio" };
 /// A terminal without a person.
 pub const TMUX: Tool = Tool { program: "tmux", package: "tmux" };
+/// Text to speech.
+pub const ESPEAK: Tool = Tool { program: "espeak-ng", package: "espeak-ng" };
+/// Sound and pictures.
+pub const FFMPEG: Tool = Tool { program: "ffmpeg", package: "ffmpeg" };
+/// Text in pictures.
+pub const TESSERACT: Tool = Tool { program: "tesseract", package: "tesseract-ocr" };
+/// Speech to text.
+pub const POCKETSPHINX: Tool = Tool { program: "pocketsphinx_continuous", package: "pocketsphinx" };
+/// Its English, which no program comes with.
+pub const POCKETSPHINX_ENGLISH: Tool =
+    Tool { program: "../share/pocketsphinx/model/en-us/en-us/mdef", package: "pocketsphinx-en-us" };
 /// Scrapes metrics and checks queries.
 pub const PROMETHEUS: Tool = Tool { program: "prometheus", package: "prometheus" };
 /// A storm of wake-ups.

@@ -4,7 +4,10 @@ use anyhow::Result;
 use downbeat_tests::agent::BIN_DIR;
 use downbeat_tests::skip;
 
-use crate::packages::{self, CPIO, PROMETHEUS, QEMU, TMUX};
+use crate::packages::{
+    self, CPIO, ESPEAK, FFMPEG, POCKETSPHINX, POCKETSPHINX_ENGLISH, PROMETHEUS, QEMU, TESSERACT,
+    TMUX,
+};
 use crate::steps::{self, Counts, Outcome, Steps};
 use crate::{demo, ebpf, vm, workspace};
 
@@ -53,7 +56,8 @@ fn all(steps: &mut Steps, args: &Args) {
     });
     steps.run("tools", || {
         let needed: &[_] = if args.no_vm { &[] } else { &[QEMU, CPIO] };
-        packages::need(&[needed, &[TMUX, PROMETHEUS]].concat())?;
+        let speech = [ESPEAK, FFMPEG, TESSERACT, POCKETSPHINX, POCKETSPHINX_ENGLISH];
+        packages::need(&[needed, &[TMUX, PROMETHEUS], &speech].concat())?;
         packages::need_venv()?;
         Ok(Outcome { counts: Counts::one(true), ..Outcome::default() })
     });

@@ -103,6 +103,8 @@ pub struct PoolStatus {
     pub rest: Option<String>,
     /// Address of the gRPC server, when it listens.
     pub grpc: Option<String>,
+    /// Address of the Wyoming server, when it listens.
+    pub wyoming: Option<String>,
     /// Every declared worker, in order of its name.
     pub workers: Vec<Worker>,
     /// Every model, in order of its name: a declared worker that takes requests, or one that a

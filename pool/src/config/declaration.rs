@@ -11,17 +11,21 @@ use super::values::{
     self, command, deadline, engine, env, folder, idle, media, model, number, restart, specs,
     worker_name,
 };
-use super::{Adapter, DEFAULT_IDLE, Found, Instances, Program, WorkerConfig, placement};
+use super::{
+    Adapter, DEFAULT_IDLE, Found, Instances, Program, WorkerConfig, WyomingService, placement,
+    wyoming,
+};
 
 const TOP_KEYS: [&str; 2] = ["schema", "worker"];
 
-const WORKER_KEYS: [&str; 26] = [
+const WORKER_KEYS: [&str; 27] = [
     "model",
     "command",
     "http",
     "stdio",
     "oip",
     "openai",
+    "wyoming",
     "inputs",
     "outputs",
     "engine",
@@ -126,6 +130,7 @@ impl File<'_> {
             program: program?,
             adapter: adapters.adapter,
             openai: adapters.openai,
+            wyoming: wyoming::read(self, table),
         };
         self.fits(&config, table, at_name);
         (self.count() == before).then(|| Found {
@@ -217,6 +222,16 @@ impl File<'_> {
         if has("engine") && !store {
             say("engine", "only models of the store have one; leave it out");
         }
+        let detects = config
+            .wyoming
+            .as_ref()
+            .is_some_and(|wyoming| matches!(wyoming.service, WyomingService::Detect { .. }));
+        if detects && !store {
+            say("wyoming", "\"detect\" needs the labels of a model of the store: add `model`");
+        }
+        if config.program == Program::Denoise && has("wyoming") {
+            say("wyoming", "`denoise` has no part in a conversation; leave it out");
+        }
         if config.program == Program::Denoise && config.instances.min == 0 {
             say(
                 "instances",
@@ -231,7 +246,7 @@ impl File<'_> {
             }
         } else {
             if config.adapter.is_none() {
-                for key in ["inputs", "outputs", "batch", "cheaper"] {
+                for key in ["wyoming", "inputs", "outputs", "batch", "cheaper"] {
                     if has(key) {
                         say(key, "the worker takes no requests: add `http`, `stdio` or `oip`");
                     }

@@ -6,6 +6,7 @@ mod file;
 pub mod files;
 mod placement;
 mod values;
+mod wyoming;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,6 +18,7 @@ use downbeat_link::TensorSpec;
 pub use adapter::{Adapter, Http, HttpBody, Oip, Stdio, StdioFraming};
 use file::File;
 pub use placement::{CpuList, Placement, Sandbox};
+pub use wyoming::{Wyoming, WyomingService};
 
 /// One file's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct WorkerConfig {
     pub adapter: Option<Adapter>,
     /// Whether `/v1/*` is passed on to it; only with [`Adapter::Http`].
     pub openai: bool,
+    /// What it does for clients of the Wyoming protocol.
+    pub wyoming: Option<Wyoming>,
     /// Inputs of an external worker, as declared; the adapter's own where empty.
     pub inputs: Vec<TensorSpec>,
     /// Outputs of an external worker, as declared; the adapter's own where empty.
@@ -98,6 +102,7 @@ impl WorkerConfig {
             program,
             adapter: None,
             openai: false,
+            wyoming: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
             engine: Engine::default(),

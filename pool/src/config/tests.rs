@@ -123,6 +123,23 @@ fn every_adapter_is_understood() {
     );
     assert_eq!(workers["whisper"].inputs, [spec("audio", DataType::Bytes, &[1])]);
     assert_eq!(workers["whisper"].outputs, [spec("text", DataType::Bytes, &[-1])]);
+    let whisper = Wyoming {
+        service: WyomingService::Transcribe,
+        languages: vec!["en".into(), "de-CH".into()],
+        rate: 8000,
+        longest: Duration::from_secs(30),
+    };
+    assert_eq!(workers["whisper"].wyoming, Some(whisper));
+    let keywords = workers["keywords"].wyoming.clone().unwrap();
+    assert_eq!(
+        keywords.service,
+        WyomingService::Detect {
+            words: vec!["go".into(), "stop".into()],
+            threshold: 900,
+            step: Duration::from_millis(200),
+        }
+    );
+    assert_eq!((keywords.rate, keywords.longest), (16_000, Duration::from_secs(60)));
     assert!(workers["llama"].openai);
     assert_eq!(workers["llama"].instances, Instances { min: 2, max: 2, spare: 0 });
     assert_eq!(adapter("voice"), Adapter::Stdio(Stdio { kept: None }));

@@ -127,7 +127,7 @@ pub fn idle(value: &DeValue<'_>) -> Result<Duration, String> {
     }
 }
 
-fn time<'a>(
+pub fn time<'a>(
     value: &'a DeValue<'_>,
     units: &[(&str, f64)],
     examples: &str,

@@ -255,10 +255,14 @@ pub struct Places {
     pub rest: Option<SocketAddr>,
     /// gRPC over TCP.
     pub grpc: Option<SocketAddr>,
+    /// Wyoming over TCP.
+    pub wyoming: Option<SocketAddr>,
     /// REST over a Unix socket.
     pub rest_socket: Option<PathBuf>,
     /// gRPC over a Unix socket.
     pub grpc_socket: Option<PathBuf>,
+    /// Wyoming over a Unix socket.
+    pub wyoming_socket: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 mod denoise;
 mod elements;
 mod grpc;
-mod listen;
+pub(crate) mod listen;
 mod models;
 mod parameters;
 mod rest;
@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::inference::{Refusal, Request, Terms};
 use crate::run::Servers;
+use crate::wyoming::Door;
 use listen::Listener;
 pub use listen::Places;
 pub use models::{Backend, Models};
@@ -91,6 +92,7 @@ pub async fn serve(backend: Backend, places: Places) -> Servers {
             listener
         })));
     }
+    servers.wyoming = Door::new(places.wyoming, places.wyoming_socket, models.clone());
     for listener in rest {
         tokio::spawn(rest::serve(listener, models.clone()));
     }

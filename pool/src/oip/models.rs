@@ -16,6 +16,7 @@ use crate::inference::{Metadata, Refusal, Request, Response, Terms};
 use crate::store::{IndexEntry, State, Store, StoreError, Wish};
 use crate::supervise::LOAD_LIMIT;
 use crate::view::{Model, Openai, Route, Snapshot, Standing, View};
+use crate::wyoming::services::Services;
 
 /// Between two looks at a model that a client has asked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -138,6 +139,12 @@ impl Models {
             ));
         }
         model.standing.clone()
+    }
+
+    /// What workers do for Wyoming clients.
+    #[must_use]
+    pub fn wyoming(&self) -> Services {
+        self.0.backend.view.lock().wyoming.clone()
     }
 
     /// Whether all models are ready.

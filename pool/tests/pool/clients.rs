@@ -44,16 +44,21 @@ fn run(command: &mut Command) {
 
 /// Runs a script over a pool with a noise remover and a model of the store.
 fn script(name: &str, arguments: impl Fn(&TestPool) -> Vec<String>) {
-    let python = python();
     let mut pool = TestPool::start_with(
         "[worker.mic]\nmodel = \"denoise\"\n[worker.glyphs]\nmodel = \"glyphs\"\n",
         &["--rest", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--models", MODELS],
     );
     pool.wait_for("mic", WorkerState::Ready);
     pool.wait_for("glyphs", WorkerState::Ready);
-    let output = Command::new(python)
+    let arguments = arguments(&pool);
+    script_with(&mut pool, name, &arguments);
+}
+
+/// Runs a script over a pool.
+pub fn script_with(pool: &mut TestPool, name: &str, arguments: &[String]) {
+    let output = Command::new(python())
         .arg(Path::new(FOLDER).join(name))
-        .args(arguments(&pool))
+        .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();

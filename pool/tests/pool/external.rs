@@ -5,15 +5,7 @@ use std::path::Path;
 use downbeat_api::pool::WorkerState;
 
 use crate::rest::{Answer, Input, MODELS, ask, infer, start};
-
-fn installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    if !found {
-        eprintln!("skipped: {program} is not installed (apt-get install {program})");
-    }
-    found
-}
+use crate::support::installed;
 
 fn error(answer: &Answer) -> &str {
     answer.json["error"].as_str().unwrap_or_default()
@@ -63,7 +55,7 @@ fn a_program_runs_where_its_declaration_says() {
 
 #[test]
 fn text_becomes_speech_and_a_picture_shrinks() {
-    if installed("espeak-ng") {
+    if installed("espeak-ng", "espeak-ng") {
         let text = "[worker.voice]\ncommand = [\"espeak-ng\", \"--stdin\", \"--stdout\"]\n\
                     stdio = { mode = \"once\" }\n";
         let (pool, address) = start(text, Path::new("/no/models"));
@@ -73,7 +65,7 @@ fn text_becomes_speech_and_a_picture_shrinks() {
         assert_eq!(sound.get(..4), Some(b"RIFF".as_slice()));
         assert!(sound.len() > 10_000, "{} bytes", sound.len());
     }
-    if installed("ffmpeg") {
+    if installed("ffmpeg", "ffmpeg") {
         let text = "[worker.half]\nstdio = { mode = \"once\" }\n\
                     command = [\"ffmpeg\", \"-v\", \"error\", \"-f\", \"rawvideo\", \
                     \"-pix_fmt\", \"gray\", \"-s\", \"16x8\", \"-i\", \"pipe:0\", \"-vf\", \
@@ -113,7 +105,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 #[test]
 fn a_server_is_ready_when_its_health_says_so() {
-    if !installed("python3") {
+    if !installed("python3", "python3") {
         return;
     }
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -7,6 +7,8 @@ mod models;
 mod openai;
 mod orphans;
 mod processes;
+mod programs;
 mod rest;
+mod speech;
 mod streams;
 mod support;

@@ -134,6 +134,20 @@ impl Drop for TestPool {
     }
 }
 
+/// Whether a program can be run here; else says that the calling test is skipped, past the test
+/// runner, which would swallow it in a test that passes. `cargo xtask test` counts these lines, and
+/// installs the packages.
+pub fn installed(program: &str, packages: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        let test = std::thread::current().name().unwrap_or("test").to_owned();
+        let line = format!("\nskipped: {test}: no {program} (apt-get install {packages})\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+    found
+}
+
 /// Starts a pool over `folder`.
 pub fn spawn(folder: &Path, arguments: &[&str]) -> Child {
     let worker = Path::new(env!("CARGO_BIN_EXE_downbeat-pool")).with_file_name("downbeat-worker");
@@ -149,6 +163,7 @@ pub fn spawn(folder: &Path, arguments: &[&str]) -> Child {
         ("--run-dir", folder.join("run")),
         ("--rest", "off".into()),
         ("--grpc", "off".into()),
+        ("--wyoming", "off".into()),
     ];
     for (option, value) in defaults {
         if !arguments.contains(&option) {
