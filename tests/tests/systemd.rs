@@ -196,7 +196,10 @@ fn explained_and_planned(booted: &Booted, place: &Place) -> Result<()> {
     // systemd answers on a thread of its own: what it did is told a moment later.
     for (pid, words) in [
         (&crowd, ["unit crowd.service", "cpu.weight", "memory.high", "set"]),
-        (&adopted, ["/downbeat.slice/adopted", "cgroup.freeze", "cgroup", "set"]),
+        (
+            &adopted,
+            ["control group /system.slice/downbeatd.service/adopted", "freeze", "frozen", "set"],
+        ),
     ] {
         let missing = || downbeat(&["explain", pid]).map(|said| says(&said, &words));
         let told = wait_until(PATIENCE, || matches!(missing(), Ok(None)));

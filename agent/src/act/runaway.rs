@@ -24,7 +24,7 @@ use super::subject::{Subject, ThreadId};
 use super::value::{Lever, RESET_ON_FORK, Sched, Value};
 use crate::observe::run_times::{RunTimes, voluntary_switches};
 use crate::roots::Roots;
-use pace::{Pace, Verdict};
+use pace::{Pace, Since, Verdict};
 
 /// How often each thread is looked at: with the shortest limit, a runaway loses its priority within
 /// 90 ms of its last pause.
@@ -75,15 +75,20 @@ pub struct RunawayWatch {
 }
 
 impl RunawayWatch {
-    /// Starts watching, below `roots`.
+    /// Starts watching, below `roots`. `counted` says how long a thread ran where that is known
+    /// without a system call, for whom a look at its file can be spared.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start<C: Control + Send + 'static>(control: C, roots: &Roots) -> io::Result<Self> {
+    pub fn start<C: Control + Send + 'static>(
+        control: C,
+        roots: &Roots,
+        counted: impl Fn(u32) -> Option<Duration> + Send + 'static,
+    ) -> io::Result<Self> {
         let (orders, receiver) = mpsc::channel();
         let (sender, demoted) = mpsc::channel();
-        let watcher =
-            Watcher { control, proc: roots.proc.clone(), watched: HashMap::new(), demoted: sender };
+        let (proc, watched) = (roots.proc.clone(), HashMap::new());
+        let watcher = Watcher { control, proc, counted, watched, demoted: sender };
         thread::Builder::new().name("runaways".into()).spawn(move || {
             let tid = nix::unistd::gettid().as_raw().cast_unsigned();
             let policy = libc::SCHED_FIFO.cast_unsigned();
@@ -116,9 +121,10 @@ impl RunawayWatch {
 }
 
 #[derive(Debug)]
-struct Watcher<C> {
+struct Watcher<C, F> {
     control: C,
     proc: PathBuf,
+    counted: F,
     watched: HashMap<u32, Watched>,
     demoted: Sender<Demoted>,
 }
@@ -128,9 +134,11 @@ struct Watched {
     given: Given,
     file: Option<File>,
     pace: Pace,
+    /// When it was last known how long it had run, and how long.
+    counted: Option<(Duration, Duration)>,
 }
 
-impl<C: Control> Watcher<C> {
+impl<C: Control, F: Fn(u32) -> Option<Duration>> Watcher<C, F> {
     fn run(mut self, orders: &Receiver<Order>) {
         let begun = Instant::now();
         let mut next = PERIOD;
@@ -170,7 +178,7 @@ impl<C: Control> Watcher<C> {
                 let file = keep.then(|| File::open(&path).ok()).flatten();
                 let limit = given.limit.max(SHORTEST);
                 let pace = Pace::new(limit, tick());
-                self.watched.insert(tid, Watched { given: *given, file, pace });
+                self.watched.insert(tid, Watched { given: *given, file, pace, counted: None });
             }
             Order::Forget(tid) => {
                 self.watched.remove(&tid);
@@ -183,6 +191,15 @@ impl<C: Control> Watcher<C> {
         let mut next = now + PERIOD;
         let mut over = Vec::new();
         for (tid, watched) in &mut self.watched {
+            let counted = (self.counted)(*tid).map(|ran| (now, ran));
+            let before = std::mem::replace(&mut watched.counted, counted);
+            let since = before.zip(counted).map(|((then, had), (_, ran))| {
+                let ran = ran.saturating_sub(had);
+                Since { then, ran }
+            });
+            if since.is_some_and(|since| watched.pace.paused(now, since)) {
+                continue;
+            }
             let ran = match &watched.file {
                 Some(file) => ran(file),
                 None => File::open(self.proc.join(tid.to_string()).join("schedstat"))
@@ -190,7 +207,7 @@ impl<C: Control> Watcher<C> {
             };
             let thread = watched.given.thread;
             let sleeps = || voluntary_switches(&self.proc, thread.pid, thread.tid).ok();
-            match ran.map(|ran| watched.pace.look(now, ran, sleeps)) {
+            match ran.map(|ran| watched.pace.look(now, ran, since, sleeps)) {
                 Ok(Verdict::Paused) => {}
                 Ok(Verdict::OnEndUntil(due)) => next = next.min(due),
                 Ok(Verdict::Runaway(on_end)) => over.push((*tid, Some(on_end))),

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use downbeat_abi::{JOB_FIRST_BUCKET, Job, RELEASES};
-use downbeat_api::{ClassJobs, JobSummary, Release, ThreadJobs};
+use downbeat_api::{ClassJobs, JobSummary, Release, Rhythm, ThreadJobs};
 
 use super::histogram::Histogram;
-use super::rhythm::rhythm;
+use super::rhythm::{goes_on, rhythm};
 
 /// What releases a thread, in the order of [`JobCounts::released`].
 pub(super) const RELEASE_KINDS: [Release; 4] =
@@ -152,9 +152,22 @@ pub struct JobSample {
 /// What was known at the last sample.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    threads: HashMap<(u32, u64), JobCounts>,
+    threads: HashMap<(u32, u64), Known>,
     classes: BTreeMap<String, ClassSums>,
 }
+
+/// A thread at the last sample.
+#[derive(Debug)]
+struct Known {
+    counts: JobCounts,
+    rhythm: Option<Rhythm>,
+    /// Samples since its rhythm was looked for from scratch.
+    age: u32,
+}
+
+/// A beat that goes on is looked for from scratch at each so many samples: jitter and skipped frames
+/// change before the period does.
+const LOOKED_FOR_EACH: u32 = 4;
 
 #[derive(Debug, Default)]
 struct ClassSums {
@@ -174,8 +187,9 @@ impl Jobs {
         let mut shown = Vec::new();
         for sample in samples {
             let key = (sample.tid, sample.start_time);
-            let recent = match before.remove(&key) {
-                Some(earlier) => sample.counts.since(&earlier),
+            let earlier = before.remove(&key);
+            let recent = match &earlier {
+                Some(earlier) => sample.counts.since(&earlier.counts),
                 None => sample.counts.clone(),
             };
             if let Some(class) = &sample.class {
@@ -184,8 +198,9 @@ impl Jobs {
                 sums.total.merge(&recent);
             }
             if !sample.ended {
-                shown.push(thread(&sample, &recent));
-                self.threads.insert(key, sample.counts);
+                let (rhythm, age) = latest_rhythm(earlier.as_ref(), &sample);
+                shown.push(thread(&sample, &recent, rhythm));
+                self.threads.insert(key, Known { counts: sample.counts, rhythm, age });
             }
         }
         shown.sort_by(|a, b| {
@@ -213,7 +228,20 @@ impl Jobs {
     }
 }
 
-fn thread(sample: &JobSample, recent: &JobCounts) -> ThreadJobs {
+/// The rhythm at a sample, and its age.
+fn latest_rhythm(earlier: Option<&Known>, sample: &JobSample) -> (Option<Rhythm>, u32) {
+    if let Some(Known { rhythm: Some(known), age, .. }) = earlier
+        && age + 1 < LOOKED_FOR_EACH
+        && goes_on(known, &sample.releases)
+    {
+        return (Some(*known), age + 1);
+    }
+    // Threads that began together are not all looked at in the same second ever after.
+    let age = if earlier.is_some() { 0 } else { sample.tid % LOOKED_FOR_EACH };
+    (rhythm(&sample.releases), age)
+}
+
+fn thread(sample: &JobSample, recent: &JobCounts, rhythm: Option<Rhythm>) -> ThreadJobs {
     ThreadJobs {
         tid: sample.tid,
         pid: sample.pid,
@@ -221,7 +249,7 @@ fn thread(sample: &JobSample, recent: &JobCounts) -> ThreadJobs {
         process: sample.process.clone(),
         class: sample.class.clone(),
         release: recent.release(),
-        rhythm: rhythm(&sample.releases),
+        rhythm,
         deadline_ns: sample.deadline_ns,
         awake: sample.awake_ns.map(|ns| ns as f64 / 1e9),
         recent: recent.summary(),

@@ -10,7 +10,8 @@
 //! - **A pause** (relative sleeps and time-outs): each release sets the next one, so errors add up
 //!   and there is no lattice, but three quarters of the intervals are alike.
 //!
-//! Each costs about 20 µs for 64 releases.
+//! Each costs about 20 µs for 64 releases; whether a beat that is known goes on is seen for a tenth of
+//! that ([`goes_on`]).
 //!
 //! What is called aperiodic on purpose: several releases a beat (bursts, two clocks of similar
 //! rates), a beat of which more than about 40 % are missing, and one whose releases are mostly
@@ -116,6 +117,35 @@ pub fn rhythm(releases: &[u64]) -> Option<Rhythm> {
         return lattice.beat.or(verdict);
     }
     pause(times, typical).or(lattice.beat).or(verdict)
+}
+
+/// Most that the mean period of the latest releases may differ from a beat that goes on, as a share.
+const SAME: f64 = 0.005;
+
+/// Least share of intervals that are whole multiples of a beat that goes on.
+const MOSTLY: f64 = 0.9;
+
+/// Whether a beat that was found in earlier releases plainly holds for the latest [`KEPT`] as well.
+/// Where it may or may not, [`rhythm`] tells.
+#[must_use]
+pub fn goes_on(known: &Rhythm, releases: &[u64]) -> bool {
+    let Rhythm::Periodic { period_ns, .. } = known else { return false };
+    let latest = releases.get(releases.len().saturating_sub(KEPT)..).unwrap_or(releases);
+    if latest.len() < MIN_PERIODIC || *period_ns == 0 {
+        return false;
+    }
+    let period = *period_ns as f64;
+    let (mut sum, mut beats, mut alike) = (0.0, 0.0, 0.0);
+    for two in latest.windows(2) {
+        let interval = two[1].saturating_sub(two[0]) as f64;
+        let count = (interval / period).round();
+        if count >= 1.0 && (interval - count * period).abs() <= ALIKE * period {
+            sum += interval;
+            beats += count;
+            alike += 1.0;
+        }
+    }
+    alike >= MOSTLY * (latest.len() - 1) as f64 && (sum / beats - period).abs() <= SAME * period
 }
 
 fn intervals(times: &[f64]) -> Vec<f64> {

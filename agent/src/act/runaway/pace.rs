@@ -10,6 +10,17 @@ pub(super) struct Pace {
     limit: Duration,
     /// Time off the CPU that is no pause: the kernel counts that late.
     slack: Duration,
+    /// At the last look it might have run on end.
+    suspect: bool,
+}
+
+/// What is known of the time from one look to the next without reading the thread's files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    /// The look before.
+    pub then: Duration,
+    /// How long the thread ran since.
+    pub ran: Duration,
 }
 
 /// From when on a thread may have run on end.
@@ -35,10 +46,21 @@ pub(super) enum Verdict {
 
 impl Pace {
     pub(super) fn new(limit: Duration, tick: Duration) -> Self {
-        Self { base: None, limit, slack: tick + Duration::from_millis(1) }
+        Self { base: None, limit, slack: tick + Duration::from_millis(1), suspect: false }
     }
 
-    /// Takes in its run time `ran`, read at `now`. `sleeps` reads how often it slept by its own wish;
+    /// Whether a thread paused `since` the last look, at `now`, so that its files need no reading.
+    /// One that might have run on end before is not let off so.
+    pub(super) fn paused(&mut self, now: Duration, since: Since) -> bool {
+        let paused = !self.suspect && since.ran * 4 < now.saturating_sub(since.then);
+        if paused {
+            self.base = None;
+        }
+        paused
+    }
+
+    /// Takes in its run time `ran`, read at `now`; where it is known, what it ran `since` the look before
+    /// stands in for a reading then. `sleeps` reads how often it slept by its own wish;
     /// that is dear, so it is asked only of a thread that runs much.
     ///
     /// Time off the CPU alone is no pause: the hypervisor may have stolen the CPU, other real-time
@@ -47,12 +69,31 @@ impl Pace {
         &mut self,
         now: Duration,
         ran: Duration,
+        since: Option<Since>,
         sleeps: impl FnOnce() -> Option<u64>,
     ) -> Verdict {
-        let Some(base) = &mut self.base else {
+        let verdict = self.judge(now, ran, since, sleeps);
+        self.suspect = matches!(verdict, Verdict::OnEndUntil(_));
+        verdict
+    }
+
+    fn judge(
+        &mut self,
+        now: Duration,
+        ran: Duration,
+        since: Option<Since>,
+        sleeps: impl FnOnce() -> Option<u64>,
+    ) -> Verdict {
+        let before = since.map(|since| Base {
+            at: since.then,
+            ran: ran.saturating_sub(since.ran),
+            sleeps: None,
+        });
+        let Some(base) = self.base.or(before) else {
             self.base = Some(Base { at: now, ran, sleeps: None });
             return Verdict::Paused;
         };
+        let base = self.base.insert(base);
         let elapsed = now.saturating_sub(base.at);
         let had = ran.saturating_sub(base.ran);
         if elapsed.saturating_sub(had) <= self.slack {
@@ -97,7 +138,7 @@ mod tests {
         let mut pace = pace();
         let mut now = 0;
         while now < 10_000 {
-            let next = match pace.look(ms(now), ms(ran(now)), || Some(sleeps(now))) {
+            let next = match pace.look(ms(now), ms(ran(now)), None, || Some(sleeps(now))) {
                 Verdict::Runaway(_) => return Some(now),
                 Verdict::OnEndUntil(due) => u64::try_from(due.as_millis()).unwrap().min(now + 40),
                 Verdict::Paused => now + 40,
@@ -110,7 +151,7 @@ mod tests {
     #[test]
     fn one_that_never_pauses_is_a_runaway_when_its_time_is_up() {
         let mut pace = pace();
-        let look = |pace: &mut Pace, now, ran| pace.look(ms(now), ms(ran), || None);
+        let look = |pace: &mut Pace, now, ran| pace.look(ms(now), ms(ran), None, || None);
         assert_eq!(look(&mut pace, 40, 1000), Verdict::Paused, "nothing is known yet");
         assert_eq!(look(&mut pace, 80, 1037), Verdict::OnEndUntil(ms(90)));
         assert_eq!(look(&mut pace, 90, 1047), Verdict::Runaway(ms(50)));
@@ -139,7 +180,8 @@ mod tests {
     #[test]
     fn a_pause_starts_the_count_anew() {
         let mut pace = pace();
-        let look = |pace: &mut Pace, now, ran, sleeps| pace.look(ms(now), ms(ran), || Some(sleeps));
+        let look =
+            |pace: &mut Pace, now, ran, sleeps| pace.look(ms(now), ms(ran), None, || Some(sleeps));
         look(&mut pace, 0, 0, 5);
         assert_eq!(look(&mut pace, 40, 40, 5), Verdict::OnEndUntil(ms(50)));
         assert_eq!(look(&mut pace, 50, 44, 6), Verdict::Paused);
@@ -147,10 +189,27 @@ mod tests {
     }
 
     #[test]
+    fn who_was_seen_to_pause_is_not_read_and_a_runaway_is_found_as_soon() {
+        let mut pace = pace();
+        let since = |then, ran| Since { then: ms(then), ran: ms(ran) };
+        assert!(pace.paused(ms(40), since(0, 5)));
+        assert!(pace.paused(ms(80), since(40, 9)));
+        // From here on it never pauses.
+        let busy = since(80, 39);
+        assert!(!pace.paused(ms(120), busy));
+        let verdict = pace.look(ms(120), ms(1000), Some(busy), || Some(7));
+        assert_eq!(verdict, Verdict::OnEndUntil(ms(130)));
+        // A count that missed a part lets nobody off who is suspected.
+        assert!(!pace.paused(ms(130), since(120, 0)));
+        let verdict = pace.look(ms(130), ms(1010), Some(since(120, 0)), || Some(7));
+        assert_eq!(verdict, Verdict::Runaway(ms(50)));
+    }
+
+    #[test]
     fn who_sleeps_most_of_the_time_costs_no_look_at_its_sleeps() {
         let mut pace = pace();
         for now in (0..1000).step_by(40) {
-            let verdict = pace.look(ms(now), ms(now / 5), || panic!("asked at {now} ms"));
+            let verdict = pace.look(ms(now), ms(now / 5), None, || panic!("asked at {now} ms"));
             assert_eq!(verdict, Verdict::Paused);
         }
     }

@@ -27,6 +27,11 @@ fn realtime_thread(body: impl Fn() + Send + 'static) -> (ThreadId, Arc<AtomicBoo
     (ThreadId { pid: std::process::id(), tid, start_time }, stop)
 }
 
+/// Without kernel programs that count.
+fn watch(kernel: Kernel) -> io::Result<RunawayWatch> {
+    RunawayWatch::start(kernel, &Roots::default(), |_| None)
+}
+
 fn fifo() -> Sched {
     let policy = libc::SCHED_FIFO.cast_unsigned();
     Sched { policy, priority: 5, flags: RESET_ON_FORK, ..Sched::DEFAULT }
@@ -39,7 +44,7 @@ fn a_runaway_is_demoted_at_once_and_a_thread_with_pauses_is_not() {
         return;
     }
     let kernel = || Kernel::new(&Roots::default());
-    let watch = RunawayWatch::start(kernel(), &Roots::default()).unwrap();
+    let watching = watch(kernel()).unwrap();
     let (spinner, stop_spinner) = realtime_thread(std::hint::spin_loop);
     let (sleeper, stop_sleeper) = realtime_thread(|| {
         let begun = Instant::now();
@@ -51,11 +56,11 @@ fn a_runaway_is_demoted_at_once_and_a_thread_with_pauses_is_not() {
     let limit = Duration::from_millis(10);
     for thread in [sleeper, spinner] {
         sched_setattr(thread.tid, &fifo()).unwrap();
-        watch.watch(Given { thread, ours: fifo(), old: Sched::DEFAULT, limit });
+        watching.watch(Given { thread, ours: fifo(), old: Sched::DEFAULT, limit });
     }
     let begun = Instant::now();
     let demoted = loop {
-        let demoted = watch.demoted();
+        let demoted = watching.demoted();
         if !demoted.is_empty() || begun.elapsed() > Duration::from_secs(2) {
             break demoted;
         }
@@ -81,7 +86,7 @@ fn what_someone_else_gave_it_stays() {
         eprintln!("skipped: needs root");
         return;
     }
-    let watch = RunawayWatch::start(Kernel::new(&Roots::default()), &Roots::default()).unwrap();
+    let watch = watch(Kernel::new(&Roots::default())).unwrap();
     let (spinner, stop) = realtime_thread(std::hint::spin_loop);
     let theirs = Sched { priority: 4, ..fifo() };
     sched_setattr(spinner.tid, &theirs).unwrap();
@@ -117,7 +122,7 @@ fn a_runaway_whose_cpu_others_take_is_demoted_as_well() {
     }
     sched_setattr(thief.tid, &Sched { priority: 6, ..fifo() }).unwrap();
     sched_setattr(spinner.tid, &fifo()).unwrap();
-    let watch = RunawayWatch::start(Kernel::new(&Roots::default()), &Roots::default()).unwrap();
+    let watch = watch(Kernel::new(&Roots::default())).unwrap();
     let limit = Duration::from_millis(10);
     watch.watch(Given { thread: spinner, ours: fifo(), old: Sched::DEFAULT, limit });
     let begun = Instant::now();

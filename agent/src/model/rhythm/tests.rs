@@ -340,3 +340,32 @@ proptest! {
         prop_assert_eq!(rhythm(&times), rhythm(&shifted));
     }
 }
+
+#[test]
+fn a_beat_goes_on_until_its_period_changes_or_it_ends() {
+    let every = |period: u64, from: u64| (0..64).map(move |n| from + n * period);
+    let beat: Vec<u64> = every(33_333_000, 5).collect();
+    let known = rhythm(&beat).unwrap();
+    assert!(goes_on(&known, &beat));
+    let late: Vec<u64> =
+        beat.iter().enumerate().map(|(n, at)| at + [0, 900_000, 200_000][n % 3]).collect();
+    assert!(goes_on(&known, &late), "lateness of less than a tenth");
+    let skips: Vec<u64> =
+        beat.iter().enumerate().filter(|(n, _)| n % 5 != 0).map(|(_, at)| *at).collect();
+    assert!(goes_on(&known, &skips));
+    for (what, releases) in [
+        ("2 % slower", every(34_000_000, 5).collect::<Vec<_>>()),
+        ("another", every(20_000_000, 5).collect()),
+        (
+            "changed halfway",
+            beat[..40].iter().copied().chain(every(40_000_000, beat[40])).collect(),
+        ),
+        ("few", beat[..8].to_vec()),
+        ("random", (0..64_u64).map(|n| n * 33_333_000 + n * n * 7_919_000 % 33_000_000).collect()),
+    ] {
+        let mut releases = releases;
+        releases.sort_unstable();
+        assert!(!goes_on(&known, &releases), "{what}");
+    }
+    assert!(!goes_on(&Rhythm::Aperiodic { median_ns: 33_333_000 }, &beat));
+}

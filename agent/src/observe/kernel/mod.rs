@@ -42,7 +42,7 @@ use crate::roots::Roots;
 pub use self::blame::Blame;
 pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
-pub use self::jobs::ThreadJob;
+pub use self::jobs::{RunClock, ThreadJob};
 pub use self::pins::{PinnedLineage, Pins, bpf_fs, is_bpf_fs};
 pub use downbeat_abi::Origin;
 
@@ -356,6 +356,12 @@ impl KernelProbes {
     /// last call.
     pub fn jobs(&mut self) -> Vec<ThreadJob> {
         self.jobs.read()
+    }
+
+    /// How long managed threads ran, for another thread than the one that has the rest.
+    #[must_use]
+    pub fn run_clock(&self) -> RunClock {
+        self.jobs.run_clock(self.threads.clone())
     }
 
     /// How long threads of which class waited for whom since the last call. Call it more often

@@ -1,6 +1,7 @@
 //! The records of managed threads, shared with the kernel programs: the gate's bits, and the hash
 //! table behind it (`ebpf/src/gate.rs` has the other side).
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -40,17 +41,17 @@ impl TableSize {
     }
 }
 
-/// Who is managed, and what the kernel keeps of them.
-#[derive(Debug)]
+/// Who is managed, and what the kernel keeps of them. A clone looks at the same.
+#[derive(Clone, Debug)]
 pub(super) struct ThreadTable {
-    gate: SharedWords,
-    records: SharedWords,
+    gate: Arc<SharedWords>,
+    records: Arc<SharedWords>,
     size: TableSize,
 }
 
 impl ThreadTable {
     pub(super) fn new(gate: SharedWords, records: SharedWords, size: TableSize) -> Self {
-        Self { gate, records, size }
+        Self { gate: Arc::new(gate), records: Arc::new(records), size }
     }
 
     /// What is kept of a managed thread.
