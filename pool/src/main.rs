@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use downbeat_pool::logs::Logs;
 use downbeat_pool::{oip, paths, process, run};
+use downbeat_queue::Order;
 use tracing::error;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -55,6 +56,16 @@ struct Arguments {
     /// Where the kernel says how much memory is free.
     #[arg(long, value_name = "FILE", default_value = "/proc/meminfo", hide = true)]
     meminfo: PathBuf,
+    /// Order of requests: `deadline`, or `arrival` to compare with (`cargo xtask bench pool`).
+    #[arg(long, value_name = "ORDER", default_value = "deadline", hide = true)]
+    order: OrderOf,
+}
+
+/// `deadline` or `arrival`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OrderOf {
+    Deadline,
+    Arrival,
 }
 
 /// `ADDR` or `off`.
@@ -105,6 +116,10 @@ async fn supervise() -> ExitCode {
         change_group: arguments.change_group,
         group: arguments.cgroup,
         meminfo: arguments.meminfo,
+        order: match arguments.order {
+            OrderOf::Deadline => Order::Deadline,
+            OrderOf::Arrival => Order::Arrival,
+        },
     };
     let serve = async |backend, paths: &paths::Paths| {
         let socket = |name| paths.server(name).ok();

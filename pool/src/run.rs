@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use downbeat_api::peer::Rights;
 use downbeat_api::pool::PoolStatus;
-use downbeat_queue::Limits;
+use downbeat_queue::{Limits, Order};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -62,6 +62,8 @@ pub struct Settings {
     pub group: Option<PathBuf>,
     /// Where the kernel says how much memory is free: `/proc/meminfo`.
     pub meminfo: PathBuf,
+    /// In which order requests run.
+    pub order: Order,
 }
 
 /// The addresses that the servers got, and why one got none.
@@ -138,7 +140,7 @@ pub async fn run(
     }
     let view = View::default();
     let (reports, mut inbox) = mpsc::channel(256);
-    let dispatcher = Dispatcher::new(Limits::default());
+    let dispatcher = Dispatcher::new(Limits { order: settings.order, ..Limits::default() });
     let store = Store::new(&settings.models);
     let mut models = store.changes();
     // What lies there is known before it is asked for.

@@ -59,6 +59,6 @@ pub use load::Load;
 pub use queue::Queue;
 pub use request::{
     Admitted, Cancelled, Cause, Event, GroupId, Guess, Job, JobId, Limits, Media, ModelId,
-    ModelSpec, Offer, Refusal, Step, Ticket, WorkerId, WorkerSpec,
+    ModelSpec, Offer, Order, Refusal, Step, Ticket, WorkerId, WorkerSpec,
 };
 pub use service::Fit;

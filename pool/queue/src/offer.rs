@@ -6,10 +6,12 @@ use std::time::Duration;
 use crate::admission::Forecast;
 use crate::edf::{Entry, Key};
 use crate::queue::Queue;
-use crate::request::{Admitted, Cause, Media, ModelId, Offer, Refusal, Ticket, brief};
+use crate::request::{Admitted, Cause, Media, ModelId, Offer, Order, Refusal, Ticket, brief};
 
 /// A model that refuses by its own estimate alone is measured anew so often.
 const PROBE_EACH: Duration = Duration::from_secs(1);
+/// Later than any clock will say, and far enough from the end of what a time can be.
+const NO_DEADLINE: Duration = Duration::from_secs(1 << 40);
 /// The least that a client is told to wait.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 
@@ -55,6 +57,11 @@ impl Queue {
         };
         let name = model.spec.name.clone();
         let mut deadline = offer.deadline.or_else(|| Some(now + model.spec.deadline?));
+        let mut offer = offer;
+        if self.limits.order == Order::Arrival {
+            // One deadline for all leaves priority, which is none, and arrival.
+            (deadline, offer.priority) = (Some(NO_DEADLINE), 0);
+        }
         if let Some(parent) = offer.parent {
             let Some(inherited) = self.deadline_of(parent) else {
                 let reason = "the request on whose behalf it was made is over".into();

@@ -308,9 +308,22 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// In which order requests run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The earliest deadline first.
+    #[default]
+    Deadline,
+    /// As they came, as if none had a deadline: nothing is refused for want of time, and nothing is
+    /// put aside for anything else. To compare with; nobody wants to be served so.
+    Arrival,
+}
+
 /// Bounds that hold for all models.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Which of the waiting requests is next.
+    pub order: Order,
     /// Memory of all requests that wait.
     pub bytes: u64,
     /// The part of a queue, and of what runs, that one client may have: above 0, at most 1.
@@ -324,6 +337,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            order: Order::Deadline,
             bytes: 512 << 20,
             client_share: 0.5,
             quantile: 0.95,
