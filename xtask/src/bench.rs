@@ -2,12 +2,15 @@
 
 mod exec;
 mod flood;
+mod pool;
 mod probes;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 use crate::{demo, workspace};
 
@@ -19,16 +22,16 @@ pub struct Args {
     /// Seconds of the demo's rounds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Measures the probes in a minute, too short for figures to quote
+    /// Measures the probes and the pool in a minute each, too short for figures to quote
     #[arg(long)]
     quick: bool,
-    /// Of the probes, only this; may be given several times
+    /// Of the probes or the pool, only this; may be given several times
     #[arg(long, value_name = "PART")]
-    part: Vec<probes::Part>,
+    part: Vec<Part>,
     /// Takes the release programs as they are
     #[arg(long)]
     no_build: bool,
-    /// Writes the demo's measurements there, as JSON
+    /// Writes the measurements of the demo, or of the pool, there, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -48,6 +51,32 @@ enum Which {
     Match,
     /// The agent's memory and CPU under the demo's load
     Agent,
+    /// The pool: what it adds, beside other servers, mixed load, overload, connections, kills
+    Pool,
+}
+
+/// A part of a benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Probes(probes::Part),
+    Pool(pool::Part),
+}
+
+impl ValueEnum for Part {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Part>> = LazyLock::new(|| {
+            let probes = probes::Part::value_variants().iter().copied().map(Part::Probes);
+            probes.chain(pool::Part::value_variants().iter().copied().map(Part::Pool)).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Probes(part) => part.to_possible_value(),
+            Self::Pool(part) => part.to_possible_value(),
+        }
+    }
 }
 
 /// Runs what was asked for.
@@ -55,7 +84,11 @@ pub fn run(args: &Args) -> Result<()> {
     let asked = |which| args.which.is_empty() || args.which.contains(&which);
     if asked(Which::Probes) {
         println!("# probes");
-        probes::run(&args.part, args.quick, !args.no_build)?;
+        let parts = args.part.iter().filter_map(|part| match part {
+            Part::Probes(part) => Some(*part),
+            Part::Pool(_) => None,
+        });
+        probes::run(&parts.collect::<Vec<_>>(), args.quick, !args.no_build)?;
     }
     if asked(Which::Demo) {
         println!("# demo");
@@ -85,6 +118,16 @@ pub fn run(args: &Args) -> Result<()> {
     if asked(Which::Agent) {
         println!("# agent");
         agent(!args.no_build)?;
+    }
+    if asked(Which::Pool) {
+        println!("# pool");
+        let parts = args.part.iter().filter_map(|part| match part {
+            Part::Pool(part) => Some(*part),
+            Part::Probes(_) => None,
+        });
+        // The demo's file is its own where both are measured.
+        let json = args.json.as_deref().filter(|_| !asked(Which::Demo));
+        pool::run(&parts.collect::<Vec<_>>(), args.quick, !args.no_build, json)?;
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ fn verdict(measured: f64, at_most: f64) -> String {
 }
 
 /// What else went on since `before`.
-fn beside(before: &HostTime) -> Result<String> {
+pub fn beside(before: &HostTime) -> Result<String> {
     let now = HostTime::read()?;
     let load = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
     let load = load.split_whitespace().next().unwrap_or("?").to_owned();

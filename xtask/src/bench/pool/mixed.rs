@@ -1,0 +1,258 @@
+//! Sound every 10 ms, pictures every 33 ms, text at random times, and background work that takes
+//! what is left: with the agent, with the pool alone, and with a queue in order of arrival and
+//! nobody to tell the kernel which is which.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use downbeat_tests::agent::Agent;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::client::{self, Results};
+use super::report::{Asked, Row};
+use super::running::{Ground, Order, Running};
+use super::{Bench, Measured};
+use crate::demo::cpu_time::HostTime;
+use crate::demo::work::median;
+
+const POOL: &str = r#"
+[worker.mic]
+model = "denoise"
+deadline = "10ms"
+
+[worker.video]
+model = "glyphs"
+media = "video"
+deadline = "33ms"
+
+[worker.text]
+model = "intent"
+media = "text"
+deadline = "200ms"
+
+[worker.embed]
+model = "intent"
+media = "background"
+instances = 2
+"#;
+
+/// What the workers of [`POOL`] are to the kernel, and the pool itself, which carries every frame.
+const POLICY: &str = r#"
+schema = 1
+
+[class.front]
+tier = "interactive"
+sched = { policy = "other", nice = -15 }
+
+[class.voice]
+modality = "audio"
+tier = "realtime"
+deadline = "10ms"
+sched = "auto"
+
+[class.vision]
+modality = "video"
+tier = "realtime"
+deadline = "33ms"
+sched = "auto"
+
+[class.talk]
+tier = "interactive"
+
+[class.rest]
+tier = "background"
+sched = "idle"
+
+[[rule]]
+name = "the pool"
+class = "front"
+match = { exe = "{bin}/downbeat-pool" }
+
+[[rule]]
+name = "sound"
+class = "voice"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name mic*" }
+
+[[rule]]
+name = "pictures"
+class = "vision"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name video*" }
+
+[[rule]]
+name = "text"
+class = "talk"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name text*" }
+
+[[rule]]
+name = "embedding"
+class = "rest"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name embed*" }
+"#;
+
+/// Workers of [`POOL`].
+const WORKERS: usize = 5;
+
+/// Pictures of one frame, and sentences of one piece of background work.
+const GLYPHS: u64 = 16;
+const SENTENCES: u64 = 64;
+
+/// Requests of background work at a time: both its workers always have the next one.
+const AT_A_TIME: usize = 6;
+
+const ROUNDS: usize = 2;
+
+/// How the load is scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Arrangement {
+    /// The pool's queue by deadline, the agent's classes.
+    Downbeat,
+    /// The pool's queue by deadline alone.
+    PoolAlone,
+    /// The queue by arrival, no classes.
+    Fifo,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+struct Round {
+    arrangement: Arrangement,
+    mixed: Results,
+    /// Background work's part of what the others left of the CPUs.
+    filled: f64,
+    /// Background work a second with nothing beside it.
+    alone: f64,
+    /// CPU time that the others take with no background work, as a part of all CPUs.
+    others: f64,
+}
+
+/// Runs it.
+pub fn run(bench: &Bench<'_>) -> Result<Measured> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the agent changes how other programs are scheduled and so must be root: use sudo"
+    );
+    let ground = Ground::new()?;
+    ground.place.policy("50-bench.toml", POLICY)?;
+    let mut rounds = Vec::new();
+    for _ in 0..if bench.quick { 1 } else { ROUNDS } {
+        for arrangement in [Arrangement::Downbeat, Arrangement::PoolAlone, Arrangement::Fifo] {
+            rounds.push(round(bench, &ground, arrangement)?);
+        }
+    }
+    let mut rows = Vec::new();
+    for (arrangement, name) in [
+        (Arrangement::Downbeat, ""),
+        (Arrangement::PoolAlone, ", pool without agent"),
+        (Arrangement::Fifo, ", in order of arrival without agent"),
+    ] {
+        let asked = |least| match arrangement {
+            Arrangement::Downbeat => Asked::AtLeast(least),
+            Arrangement::PoolAlone | Arrangement::Fifo => Asked::Nothing,
+        };
+        let of: Vec<&Round> = rounds.iter().filter(|it| it.arrangement == arrangement).collect();
+        for (stream, least) in [("mic", 99.9), ("video", 99.5)] {
+            // Of all frames, since a bad round must not vanish in a median.
+            let told = of.iter().map(|it| it.mixed.of(stream)).collect::<Result<Vec<_>>>()?;
+            let sum =
+                |count: fn(&client::Told) -> u64| told.iter().map(|it| count(it)).sum::<u64>();
+            let (asked_for, in_time) = (sum(|it| it.asked), sum(|it| it.in_time));
+            let p99 = told.iter().map(|it| it.p99_us).fold(0.0, f64::max) / 1e3;
+            let share = in_time as f64 / asked_for.max(1) as f64 * 100.0;
+            rows.push(
+                Row::new(format!("{stream} in time{name}"), "%", asked(least), share)
+                    .note(format!("{asked_for} frames, p99 {p99:.1} ms")),
+            );
+        }
+        let text = of.iter().map(|it| it.mixed.of("text")).collect::<Result<Vec<_>>>()?;
+        let share = median(text.iter().map(|it| it.attainment * 100.0).collect());
+        rows.push(Row::new(format!("text in time{name}"), "%", Asked::Nothing, share));
+        let filled = median(of.iter().map(|it| it.filled * 100.0).collect());
+        let note = format!(
+            "{:.0}/s of {:.0}/s alone; the others take {:.0} % of the CPUs",
+            median(of.iter().map(|it| it.mixed.of("embed").map_or(0.0, |it| it.goodput)).collect()),
+            median(of.iter().map(|it| it.alone).collect()),
+            median(of.iter().map(|it| it.others * 100.0).collect()),
+        );
+        let what = format!("background's part of what is left{name}");
+        rows.push(Row::new(what, "%", asked(90.0), filled).note(note));
+    }
+    Ok(Measured { rows, details: json!(rounds) })
+}
+
+fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result<Round> {
+    let order = match arrangement {
+        Arrangement::Downbeat | Arrangement::PoolAlone => Order::Deadline,
+        Arrangement::Fifo => Order::Arrival,
+    };
+    let mut pool = ground.pool(POOL, order)?;
+    pool.wait(WORKERS, bench.signals)?;
+    let _agent = match arrangement {
+        Arrangement::Downbeat => Some(agent(ground)?),
+        Arrangement::PoolAlone | Arrangement::Fifo => None,
+    };
+    let streams = streams(ground, &pool)?;
+    let run = |names: &[&str], seconds: f64| -> Result<(Results, f64)> {
+        let asked: Vec<Value> =
+            names.iter().filter_map(|name| streams.get(name).cloned()).collect();
+        let before = HostTime::read()?;
+        let results = client::run(&client::streams(seconds, 1.0, &asked), bench.signals)?;
+        Ok((results, HostTime::read()?.busy_since(&before)))
+    };
+    let idle = HostTime::read()?;
+    bench.signals.sleep(std::time::Duration::from_millis(500))?;
+    // What runs anyway, this bench among it, is not the streams'.
+    let resting = HostTime::read()?.busy_since(&idle);
+    let (_, busy) = run(&["mic", "video", "text"], bench.seconds(4.0))?;
+    let (alone, _) = run(&["embed"], bench.seconds(3.0))?;
+    let (mixed, _) = run(&["mic", "video", "text", "embed"], bench.seconds(8.0))?;
+    let others = (busy - resting).max(0.0);
+    let alone = alone.of("embed")?.goodput;
+    let filled = mixed.of("embed")?.goodput / (alone * (1.0 - others)).max(1.0);
+    Ok(Round { arrangement, mixed, filled, alone, others })
+}
+
+/// The agent with this part's policy, and no pool of its own.
+fn agent(ground: &Ground) -> Result<Agent> {
+    let place = &ground.place;
+    let [pool, run] = ["no-pool.d", "agent-run"].map(|folder| place.path(folder));
+    for folder in [&pool, &run] {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let mut command = Command::new(place.bin("downbeatd"));
+    command.arg("--policy-dir").arg(place.path("policy"));
+    command.arg("--pool-dir").arg(pool).arg("--run-dir").arg(&run);
+    command.args(["--listen", "127.0.0.1:0", "--pool-rest", "off", "--pool-grpc", "off"]);
+    Agent::start(command, run, place.path("agent.log"))
+}
+
+fn streams(ground: &Ground, pool: &Running<'_>) -> Result<BTreeMap<&'static str, Value>> {
+    let stream = |name: &str, input: Value, pace: Value, deadline_ms: f64| {
+        json!({
+            "name": name, "target": pool.target(), "path": format!("/v2/models/{name}/infer"),
+            "input": input, "binary": true, "pace": pace, "deadline_ms": deadline_ms,
+            "connections": 16, "give_up_ms": 1000.0,
+        })
+    };
+    // One frame: 480 samples of a tone.
+    let tone = ground.place.path("tone.pcm");
+    let sample = |at: u32| ((f64::from(at) * 0.0576).sin() * 8000.0) as i16;
+    std::fs::write(&tone, (0..480).flat_map(|at| sample(at).to_le_bytes()).collect::<Vec<_>>())?;
+    let frame = json!({ "name": "pcm", "datatype": "INT16", "shape": [480], "data": tone });
+    Ok(BTreeMap::from([
+        ("mic", stream("mic", frame, json!({ "even": 100.0 }), 10.0)),
+        ("video", stream("video", ground.many("glyphs", GLYPHS)?, json!({ "even": 30.0 }), 33.0)),
+        ("text", stream("text", ground.input("intent", 1), json!({ "poisson": 50.0 }), 200.0)),
+        (
+            "embed",
+            stream(
+                "embed",
+                ground.many("intent", SENTENCES)?,
+                json!({ "at_a_time": AT_A_TIME }),
+                1e6,
+            ),
+        ),
+    ]))
+}
