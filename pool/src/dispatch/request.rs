@@ -114,8 +114,6 @@ impl Dispatcher {
         };
         // The queue may have found an earlier one: that of the request on whose behalf this is made.
         let deadline = admitted.deadline.map(|deadline| self.0.start + deadline);
-        // The queue's own: it may know an earlier one, or none.
-        let deadline = admitted.deadline.map(|deadline| self.0.start + deadline);
         let pending = Pending { answer, work: Arc::new(work), arrival, deadline };
         state.pending.insert(admitted.ticket, pending);
         self.pump(state);

@@ -254,6 +254,6 @@ fn ask(path: &Path) -> Result<PoolStatus> {
     BufReader::new(stream).read_line(&mut answer)?;
     match serde_json::from_str(&answer)? {
         PoolResponse::Status(status) => Ok(status),
-        PoolResponse::Error { message } => bail!("the pool: {message}"),
+        other => bail!("the pool: {other:?}"),
     }
 }
