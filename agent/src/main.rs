@@ -327,6 +327,7 @@ fn pool_options(cli: &Cli, roots: &Roots) -> PoolOptions {
         rest: cli.pool_rest.clone(),
         grpc: cli.pool_grpc.clone(),
         wyoming: cli.pool_wyoming.clone(),
+        groups: [cli.read_group.clone(), cli.change_group.clone()],
         group: if cli.observe_only {
             Err("this agent only observes".into())
         } else {

@@ -56,6 +56,9 @@ pub struct PoolOptions {
     pub grpc: Option<String>,
     /// Handed on as `--wyoming`; absent: the pool's default.
     pub wyoming: Option<String>,
+    /// Whose members may look at the pool's control socket, and whose may also change something
+    /// there: as on the agent's.
+    pub groups: [String; 2],
     /// The control group that is handed over to it, or why there is none.
     pub group: Result<PoolGroup, String>,
 }
@@ -180,6 +183,9 @@ impl PoolSupervisor {
         let mut command = Command::new(&program);
         command.arg("--pool-dir").arg(&self.options.pool_dir);
         command.arg("--run-dir").arg(&self.options.run_dir);
+        for (flag, group) in ["--read-group", "--change-group"].iter().zip(&self.options.groups) {
+            command.arg(flag).arg(group);
+        }
         let PoolOptions { rest, grpc, wyoming, .. } = &self.options;
         for (flag, value) in [("--rest", rest), ("--grpc", grpc), ("--wyoming", wyoming)] {
             if let Some(value) = value {

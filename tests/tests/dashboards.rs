@@ -61,6 +61,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("downbeat_policy_rules", "for ad-hoc queries; classes and their members are shown"),
     ("downbeat_policy_read_timestamp_seconds", "for ad-hoc queries and alerts of one's own"),
     ("downbeat_exec_to_set_processes_total", "the times beside it are what matters"),
+    ("downbeat_pool_batch_requests_bucket", "for ad-hoc queries; the mean is shown"),
     ("downbeat_pool_model_info", "for ad-hoc queries: which version is served"),
     ("downbeat_pool_model_bytes", "for ad-hoc queries; it changes with the version only"),
 ];

@@ -10,11 +10,13 @@ mod grpc;
 pub(crate) mod listen;
 mod models;
 mod parameters;
+mod repository;
 mod rest;
 mod sound;
 pub mod statistics;
 mod stream;
 mod trace;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::SystemTime;

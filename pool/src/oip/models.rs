@@ -2,24 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use downbeat_api::pool::declared_name;
 use tokio::time::timeout_at;
-use tracing::debug;
 
 use super::denoise::Denoise;
 use super::sound;
 use super::statistics::{Counts, Over, Statistics};
+use super::watch::Watch;
 use crate::dispatch::Dispatcher;
-use crate::inference::{Metadata, Refusal, Request, Response, Terms};
-use crate::store::{IndexEntry, State, Store, StoreError, Wish};
-use crate::supervise::LOAD_LIMIT;
+use crate::inference::{Metadata, Refusal, Request, Response};
+use crate::store::{State, Store};
 use crate::view::{Model, Openai, Route, Snapshot, Standing, View};
 use crate::wyoming::services::Services;
-
-/// Between two looks at a model that a client has asked for.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What the servers ask.
 #[derive(Clone, Debug)]
@@ -99,7 +94,7 @@ impl Entry {
 }
 
 /// Those that can be asked for, the newest last.
-fn versions(model: &Model) -> Vec<String> {
+pub(super) fn versions(model: &Model) -> Vec<String> {
     match (&model.route, &model.metadata) {
         (Route::Stream { .. }, _) => vec![Denoise::VERSION.into()],
         (Route::Queue { .. }, Some(metadata)) => metadata.versions.clone(),
@@ -183,7 +178,7 @@ impl Models {
         }
     }
 
-    fn model<'a>(
+    pub(super) fn model<'a>(
         &self,
         snapshot: &'a Snapshot,
         name: &str,
@@ -333,109 +328,6 @@ impl Models {
         entries
     }
 
-    /// Loads a model of the store, or loads it again, and waits until it takes requests.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Unavailable`].
-    pub async fn load(&self, name: &str) -> Result<(), Refusal> {
-        let Backend { view, store, .. } = &self.0.backend;
-        let drained = self.0.backend.drained().remove(name);
-        let stored = match self.stored(name) {
-            // One of another kind was never unloaded.
-            Err(_) if drained => return Ok(()),
-            stored => stored?,
-        };
-        let target = store.load(&stored, Wish::Newest).map_err(|error| not_stored(&error))?;
-        let number = target.artifact.version;
-        let version = number.to_string();
-        let failed = |entry: &IndexEntry| {
-            let same = entry.name == stored && entry.version == Some(number);
-            same && entry.state == State::Unavailable
-        };
-        let until = Instant::now() + LOAD_LIMIT;
-        while Instant::now() < until {
-            tokio::time::sleep(LOOK).await;
-            let standing = {
-                let snapshot = view.lock();
-                let model = snapshot.models.get(name);
-                let model = model.filter(|model| versions(model).contains(&version));
-                model.map(|model| model.standing.clone())
-            };
-            match standing {
-                Some(Standing::Ready) => return Ok(()),
-                Some(Standing::Down(reason)) => {
-                    return Err(Refusal::Unavailable(format!("model `{name}`: {reason}")));
-                }
-                Some(Standing::Coming(_)) | None => {}
-            }
-            if let Some(entry) = store.index().into_iter().find(failed) {
-                return Err(Refusal::Unavailable(format!("model `{name}`: {}", entry.reason)));
-            }
-        }
-        let seconds = LOAD_LIMIT.as_secs();
-        Err(Refusal::Unavailable(format!("model `{name}` is not ready within {seconds} s")))
-    }
-
-    /// Unloads a model of the store: what it was asked is answered first.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Unavailable`].
-    pub fn unload(&self, name: &str) -> Result<(), Refusal> {
-        let stored = self.stored(name)?;
-        self.0.backend.store.unload(&stored).map_err(|error| not_stored(&error))
-    }
-
-    /// Lets no new request to a model in, until it is loaded again; those that wait and run are
-    /// answered.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`].
-    pub fn drain(&self, name: &str) -> Result<(), Refusal> {
-        self.model(&self.0.backend.view.lock(), name, None)?;
-        self.0.backend.drained().insert(name.into());
-        Ok(())
-    }
-
-    /// Names of the last dimension of a model's first output; none where it has none.
-    #[must_use]
-    pub fn labels(&self, name: &str) -> Vec<String> {
-        let described = self.stored(name).map(|name| self.0.backend.store.describe(&name, None));
-        described.ok().and_then(Result::ok).map_or_else(Vec::new, |target| target.labels.to_vec())
-    }
-
-    /// Whether there is a worker of this name.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`], naming those that there are.
-    pub fn is_worker(&self, name: &str) -> Result<(), Refusal> {
-        let snapshot = self.0.backend.view.lock();
-        let names: BTreeSet<_> =
-            snapshot.status.workers.iter().map(|worker| declared_name(&worker.name)).collect();
-        if names.contains(name) {
-            return Ok(());
-        }
-        let names: Vec<_> = names.into_iter().collect();
-        Err(Refusal::NotFound(match crate::config::nearest(name, &names) {
-            Some(near) => format!("no worker `{name}`; did you mean `{near}`?"),
-            None if names.is_empty() => format!("no worker `{name}`; pool.d declares none"),
-            None => format!("no worker `{name}`; those of pool.d: {}", names.join(", ")),
-        }))
-    }
-
-    /// The name in the model store of what a client calls so.
-    fn stored(&self, name: &str) -> Result<String, Refusal> {
-        let snapshot = self.0.backend.view.lock();
-        match snapshot.models.get(name).map(|model| &model.route) {
-            Some(Route::Queue { stored: Some(stored) }) => Ok(stored.clone()),
-            Some(_) => Err(Refusal::Unavailable(format!(
-                "model `{name}` is no model of the store and loaded while pool.d declares it; \
-                 change pool.d"
-            ))),
-            // The store says what it has.
-            None => Ok(name.into()),
-        }
-    }
-
     /// Of one model, or of all.
     ///
     /// # Errors
@@ -456,65 +348,5 @@ impl Models {
         let snapshot = self.0.backend.view.lock().models.clone();
         let served = snapshot.iter().map(|(name, model)| self.entry(name, model));
         Ok(served.filter(wanted).map(with_counts).collect())
-    }
-}
-
-fn not_stored(error: &StoreError) -> Refusal {
-    let message = error.to_string();
-    match error {
-        StoreError::Unknown { .. } | StoreError::Version { .. } => Refusal::NotFound(message),
-        StoreError::Unusable { .. } => Refusal::Unavailable(message),
-    }
-}
-
-/// Counts and logs one request, also one whose future is dropped.
-struct Watch {
-    models: Models,
-    model: String,
-    terms: Terms,
-    counted: bool,
-}
-
-impl Watch {
-    fn over(models: &Models, request: &Request) -> Self {
-        let (model, terms) = (request.model.clone(), request.terms.clone());
-        Self { models: models.clone(), model, terms, counted: false }
-    }
-
-    fn done(&mut self, outcome: &Result<Response, Refusal>) {
-        self.counted = true;
-        let backend = &self.models.0.backend;
-        let (arrival, now) = (self.terms.arrival, Instant::now());
-        let spent = now.saturating_duration_since(arrival);
-        let own = || {
-            let snapshot = backend.view.lock();
-            // Of a stream it is that of one frame, and a request has many.
-            let queued = |model: &&Model| matches!(model.route, Route::Queue { .. });
-            snapshot.models.get(&self.model).filter(queued).and_then(|model| model.deadline)
-        };
-        let asked = self.terms.deadline.map(|it| it.saturating_duration_since(arrival));
-        let over = Over { at: now, spent, deadline: asked.or_else(own) };
-        backend.statistics.count(&self.model, &over, outcome);
-        let (model, client) = (&self.model, &self.terms.client);
-        let trace = self.terms.traceparent.as_deref().and_then(super::trace::ids);
-        let (trace_id, parent_id) = trace.unzip();
-        match outcome {
-            Ok(answer) => debug!(
-                trace_id, parent_id, model, client, ?spent,
-                queued = ?answer.spent.queued, computed = ?answer.spent.computed,
-                batch = answer.spent.batch, "answered"
-            ),
-            Err(refusal) => {
-                debug!(trace_id, parent_id, model, client, ?spent, "not answered: {refusal}");
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if !self.counted {
-            self.done(&Err(Refusal::Cancelled));
-        }
     }
 }
