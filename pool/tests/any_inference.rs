@@ -20,6 +20,9 @@ fn corpus(of: &str) -> Vec<Vec<u8>> {
 #[test]
 fn the_corpus_is_read_or_refused() {
     let (rest, grpc) = (corpus("rest"), corpus("grpc"));
+    let wyoming = corpus("wyoming");
+    assert!(wyoming.len() >= 3);
+    wyoming.iter().for_each(|data| outcome::wyoming(data));
     rest.iter().for_each(|data| outcome::rest(data));
     grpc.iter().for_each(|data| outcome::grpc(data));
     let taken = |data: &Vec<u8>| oip::read_grpc(Bytes::from(data.clone())).is_ok();
@@ -50,15 +53,18 @@ proptest! {
     fn any_bytes_are_read_or_refused(data in prop::collection::vec(any::<u8>(), 0..200)) {
         outcome::rest(&data);
         outcome::grpc(&data);
+        outcome::wyoming(&data);
     }
 
     #[test]
     fn a_damaged_request_is_read_or_refused(
         rest in prop::sample::select(corpus("rest")),
         grpc in prop::sample::select(corpus("grpc")),
+        wyoming in prop::sample::select(corpus("wyoming")),
         how in damaged(),
     ) {
         outcome::rest(&damage(rest, how.clone()));
-        outcome::grpc(&damage(grpc, how));
+        outcome::grpc(&damage(grpc, how.clone()));
+        outcome::wyoming(&damage(wyoming, how));
     }
 }
