@@ -143,7 +143,9 @@ impl Fleet {
                 member.leave(now + patience);
             }
         }
-        let start = if self.memory.hold.is_some() { Vec::new() } else { plan.start };
+        let asks = !plan.start.is_empty() && !self.may_start();
+        let start = if asks { Vec::new() } else { plan.start };
+        self.memory.cleared = false;
         for slot in start {
             let artifact = self.artifact().cloned();
             let member = Member::new(self.config.clone(), slot, self.generation, artifact, now);
@@ -158,7 +160,9 @@ impl Fleet {
             context.dispatcher.refuse_waiting(&self.config.name, &reason);
         }
         let decision = (self.is_elastic() && self.leaving.is_none()).then_some(self.decide_at);
-        let held = self.memory.is_waiting().then_some(now + DECISION);
+        // One that asks for room is told at once.
+        let asks = (asks && self.memory.hold.is_none()).then_some(now);
+        let held = self.memory.is_waiting().then_some(now + DECISION).or(asks);
         due.into_iter().chain(decision).chain(outside).chain(held).min()
     }
 

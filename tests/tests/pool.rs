@@ -1,6 +1,10 @@
 //! The pool under the agent: its workers work, are restarted, and never outlive it.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -59,6 +63,14 @@ fn process(place: &Place, program: &str) -> Result<ThreadId> {
     let all = running(place);
     let found = all.iter().find(|(_, name)| name == program);
     found.map(|(id, _)| *id).with_context(|| format!("no {program} in {all:?}"))
+}
+
+/// The pool itself: its keeper is another process of the same program.
+fn pool_process(agent: &Agent, place: &Place) -> Result<ThreadId> {
+    let pid = agent.wait_for(|snapshot| snapshot.pool.as_ref()?.pid)?;
+    let all = running(place);
+    let found = all.iter().find(|(id, _)| id.tid == pid);
+    found.map(|(id, _)| *id).with_context(|| format!("no pool {pid} in {all:?}"))
 }
 
 fn nothing_left(place: &Place) -> Result<()> {
@@ -203,7 +215,7 @@ fn a_killed_pool_takes_its_workers_with_it_and_comes_back() -> Result<()> {
         old.len() == 2
     });
     ensure!(old.len() == 2, "{old:?}");
-    let pool = process(&place, "downbeat-pool")?;
+    let pool = pool_process(&agent, &place)?;
     signal(pool, Signal::SIGKILL);
     let gone = || old.iter().all(|&id| !alive(id));
     ensure!(wait_until(PATIENCE, gone), "workers outlived their pool");
@@ -237,4 +249,100 @@ fn a_stopped_agent_leaves_no_orphan() -> Result<()> {
     let status = agent.end(Signal::SIGTERM)?;
     ensure!(status.success(), "{status}");
     nothing_left(&place)
+}
+
+/// Workers of each kind, with descendants in sessions of their own.
+const FAMILIES: &str = "[worker.mic]\nmodel = \"denoise\"\n\
+    [worker.family]\ncommand = [\"{bin}/downbeat-load\", \"family\", \"--live\", \"300s\"]\n\
+    [worker.echo]\nstdio = { mode = \"kept\" }\n\
+    command = [\"{bin}/downbeat-load\", \"family\", \"--live\", \"300s\"]\n";
+
+/// One request to the worker that answers with what it gets; whether an answer came.
+fn echoed(place: &Place, word: &str) -> Result<bool> {
+    let mut stream = UnixStream::connect(place.run_dir().join("pool/rest.sock"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let body = format!(
+        "{{\"inputs\":[{{\"name\":\"input\",\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[\"{word}\"]}}]}}"
+    );
+    write!(
+        stream,
+        "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(!answer.contains("200 OK") || answer.contains(word), "another's answer: {answer}");
+    Ok(answer.contains("200 OK"))
+}
+
+/// Kills some of downbeat's programs under requests, again and again, and looks for what is left.
+#[test]
+fn nobody_outlives_the_pool_or_the_agent_under_requests() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let place = place(FAMILIES)?;
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|client| {
+                let (place, over, answered) = (&place, &over, &answered);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        // A pool that is killed answers nobody; whoever does answers right.
+                        match echoed(place, &format!("word-{client}-{number}-")) {
+                            Ok(true) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                            Ok(false) | Err(_) => thread::sleep(Duration::from_millis(20)),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let result = kills(&place, &answered);
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            ensure!(client.join().is_ok(), "a client panicked");
+        }
+        result
+    })
+}
+
+fn kills(place: &Place, answered: &AtomicUsize) -> Result<()> {
+    for (pool_dies, agent_dies) in [(true, false), (false, true), (true, true)] {
+        let mut agent = place.start(&[])?;
+        ready(&agent, "mic")?;
+        ready(&agent, "family")?;
+        let before = answered.load(Ordering::Relaxed);
+        let came = wait_until(PATIENCE, || answered.load(Ordering::Relaxed) > before + 3);
+        ensure!(came, "no answers\n{}", agent.log());
+        // Two heads and two that left them.
+        let loads = || running(place).into_iter().filter(|(_, name)| name == "downbeat-load");
+        ensure!(wait_until(PATIENCE, || loads().count() == 4), "{:?}", running(place));
+        let old: Vec<ThreadId> = running(place)
+            .into_iter()
+            .filter(|(_, name)| name == "downbeat-load" || name == "downbeat-worker")
+            .map(|(id, _)| id)
+            .collect();
+        let pool = pool_process(&agent, place)?;
+        if agent_dies {
+            signal(agent.id()?, Signal::SIGKILL);
+        }
+        if pool_dies {
+            signal(pool, Signal::SIGKILL);
+        }
+        let gone = || old.iter().all(|&id| !alive(id));
+        ensure!(wait_until(PATIENCE, gone), "left: {:?}\n{}", running(place), agent.log());
+        if agent_dies {
+            agent.wait(PATIENCE)?;
+        } else {
+            ready(&agent, "mic")?;
+            agent.end(Signal::SIGTERM)?;
+        }
+        nothing_left(place)?;
+    }
+    Ok(())
 }

@@ -36,6 +36,8 @@ pub struct Memory {
     pub unloaded: bool,
     /// Why nothing is started at the moment.
     pub hold: Option<Hold>,
+    /// There is room for the start that is due.
+    pub cleared: bool,
 }
 
 impl Memory {
@@ -65,17 +67,26 @@ impl Fleet {
         }
     }
 
-    /// Bytes that the next start will take, where one is due and that is known: what an instance was
-    /// seen with, else what its file says.
-    #[must_use]
-    pub fn needs(&self) -> Option<u64> {
-        let there = self.members.values().filter(|it| !it.is_leaving()).count();
-        if there >= self.wanted_now() {
-            return None;
-        }
+    /// Bytes that an instance will take, where that is known: what one was seen with, else what its
+    /// file says.
+    fn estimate(&self) -> Option<u64> {
         let file = self.artifact().map(|it| it.bytes.saturating_mul(PER_FILE).saturating_add(BARE));
         let need = self.memory.most.or(file)?;
         Some(self.config.placement.memory.map_or(need, |cap| need.min(cap)))
+    }
+
+    /// Bytes that the starts that are due will take, where there are any and that is known.
+    #[must_use]
+    pub fn needs(&self) -> Option<u64> {
+        let there = self.members.values().filter(|it| !it.is_leaving()).count();
+        let missing = self.wanted_now().saturating_sub(there);
+        let missing = u64::try_from(missing).ok().filter(|missing| *missing > 0)?;
+        Some(self.estimate()?.saturating_mul(missing))
+    }
+
+    /// Whether those that are due may start; not before it was asked whether there is room.
+    pub(super) fn may_start(&self) -> bool {
+        self.memory.cleared || self.estimate().is_none()
     }
 
     /// Says why the next start has to wait, or that it has not.
@@ -83,6 +94,7 @@ impl Fleet {
         if let (Some(Hold::Soon(reason) | Hold::Short(reason)), None) = (&hold, &self.memory.hold) {
             warn!(worker = self.config.name, "{reason}");
         }
+        self.memory.cleared = hold.is_none() && self.needs().is_some();
         self.memory.hold = hold;
     }
 

@@ -9,6 +9,7 @@ mod orphans;
 mod processes;
 mod programs;
 mod rest;
+mod scaling;
 mod seeing;
 mod speech;
 mod streams;

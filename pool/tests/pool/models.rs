@@ -27,7 +27,7 @@ struct Row {
 }
 
 /// A model's test set.
-struct Set {
+pub struct Set {
     name: &'static str,
     input: &'static str,
     datatype: &'static str,
@@ -37,7 +37,7 @@ struct Set {
 }
 
 impl Set {
-    fn read(
+    pub fn read(
         name: &'static str,
         input: &'static str,
         datatype: &'static str,
@@ -49,12 +49,12 @@ impl Set {
         Self { name, input, datatype, shape, rows: serde_json::from_str(&rows).unwrap(), data }
     }
 
-    fn glyphs() -> Self {
+    pub fn glyphs() -> Self {
         Self::read("glyphs", "image", "UINT8", &[28, 28])
     }
 
     /// Asks for rows `first..last` at once.
-    fn ask(&self, address: &str, first: usize, last: usize) -> Answer {
+    pub fn ask(&self, address: &str, first: usize, last: usize) -> Answer {
         let size = self.data.len() / self.rows.len();
         let shape = [&[last - first], self.shape].concat();
         let data = &self.data[first * size..last * size];

@@ -7,6 +7,7 @@ mod account;
 mod audio;
 mod busy;
 mod crowd;
+mod family;
 mod hog;
 mod marks;
 mod offspring;
@@ -41,6 +42,8 @@ enum Load {
     Bursty(hog::Args),
     /// A short process of several threads, for rules to match
     Crowd(crowd::Args),
+    /// Processes that leave their parent: sessions of their own, empty environments
+    Family(family::Args),
     /// One thread released again and again by a timer, a pipe or a socket, with its own account
     Periodic(periodic::Args),
     /// Processes that share one CPU in known parts, and one that waits behind them
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Load::Hog(args) => hog::run(&args, hog::Pace::Steady),
         Load::Bursty(args) => hog::run(&args, hog::Pace::Bursts),
         Load::Crowd(args) => crowd::run(&args),
+        Load::Family(args) => family::run(&args),
         Load::Periodic(args) => periodic::run(&args),
         Load::Share(args) => share::run(&args),
     };
