@@ -10,11 +10,13 @@
 //! written. Version 2 alone: a group of version 1 cannot be ended at once.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -27,6 +29,9 @@ const WORKER: &str = "worker-";
 
 /// Looks at a group on a kernel without `cgroup.kill`: its members may fork while they are killed.
 const ROUNDS: usize = 10;
+
+/// Between two tries to remove groups.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The workers' groups, or none.
 #[derive(Clone, Debug, Default)]
@@ -117,17 +122,28 @@ impl Groups {
 /// once. Returns how many groups had processes.
 pub fn clear(top: &Path) -> usize {
     let mut populated = 0;
-    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
-        let is_worker = entry.file_name().to_str().is_some_and(|name| name.starts_with(WORKER));
-        if !is_worker {
-            continue;
-        }
-        let folder = entry.path();
+    for folder in workers(top) {
         populated += usize::from(is_populated(&folder));
         end(&folder);
         remove(&folder);
     }
     populated
+}
+
+/// Waits, for `patience` at most, until the last of those that were ended are gone, and removes
+/// their groups.
+pub fn remove_all(top: &Path, patience: Duration) {
+    let until = Instant::now() + patience;
+    while !workers(top).iter().all(|folder| remove(folder)) && Instant::now() < until {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The workers' groups below `top`.
+fn workers(top: &Path) -> Vec<PathBuf> {
+    let is_worker = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(WORKER));
+    let entries = fs::read_dir(top).into_iter().flatten().flatten();
+    entries.filter(|entry| is_worker(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
 /// Whether the workers' groups get the memory controller.

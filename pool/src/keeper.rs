@@ -21,6 +21,9 @@ use crate::{groups, process};
 /// How long a new pool waits for the keeper of the one before.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What processes that were killed may take to end.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// What the pool holds for as long as it lives.
 #[derive(Debug)]
 pub struct Kept {
@@ -83,8 +86,7 @@ fn keep(mut pool_lives: File, lock: &File, pool: u32, run_dir: &Path, group: Opt
     let mut ended = group.map_or(0, groups::clear);
     ended += process::kill_marked(run_dir, Some(pool));
     if let Some(group) = group {
-        // Now that they had their time to go.
-        groups::clear(group);
+        groups::remove_all(group, ENDING);
     }
     if ended > 0 {
         // Nobody may be reading any more.

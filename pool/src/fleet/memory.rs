@@ -78,7 +78,9 @@ impl Fleet {
     /// Bytes that the starts that are due will take, where there are any and that is known.
     #[must_use]
     pub fn needs(&self) -> Option<u64> {
-        let there = self.members.values().filter(|it| !it.is_leaving()).count();
+        // Those that are replaced stay until others are ready.
+        let there = self.members.iter().map(|(slot, member)| self.seen(*slot, member));
+        let there = there.filter(|it| it.current && !it.leaving).count();
         let missing = self.wanted_now().saturating_sub(there);
         let missing = u64::try_from(missing).ok().filter(|missing| *missing > 0)?;
         Some(self.estimate()?.saturating_mul(missing))
