@@ -103,8 +103,7 @@ fn pool_gets_ready() -> Result<()> {
     let mut agent = place.start(NO_BPF)?;
     agent.wait_for(|snapshot| {
         let pool = snapshot.pool.as_ref()?;
-        let ready =
-            |w: &downbeat_api::pool::Worker| w.state == downbeat_api::pool::WorkerState::Ready;
+        let ready = |worker: &Worker| worker.state == WorkerState::Ready;
         pool.workers.iter().any(ready).then_some(())
     })?;
     agent.end(Signal::SIGKILL)?;
