@@ -10,8 +10,6 @@ pub(super) struct Pace {
     limit: Duration,
     /// Time off the CPU that is no pause: the kernel counts that late.
     slack: Duration,
-    /// At the last look it might have run on end.
-    suspect: bool,
 }
 
 /// What is known of the time from one look to the next without reading the thread's files.
@@ -31,6 +29,8 @@ struct Base {
     ran: Duration,
     /// How often it had slept by its own wish, where that was read.
     sleeps: Option<u64>,
+    /// At the last look it might have run on end since.
+    suspect: bool,
 }
 
 /// What a look says.
@@ -46,13 +46,14 @@ pub(super) enum Verdict {
 
 impl Pace {
     pub(super) fn new(limit: Duration, tick: Duration) -> Self {
-        Self { base: None, limit, slack: tick + Duration::from_millis(1), suspect: false }
+        Self { base: None, limit, slack: tick + Duration::from_millis(1) }
     }
 
     /// Whether a thread paused `since` the last look, at `now`, so that its files need no reading.
     /// One that might have run on end before is not let off so.
     pub(super) fn paused(&mut self, now: Duration, since: Since) -> bool {
-        let paused = !self.suspect && since.ran * 4 < now.saturating_sub(since.then);
+        let suspect = self.base.is_some_and(|base| base.suspect);
+        let paused = !suspect && since.ran * 4 < now.saturating_sub(since.then);
         if paused {
             self.base = None;
         }
@@ -72,25 +73,10 @@ impl Pace {
         since: Option<Since>,
         sleeps: impl FnOnce() -> Option<u64>,
     ) -> Verdict {
-        let verdict = self.judge(now, ran, since, sleeps);
-        self.suspect = matches!(verdict, Verdict::OnEndUntil(_));
-        verdict
-    }
-
-    fn judge(
-        &mut self,
-        now: Duration,
-        ran: Duration,
-        since: Option<Since>,
-        sleeps: impl FnOnce() -> Option<u64>,
-    ) -> Verdict {
-        let before = since.map(|since| Base {
-            at: since.then,
-            ran: ran.saturating_sub(since.ran),
-            sleeps: None,
-        });
+        let from = |at, ran, sleeps| Base { at, ran, sleeps, suspect: false };
+        let before = since.map(|since| from(since.then, ran.saturating_sub(since.ran), None));
         let Some(base) = self.base.or(before) else {
-            self.base = Some(Base { at: now, ran, sleeps: None });
+            self.base = Some(from(now, ran, None));
             return Verdict::Paused;
         };
         let base = self.base.insert(base);
@@ -101,21 +87,23 @@ impl Pace {
                 return Verdict::Runaway(elapsed);
             }
             base.sleeps = base.sleeps.or_else(sleeps);
+            base.suspect = true;
             return Verdict::OnEndUntil(base.at + self.limit);
         }
         if had * 4 < elapsed {
-            *base = Base { at: now, ran, sleeps: None };
+            *base = from(now, ran, None);
             return Verdict::Paused;
         }
         let sleeps = sleeps();
         // Without a count from then, a look from now on will tell.
         if sleeps.is_none() || sleeps != base.sleeps {
-            *base = Base { at: now, ran, sleeps };
+            *base = from(now, ran, sleeps);
             return Verdict::Paused;
         }
         if had >= self.limit {
             return Verdict::Runaway(had);
         }
+        base.suspect = true;
         Verdict::OnEndUntil(now + (self.limit - had))
     }
 }

@@ -13,6 +13,7 @@ mod jobs;
 mod layout;
 mod lineage;
 mod load;
+mod maps;
 mod pins;
 mod shared;
 mod threads;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use aya::sys::Stats;
 use aya_log::EbpfLogger;
 use downbeat_abi::{BUCKETS, CLASS_SLOTS, Counter, NO_CLASS, NO_JOB, Waits, map, wait_parts};
@@ -34,6 +35,7 @@ use self::blame::{BlameTable, CPU_WORDS, WAITED};
 use self::cost::{CostSampler, Runs, Step};
 use self::jobs::{JOB_WORDS, JobTable};
 use self::lineage::Lineage;
+use self::maps::{map_bytes, shared, take};
 use self::shared::SharedWords;
 use self::threads::{THREAD_WORDS, ThreadTable};
 use crate::model::histogram::Histogram;
@@ -480,37 +482,6 @@ impl AsRawFd for KernelProbes {
     fn as_raw_fd(&self) -> RawFd {
         self.events.as_raw_fd()
     }
-}
-
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError> {
-    let missing = || MapError::InvalidName { name: name.to_owned() };
-    ebpf.take_map(name)
-        .ok_or_else(missing)
-        .and_then(T::try_from)
-        .map_err(|error| ProbeError::failed(&format!("the BPF map {name}"), &error))
-}
-
-fn shared(ebpf: &mut Ebpf, name: &str, words: usize) -> Result<SharedWords, ProbeError> {
-    let what = format!("mapping the BPF map {name}");
-    let Some(Map::Array(array)) = ebpf.take_map(name) else {
-        return Err(ProbeError::Failed { what, reason: "not an array of the object".into() });
-    };
-    // The mapping keeps the map alive without its descriptor.
-    SharedWords::map(array.fd(), words).map_err(|error| ProbeError::failed(&what, &error))
-}
-
-/// Memory of all maps as the kernel accounts it.
-fn map_bytes(ebpf: &Ebpf, roots: &Roots) -> u64 {
-    let of = |map: &Map| {
-        let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::RingBuf(map)) = map
-        else {
-            return None;
-        };
-        let fd = map.fd().as_fd().as_raw_fd();
-        let text = fs::read_to_string(roots.proc.join(format!("self/fdinfo/{fd}"))).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())
-    };
-    ebpf.maps().filter_map(|(_, map)| of(map)).sum()
 }
 
 /// The kernel's types take tens of megabytes while the programs are loaded, in pieces so small
