@@ -76,8 +76,11 @@ impl PoolGroup {
     /// # Errors
     /// The path and the kernel's reason.
     pub fn hand_over(&self, user: Option<&User>) -> Result<OwnedFd, String> {
-        if let Some(above) = self.folder.parent().filter(|_| self.below_own) {
-            pass_memory_on(above);
+        if let Some(above) = self.folder.parent() {
+            remove_forsaken(above);
+            if self.below_own {
+                pass_memory_on(above);
+            }
         }
         for folder in [self.folder.clone(), self.folder.join(OWN)] {
             let named = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
@@ -118,6 +121,17 @@ impl PoolGroup {
     }
 }
 
+/// Removes the groups of agents that were killed with their pools, and whose run directories are gone
+/// since: nobody else knows of them.
+fn remove_forsaken(above: &Path) {
+    for entry in fs::read_dir(above).into_iter().flatten().flatten() {
+        let run_dir = entry.file_name().to_str().and_then(run_dir);
+        if run_dir.is_some_and(|run_dir| !run_dir.exists()) {
+            remove_all(&entry.path());
+        }
+    }
+}
+
 /// Whether a group and those in it are gone now.
 fn remove_all(folder: &Path) -> bool {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -151,6 +165,23 @@ fn name(run_dir: &Path) -> String {
     name
 }
 
+/// The run directory of a group with this name; nothing for other groups.
+fn run_dir(name: &str) -> Option<PathBuf> {
+    let mut rest = name.strip_prefix(PREFIX)?.bytes();
+    let mut path = vec![b'/'];
+    while let Some(byte) = rest.next() {
+        path.push(match byte {
+            b'-' => b'/',
+            b'\\' => {
+                let digits = [rest.next().filter(|x| *x == b'x')?, rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits[1..]).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(PathBuf::from(OsStr::from_bytes(&path)))
+}
+
 fn put(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
@@ -166,6 +197,24 @@ mod tests {
         assert_eq!(names[0], "downbeat-pool-run-downbeat");
         assert_eq!(names[1], "downbeat-pool-run\\x2ddownbeat");
         assert_eq!(names[2], "downbeat-pool-run-downbeat.1");
+        for path in ["/run/downbeat", "/run-downbeat", "/tmp/a b/\u{e9}", "/x\\y"] {
+            assert_eq!(run_dir(&name(Path::new(path))).as_deref(), Some(Path::new(path)));
+        }
+        assert_eq!(run_dir("downbeat.slice"), None);
+        assert_eq!(run_dir("downbeat-pool-a\\x2"), None);
+    }
+
+    #[test]
+    fn groups_of_run_directories_that_are_gone_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().join(name(folder.path()));
+        let gone = folder.path().join(name(Path::new("/no/such/run")));
+        let other = folder.path().join("voice");
+        for group in [&there, &gone, &other] {
+            fs::create_dir_all(group.join(OWN)).unwrap();
+        }
+        remove_forsaken(folder.path());
+        assert!(there.exists() && !gone.exists() && other.exists());
     }
 
     #[test]
