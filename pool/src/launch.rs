@@ -233,7 +233,8 @@ impl Home {
         let placement = &config.placement;
         // `/` is where those are that asked for no folder.
         let dir = config.dir.as_deref().filter(|dir| *dir != Path::new("/"));
-        let read = [Some(line.program.as_path()), extras.read, dir];
+        let library = config.library_folder();
+        let read = [Some(line.program.as_path()), extras.read, dir, library];
         let mut needs = Needs {
             read: read.into_iter().flatten().map(Path::to_owned).collect(),
             write: extras.write.map(Path::to_owned).into_iter().collect(),

@@ -10,7 +10,7 @@ mod wyoming;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use downbeat_link::TensorSpec;
@@ -117,6 +117,13 @@ impl WorkerConfig {
             dir: None,
             restart: Restart::default(),
         }
+    }
+
+    /// The folder of the library that computes it, where it names one: it must be able to read it.
+    #[must_use]
+    pub fn library_folder(&self) -> Option<&Path> {
+        let named = self.env.get("ORT_DYLIB_PATH").filter(|_| self.engine == Engine::Ort)?;
+        Path::new(named).parent().filter(|folder| folder.is_absolute())
     }
 
     /// Whether it is a model whose requests wait in the queue.

@@ -11,7 +11,7 @@ use downbeat_api::pool::WorkerState;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// The Python with the clients, made once and kept under `target` until its requirements change.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (folder, stamp) = (tmp.join("clients"), tmp.join("clients/requirements.txt"));
     let wanted = fs::read_to_string(Path::new(FOLDER).join("requirements.txt")).unwrap();

@@ -6,6 +6,7 @@ mod instances;
 mod models;
 mod openai;
 mod orphans;
+mod ort;
 mod processes;
 mod programs;
 mod rest;

@@ -53,6 +53,13 @@ impl Set {
         Self::read("glyphs", "image", "UINT8", &[28, 28])
     }
 
+    pub fn keywords() -> Self {
+        let mut keywords = Self::read("keywords", "pcm", "INT16", &[16_000]);
+        let samples = keywords.data.iter().flat_map(|byte| from_mu_law(*byte).to_le_bytes());
+        keywords.data = samples.collect();
+        keywords
+    }
+
     /// Asks for rows `first..last` at once.
     pub fn ask(&self, address: &str, first: usize, last: usize) -> Answer {
         let size = self.data.len() / self.rows.len();
@@ -74,7 +81,7 @@ impl Set {
     }
 
     /// Has all of it computed, and holds the result against model.toml.
-    fn run(&self, address: &str, batch: usize) {
+    pub fn run(&self, address: &str, batch: usize) {
         let mut right = 0;
         for first in (0..self.rows.len()).step_by(batch) {
             let last = (first + batch).min(self.rows.len());
@@ -117,7 +124,7 @@ fn until(what: &str, pool: &TestPool, mut is: impl FnMut() -> bool) {
     }
 }
 
-fn ready(pool: &TestPool, count: usize) {
+pub fn ready(pool: &TestPool, count: usize) {
     until("ready workers", pool, || {
         let status = pool.try_status();
         let ready = |status: downbeat_api::pool::PoolStatus| {
@@ -136,10 +143,7 @@ fn what_ships_does_what_its_description_says() {
     ready(&pool, 3);
     Set::glyphs().run(&address, 32);
     Set::read("intent", "text", "UINT8", &[64]).run(&address, 64);
-    let mut keywords = Set::read("keywords", "pcm", "INT16", &[16_000]);
-    let samples = keywords.data.iter().flat_map(|byte| from_mu_law(*byte).to_le_bytes());
-    keywords.data = samples.collect();
-    keywords.run(&address, 5);
+    Set::keywords().run(&address, 5);
 
     let metadata = call(&address, "GET /v2/models/glyphs", "", b"").json;
     assert_eq!(metadata["versions"], serde_json::json!(["1"]), "{metadata}");

@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Job {
-    /// Serves models to a pool, which says which ones: ONNX files by tract, and `denoise`.
+    /// Serves models to a pool, which says which ones: ONNX files by tract or ONNX Runtime, and `denoise`.
     Serve {
         /// The pool's channel (SOCK_SEQPACKET): the number of an open descriptor, or a socket's path.
         #[arg(long, value_name = "FD|SOCKET")]

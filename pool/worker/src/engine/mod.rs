@@ -2,8 +2,10 @@
 
 mod check;
 mod denoise;
-#[cfg(feature = "onnx")]
+#[cfg(any(feature = "onnx", feature = "ort"))]
 mod file;
+#[cfg(feature = "ort")]
+mod ort;
 #[cfg(feature = "onnx")]
 mod tract;
 
@@ -71,6 +73,9 @@ pub fn names() -> Vec<String> {
     if cfg!(feature = "onnx") {
         names.push("tract".to_owned());
     }
+    if cfg!(feature = "ort") {
+        names.push("onnxruntime".to_owned());
+    }
     names.push("denoise".to_owned());
     names
 }
@@ -95,8 +100,22 @@ pub fn load(load: &Load) -> anyhow::Result<Box<dyn Model>> {
         Engine::Tract => anyhow::bail!(
             "this downbeat-worker was built without tract; build it with its feature `onnx`"
         ),
+        #[cfg(feature = "ort")]
+        Engine::OnnxRuntime { library } => {
+            let file = file::model_file(load.path.as_deref())?;
+            let load = || {
+                let bytes = file::contents(&file, load.sha256)?;
+                ort::OrtModel::load(&bytes, library.as_deref(), load.threads)
+            };
+            guarded(load)
+                .unwrap_or_else(|panic| Err(anyhow::anyhow!("ONNX Runtime panicked: {panic}")))
+                .map(|model| Box::new(model) as Box<dyn Model>)
+                .map_err(|error| error.context(format!("{}: cannot be loaded", file.display())))
+        }
+        #[cfg(not(feature = "ort"))]
         Engine::OnnxRuntime { .. } => anyhow::bail!(
-            "this downbeat-worker was built without ONNX Runtime; choose the engine `tract`"
+            "this downbeat-worker was built without ONNX Runtime; build it with its feature `ort`, \
+             or choose the engine `tract`"
         ),
     }
 }
