@@ -198,16 +198,16 @@ fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result
         let asked: Vec<Value> =
             names.iter().filter_map(|name| streams.get(name).cloned()).collect();
         let before = HostTime::read()?;
-        let results = client::run(&client::streams(seconds, 1.0, &asked), bench.signals)?;
+        let results = client::run(&client::streams(seconds, 0.7, &asked), bench.signals)?;
         Ok((results, HostTime::read()?.busy_since(&before)))
     };
     let idle = HostTime::read()?;
     bench.signals.sleep(std::time::Duration::from_millis(500))?;
     // What runs anyway, this bench among it, is not the streams'.
     let resting = HostTime::read()?.busy_since(&idle);
-    let (_, busy) = run(&["mic", "video", "text"], bench.seconds(4.0))?;
+    let (_, busy) = run(&["mic", "video", "text"], bench.seconds(3.0))?;
     let (alone, _) = run(&["embed"], bench.seconds(3.0))?;
-    let (mixed, _) = run(&["mic", "video", "text", "embed"], bench.seconds(8.0))?;
+    let (mixed, _) = run(&["mic", "video", "text", "embed"], bench.seconds(7.0))?;
     let others = (busy - resting).max(0.0);
     let alone = alone.of("embed")?.goodput;
     let filled = mixed.of("embed")?.goodput / (alone * (1.0 - others)).max(1.0);

@@ -32,19 +32,19 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
             "input": input, "binary": true, "clients": 8, "pace": pace,
             "deadline_ms": DEADLINE_MS, "connections": 256, "give_up_ms": 1000.0,
         });
-        let plan = client::streams(seconds, 1.0, &[stream]);
+        let plan = client::streams(seconds, 0.3, &[stream]);
         Ok(client::run::<Results>(&plan, bench.signals)?.of("glyphs")?.clone())
     };
-    let seconds = bench.seconds(6.0);
+    let seconds = bench.seconds(4.0);
     let (mut ratios, mut arrival, mut details) = (Vec::new(), Vec::new(), Vec::new());
     let mut first = 50.0;
     for _ in 0..if bench.quick { 1 } else { ROUNDS } {
         let mut pool = ground.pool(POOL, Order::Deadline)?;
         pool.wait(1, bench.signals)?;
-        let found = search::highest(first, |rate| ask(&pool, json!({ "poisson": rate }), 1.0))?;
+        let found = search::highest(first, |rate| ask(&pool, json!({ "poisson": rate }), 0.7))?;
         let found = found.context("the pool is in time at no rate")?;
         first = found.rate;
-        let can = ask(&pool, json!({ "at_a_time": 4 }), bench.seconds(3.0))?;
+        let can = ask(&pool, json!({ "at_a_time": 4 }), bench.seconds(2.0))?;
         let at = ask(&pool, json!({ "poisson": found.rate }), seconds)?;
         // What it can do at all is more than what it does in time with pauses between.
         let offered = can.goodput.max(found.rate) * OVERLOAD;

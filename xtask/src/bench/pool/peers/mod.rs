@@ -31,14 +31,25 @@ struct Found {
     at_capacity: Told,
 }
 
+/// What was found of one server in all rounds.
+struct Compared {
+    kind: Kind,
+    /// Where its search begins: what the round before found.
+    first: f64,
+    /// The pool's capacity over its.
+    rates: Vec<f64>,
+    /// The pool's 99th percentile over its.
+    tails: Vec<f64>,
+}
+
 /// Runs it.
 pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     server::install()?;
     let ground = Ground::new()?;
     let rounds = if bench.quick { 1 } else { ROUNDS };
     let (mut rows, mut details) = (Vec::new(), Vec::new());
-    let mut compared: Vec<(Kind, Vec<f64>, Vec<f64>)> =
-        Kind::ALL.map(|kind| (kind, Vec::new(), Vec::new())).into();
+    let mut compared =
+        Kind::ALL.map(|kind| Compared { kind, first: 200.0, rates: Vec::new(), tails: Vec::new() });
     let mut first = 1000.0;
     for _ in 0..rounds {
         let mut pool = ground.pool(POOL, Order::Deadline)?;
@@ -49,12 +60,13 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
         first = ours.capacity.rate;
         details.push(detail("downbeat", &ours));
         // The pool waits, and takes no CPU time, while another is measured.
-        for (kind, rates, tails) in &mut compared {
+        for Compared { kind, first, rates, tails } in &mut compared {
             let server = Server::start(*kind, &ground.onnx(MODEL), bench.signals)?;
-            let theirs = find(bench, &ground, &server.address, kind.path(), 200.0)?;
+            let theirs = find(bench, &ground, &server.address, kind.path(), *first)?;
             drop(server);
             let rate = theirs.capacity.rate;
-            let same = ask(bench, &ground, &address, &pool_path, rate, bench.seconds(5.0))?;
+            *first = rate;
+            let same = ask(bench, &ground, &address, &pool_path, rate, bench.seconds(3.0))?;
             rates.push(ours.capacity.rate / rate);
             tails.push(same.p99_us / theirs.at_capacity.p99_us.max(1.0));
             let mut detail = detail(kind.name(), &theirs);
@@ -62,7 +74,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
             details.push(detail);
         }
     }
-    for (kind, rates, tails) in compared {
+    for Compared { kind, rates, tails, .. } in compared {
         let last = details.iter().rfind(|it| it["server"] == kind.name());
         let last = last.cloned().unwrap_or_default();
         let number = |value: &Value| value.as_f64().unwrap_or_default();
@@ -93,12 +105,12 @@ fn find(
     path: &str,
     first: f64,
 ) -> Result<Found> {
-    let probe = |rate| ask(bench, ground, address, path, rate, 0.8);
+    let probe = |rate| ask(bench, ground, address, path, rate, 0.6);
     // A server that was just started is slow at first.
     probe(first / 4.0)?;
     let capacity = search::highest(first, probe)?;
     let capacity = capacity.with_context(|| format!("{address} is in time at no rate"))?;
-    let at_capacity = ask(bench, ground, address, path, capacity.rate, bench.seconds(5.0))?;
+    let at_capacity = ask(bench, ground, address, path, capacity.rate, bench.seconds(3.0))?;
     Ok(Found { capacity, at_capacity })
 }
 
