@@ -99,6 +99,18 @@ fn pool() {
 }
 
 #[test]
+fn what_there_is_to_say_of_the_pool_never_hides_its_models() {
+    let mut snapshot = host::large();
+    let note = "configuration refused, what ran before keeps running: ".repeat(8);
+    snapshot.pool.as_mut().unwrap().note = Some(note);
+    let mut state = state(snapshot, (40, 10));
+    press(&mut state, "6");
+    assert!(screen(&state).contains("glyphs"), "{}", screen(&state));
+    press(&mut state, "⇲");
+    assert!(screen(&state).contains("killed by signal 9"), "{}", screen(&state));
+}
+
+#[test]
 fn no_pool() {
     let mut state = state(host::small(), (80, 24));
     press(&mut state, "6");

@@ -40,8 +40,8 @@ const WORKERS: [Column; 11] = [
     Column { title: "NOTE", min: 10, max: usize::MAX, align: Left, rank: 10 },
 ];
 
-/// Below this width the addresses are left out.
-const ADDRESSES_FROM: usize = 60;
+/// Below this width the addresses are left out, and what there is to say comes last.
+const WIDE_FROM: usize = 60;
 
 /// Classes of processes by pid.
 pub type Classes = HashMap<u32, String>;
@@ -75,15 +75,18 @@ pub fn status(pool: &PoolStatus, classes: &Classes, paper: Paper) -> Vec<Line<'s
         head.push(units::count(pool.models.len() as u64, "model"));
     }
     head.push(units::count(pool.workers.len() as u64, "worker"));
-    if paper.width >= ADDRESSES_FROM {
+    if paper.width >= WIDE_FROM {
         head.extend(pool.rest.iter().map(|a| format!("REST {a}")));
         head.extend(pool.grpc.iter().map(|a| format!("gRPC {a}")));
     }
     let ink = if pool.pid.is_some() { Ink::Strong } else { Ink::Bad };
     let mut lines = paper.paragraph(ink, &head.join(" · "), 2);
-    if let Some(note) = &pool.note {
-        lines.extend(paper.paragraph(Ink::Warning, &format!("! {note}"), 2));
-    }
+    let note =
+        pool.note.as_ref().map(|note| paper.paragraph(Ink::Warning, &format!("! {note}"), 2));
+    let note = note.unwrap_or_default();
+    // On a small screen it would push the models out of sight.
+    let (above, below) = if paper.width < WIDE_FROM { (vec![], note) } else { (note, vec![]) };
+    lines.extend(above);
     let models: Vec<_> = pool.models.iter().map(model).collect();
     let workers: Vec<_> = pool.workers.iter().map(|it| worker(it, classes)).collect();
     for table in [grid::table(&MODELS, &models, paper), grid::table(&WORKERS, &workers, paper)] {
@@ -93,9 +96,10 @@ pub fn status(pool: &PoolStatus, classes: &Classes, paper: Paper) -> Vec<Line<'s
         }
     }
     let notes = notes(pool);
-    if !notes.is_empty() {
+    if !notes.is_empty() || !below.is_empty() {
         lines.push(Line::default());
     }
+    lines.extend(below);
     for (name, note) in notes {
         lines.extend(paper.paragraph(Ink::Warning, &format!("{name}: {note}"), 2));
     }
