@@ -102,6 +102,11 @@ impl PoolGroup {
         opened.map(OwnedFd::from).map_err(|error| format!("{}: {error}", procs.display()))
     }
 
+    /// Removes what a killed agent left of it; a group with processes stays.
+    pub fn remove_empty(&self) {
+        remove_all(&self.folder);
+    }
+
     /// Ends everyone in it, at once.
     pub fn end(&self) {
         // Before kernel 5.14 there is no such file, and the pool's keeper ends them.
@@ -215,6 +220,17 @@ mod tests {
         }
         remove_forsaken(folder.path());
         assert!(there.exists() && !gone.exists() && other.exists());
+    }
+
+    #[test]
+    fn a_restore_takes_what_a_killed_agent_left() {
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("downbeat-pool-x");
+        fs::create_dir_all(folder.join(OWN)).unwrap();
+        let group = PoolGroup { folder: folder.clone(), below_own: false };
+        group.remove_empty();
+        assert!(!folder.exists());
+        group.remove_empty();
     }
 
     #[test]

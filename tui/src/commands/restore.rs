@@ -5,6 +5,7 @@ use std::path::Path;
 
 use downbeat_agent::act::{LockError, RestoreError, RestoreReport, restore};
 use downbeat_agent::roots::Roots;
+use downbeat_agent::supervise::PoolGroup;
 use ratatui::text::Line;
 
 use super::{Failure, Found, Printer};
@@ -22,7 +23,8 @@ pub(super) fn run(run_dir: &Path, printer: &mut Printer<'_>) -> Result<Found, Fa
         printer.lines(&printer.paper.paragraph(Ink::Plain, &clean(&text), 0))?;
         return Ok(Found::Nothing);
     }
-    let report = match restore(run_dir, &Roots::default()) {
+    let roots = Roots::default();
+    let report = match restore(run_dir, &roots) {
         Err(RestoreError::Lock(LockError::Unusable { path, source }))
             if source.kind() == ErrorKind::PermissionDenied =>
         {
@@ -33,6 +35,10 @@ pub(super) fn run(run_dir: &Path, printer: &mut Printer<'_>) -> Result<Found, Fa
         }
         other => other?,
     };
+    // One that never was, or still has processes, is nothing to tell of.
+    if let Ok(group) = PoolGroup::find(&roots, run_dir) {
+        group.remove_empty();
+    }
     printer.lines(&lines(&report, run_dir, printer.paper))?;
     Ok(if report.failed.is_empty() { Found::Nothing } else { Found::Problems })
 }
