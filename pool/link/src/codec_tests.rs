@@ -160,9 +160,10 @@ fn a_prefix_that_is_not_ours_is_refused() {
     }
     let foreign = [b"GET ", &good[4..]].concat();
     assert!(matches!(refusal(&foreign, vec![]), LinkError::Foreign));
-    let newer = [&good[..4], &2_u16.to_le_bytes(), &good[6..]].concat();
-    let error = refusal(&newer, vec![]);
-    assert!(error.to_string().contains("version 2 of the channel's language"), "{error}");
+    let newer = [&good[..4], &(VERSION + 1).to_le_bytes(), &good[6..]].concat();
+    let error = refusal(&newer, vec![]).to_string();
+    let named = format!("version {} of the channel's language", VERSION + 1);
+    assert!(error.contains(&named), "{error}");
     let long = [&good[..8], &u32::MAX.to_le_bytes(), &good[PREFIX..]].concat();
     assert!(matches!(refusal(&long, vec![]), LinkError::Truncated(_)));
 }

@@ -144,11 +144,13 @@ fn what_is_no_message_is_refused_and_leaks_no_descriptor() {
     let (_to_worker, mut from_worker) = pool_end(pool).unwrap();
     let file = memfd_create("leak", MemfdFlags::CLOEXEC).unwrap();
 
+    let headless = [b"dbwk", &VERSION.to_le_bytes()[..], b"\0\0\xff\0\0\0"].concat();
+
     type Expected = fn(&LinkError) -> bool;
     let messages: [(&[u8], usize, Expected); 4] = [
         (b"GET / HTTP/1.1\r\n", 0, |error| matches!(error, LinkError::Foreign)),
         (b"dbwk", 3, |error| matches!(error, LinkError::Truncated(4))),
-        (b"dbwk\x01\0\0\0\xff\0\0\0", 253, |error| matches!(error, LinkError::Truncated(12))),
+        (headless.as_slice(), 253, |error| matches!(error, LinkError::Truncated(12))),
         (&[0; MAX_MESSAGE + 1], 253, |error| matches!(error, LinkError::Oversized)),
     ];
     for (bytes, files, expected) in messages {

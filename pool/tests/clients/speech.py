@@ -252,7 +252,8 @@ def workers():
     found = 0
     for file in glob.glob("/proc/[0-9]*/cmdline"):
         try:
-            found += open(file, "rb").read() == b"sleep\x00600\x00"
+            # As the worker is declared in the test, and nobody else sleeps so long.
+            found += open(file, "rb").read() == b"sleep\x00601.25\x00"
         except OSError:
             pass
     return found

@@ -35,7 +35,7 @@ fn voice_assistants_speak_and_are_spoken_to() {
     let broken = "[worker.broken]\ncommand = [\"sh\", \"-c\", \"echo no luck >&2; exit 3\"]\n\
         stdio = { mode = \"once\" }\n\
         wyoming = { service = \"transcribe\", languages = [\"tlh\"], longest = \"2s\" }\n\
-        [worker.slow]\ncommand = [\"sleep\", \"600\"]\nstdio = { mode = \"once\" }\n\
+        [worker.slow]\ncommand = [\"sleep\", \"601.25\"]\nstdio = { mode = \"once\" }\n\
         deadline = \"60s\"\n\
         wyoming = { service = \"transcribe\", languages = [\"x-slow\"] }\n";
     let text = [dictation, assistant, broken.into()].join("\n");

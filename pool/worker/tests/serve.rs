@@ -259,7 +259,9 @@ fn the_supervisor_hears_that_it_is_ready() {
 #[test]
 fn an_engine_that_is_not_there_is_told() {
     let mut worker = Worker::start();
-    let told = worker.load(Engine::OnnxRuntime { library: None }, Some("/x")).unwrap_err();
+    let model = tempfile::NamedTempFile::new().unwrap();
+    let library = Some("/no/libonnxruntime.so".into());
+    let told = worker.load(Engine::OnnxRuntime { library }, model.path().to_str()).unwrap_err();
     assert!(told.contains("ONNX Runtime"), "{told}");
     if cfg!(not(feature = "onnx")) {
         let told = worker.load(Engine::Tract, Some("/x")).unwrap_err();
