@@ -75,6 +75,17 @@ fn the_demo_knows_its_load() {
     assert!(set.classes.iter().all(|c| c.sched == Sched::Auto));
 }
 
+/// The pool's one thread that every request passes through, and not those beside it.
+#[test]
+fn the_pools_dispatcher_goes_ahead_and_its_helpers_do_not() {
+    let set = parsed(&policies());
+    let pool = process("/usr/bin/downbeat-pool", "/usr/bin/downbeat-pool --pool-dir /etc/pool.d");
+    let of =
+        |thread| set.classify(&pool, thread).map(|found| set.classes[found.class].name.as_str());
+    assert_eq!(of("downbeat-pool"), Some("dispatcher"));
+    assert_eq!(of("tokio-rt-worker"), None);
+}
+
 /// A rule without its reason helps nobody who must decide whether to keep it.
 #[test]
 fn every_shipped_rule_has_a_name_and_a_comment() {

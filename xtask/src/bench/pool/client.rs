@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use crate::signals::Signals;
 use crate::workspace;
 
+/// `SCHED_FIFO` of the client while it stands for devices: that of the demo's sound card.
+const DEVICE_PRIORITY: i32 = 80;
+
 /// The client's name.
 pub const EXAMPLE: &str = "pool_load";
 
@@ -70,8 +73,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts it. It runs above what it measures, so that requests leave when they are due: at
-    /// nice -15 where this process may give that.
+    /// Starts it. With streams it stands for the devices whose frames come when they come: in real
+    /// time, above all that it measures, where this process may give that.
     pub fn start(plan: &Value) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("downbeat-bench-plan.").tempdir()?;
         let path = folder.path().join("plan.json");
@@ -82,8 +85,14 @@ impl Client {
         die_with_this_thread(&mut command, Signal::SIGKILL);
         let child = command.spawn();
         let child = child.with_context(|| format!("{}: starting it", program.display()))?;
-        // SAFETY: a system call on a process that is ours; it touches no memory.
-        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, child.id(), -15) };
+        if plan.get("streams").is_some() {
+            let priority = libc::sched_param { sched_priority: DEVICE_PRIORITY };
+            let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+            // SAFETY: a system call on a process that is ours; it reads the parameter.
+            let _ = unsafe {
+                libc::sched_setscheduler(child.id().cast_signed(), policy, &raw const priority)
+            };
+        }
         Ok(Self { child, _folder: folder })
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::Agent;
@@ -14,7 +15,7 @@ use super::client::{self, Results};
 use super::report::{Asked, Row};
 use super::running::{Ground, Order, Running};
 use super::{Bench, Measured};
-use crate::demo::cpu_time::HostTime;
+use crate::demo::cpu_time;
 use crate::demo::work::median;
 
 const POOL: &str = r#"
@@ -38,13 +39,14 @@ media = "background"
 instances = 2
 "#;
 
-/// What the workers of [`POOL`] are to the kernel, and the pool itself, which carries every frame.
+/// What the workers of [`POOL`] are to the kernel, and the pool's thread that carries every frame: as
+/// `policies/50-pool.toml` has it.
 const POLICY: &str = r#"
 schema = 1
 
-[class.front]
-tier = "interactive"
-sched = { policy = "other", nice = -15 }
+[class.dispatcher]
+tier = "realtime"
+sched = { policy = "fifo", priority = 40 }
 
 [class.voice]
 modality = "audio"
@@ -66,9 +68,9 @@ tier = "background"
 sched = "idle"
 
 [[rule]]
-name = "the pool"
-class = "front"
-match = { exe = "{bin}/downbeat-pool" }
+name = "the pool's dispatcher"
+class = "dispatcher"
+match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
 
 [[rule]]
 name = "sound"
@@ -94,6 +96,9 @@ match = { exe = "{bin}/downbeat-worker", cmdline = "* --name embed*" }
 /// Workers of [`POOL`].
 const WORKERS: usize = 5;
 
+/// Of these, that which takes what is left.
+const BACKGROUND: &str = "embed";
+
 /// Pictures of one frame, and sentences of one piece of background work.
 const GLYPHS: u64 = 16;
 const SENTENCES: u64 = 64;
@@ -101,7 +106,10 @@ const SENTENCES: u64 = 64;
 /// Requests of background work at a time: both its workers always have the next one.
 const AT_A_TIME: usize = 6;
 
+/// Rounds of all arrangements, and pairs of background work alone and everything together in each of
+/// them: what a shared machine does in one second it does not do in the next.
 const ROUNDS: usize = 2;
+const PAIRS: usize = 3;
 
 /// How the load is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -115,17 +123,18 @@ enum Arrangement {
     Fifo,
 }
 
-/// One measurement.
+/// Background work alone, and right after it everything together.
 #[derive(Clone, Debug, Serialize)]
-struct Round {
+struct Pair {
     arrangement: Arrangement,
     mixed: Results,
-    /// Background work's part of what the others left of the CPUs.
-    filled: f64,
     /// Background work a second with nothing beside it.
     alone: f64,
-    /// CPU time that the others take with no background work, as a part of all CPUs.
-    others: f64,
+    /// Part of the CPUs' time that streams, pool and client left, of everything together.
+    left: f64,
+    /// Background work's part of what they left: work per CPU time that was left, against the same
+    /// alone.
+    filled: f64,
 }
 
 /// Runs it.
@@ -136,10 +145,10 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     );
     let ground = Ground::new()?;
     ground.place.policy("50-bench.toml", POLICY)?;
-    let mut rounds = Vec::new();
+    let mut pairs = Vec::new();
     for _ in 0..if bench.quick { 1 } else { ROUNDS } {
         for arrangement in [Arrangement::Downbeat, Arrangement::PoolAlone, Arrangement::Fifo] {
-            rounds.push(round(bench, &ground, arrangement)?);
+            pairs.extend(round(bench, &ground, arrangement)?);
         }
     }
     let mut rows = Vec::new();
@@ -152,9 +161,9 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
             Arrangement::Downbeat => Asked::AtLeast(least),
             Arrangement::PoolAlone | Arrangement::Fifo => Asked::Nothing,
         };
-        let of: Vec<&Round> = rounds.iter().filter(|it| it.arrangement == arrangement).collect();
+        let of: Vec<&Pair> = pairs.iter().filter(|it| it.arrangement == arrangement).collect();
         for (stream, least) in [("mic", 99.9), ("video", 99.5)] {
-            // Of all frames, since a bad round must not vanish in a median.
+            // Of all frames, since a bad pair must not vanish in a median.
             let told = of.iter().map(|it| it.mixed.of(stream)).collect::<Result<Vec<_>>>()?;
             let sum =
                 |count: fn(&client::Told) -> u64| told.iter().map(|it| count(it)).sum::<u64>();
@@ -171,47 +180,60 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
         rows.push(Row::new(format!("text in time{name}"), "%", Asked::Nothing, share));
         let filled = median(of.iter().map(|it| it.filled * 100.0).collect());
         let note = format!(
-            "{:.0}/s of {:.0}/s alone; the others take {:.0} % of the CPUs",
-            median(of.iter().map(|it| it.mixed.of("embed").map_or(0.0, |it| it.goodput)).collect()),
+            "{:.0}/s of {:.0}/s alone; the others leave {:.0} % of the CPUs",
+            median(
+                of.iter().map(|it| it.mixed.of(BACKGROUND).map_or(0.0, |it| it.goodput)).collect()
+            ),
             median(of.iter().map(|it| it.alone).collect()),
-            median(of.iter().map(|it| it.others * 100.0).collect()),
+            median(of.iter().map(|it| it.left * 100.0).collect()),
         );
         let what = format!("background's part of what is left{name}");
         rows.push(Row::new(what, "%", asked(90.0), filled).note(note));
     }
-    Ok(Measured { rows, details: json!(rounds) })
+    Ok(Measured { rows, details: json!(pairs) })
 }
 
-fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result<Round> {
+fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result<Vec<Pair>> {
     let order = match arrangement {
         Arrangement::Downbeat | Arrangement::PoolAlone => Order::Deadline,
         Arrangement::Fifo => Order::Arrival,
     };
     let mut pool = ground.pool(POOL, order)?;
-    pool.wait(WORKERS, bench.signals)?;
+    let status = pool.wait(WORKERS, bench.signals)?;
     let _agent = match arrangement {
         Arrangement::Downbeat => Some(agent(ground)?),
         Arrangement::PoolAlone | Arrangement::Fifo => None,
     };
+    let in_front = status.workers.iter().filter(|it| !it.name.starts_with(BACKGROUND));
+    let pids: Vec<u32> = in_front.filter_map(|it| it.pid).chain([pool.pid()]).collect();
     let streams = streams(ground, &pool)?;
     let run = |names: &[&str], seconds: f64| -> Result<(Results, f64)> {
         let asked: Vec<Value> =
             names.iter().filter_map(|name| streams.get(name).cloned()).collect();
-        let before = HostTime::read()?;
-        let results = client::run(&client::streams(seconds, 0.7, &asked), bench.signals)?;
-        Ok((results, HostTime::read()?.busy_since(&before)))
+        let (before, began) = (clocks(&pids)?, Instant::now());
+        let results: Results = client::run(&client::streams(seconds, 0.7, &asked), bench.signals)?;
+        let used = (clocks(&pids)? - before).as_secs_f64() + results.client_cpu_seconds;
+        let left = 1.0 - used / (began.elapsed().as_secs_f64() * cpus());
+        Ok((results, left))
     };
-    let idle = HostTime::read()?;
-    bench.signals.sleep(std::time::Duration::from_millis(500))?;
-    // What runs anyway, this bench among it, is not the streams'.
-    let resting = HostTime::read()?.busy_since(&idle);
-    let (_, busy) = run(&["mic", "video", "text"], bench.seconds(3.0))?;
-    let (alone, _) = run(&["embed"], bench.seconds(3.0))?;
-    let (mixed, _) = run(&["mic", "video", "text", "embed"], bench.seconds(7.0))?;
-    let others = (busy - resting).max(0.0);
-    let alone = alone.of("embed")?.goodput;
-    let filled = mixed.of("embed")?.goodput / (alone * (1.0 - others)).max(1.0);
-    Ok(Round { arrangement, mixed, filled, alone, others })
+    let pair = || -> Result<Pair> {
+        let (alone, left_alone) = run(&[BACKGROUND], bench.seconds(2.0))?;
+        let (mixed, left) = run(&["mic", "video", "text", BACKGROUND], bench.seconds(4.0))?;
+        let alone = alone.of(BACKGROUND)?.goodput;
+        let filled = mixed.of(BACKGROUND)?.goodput / left / (alone / left_alone).max(1.0);
+        Ok(Pair { arrangement, mixed, alone, left, filled })
+    };
+    (0..if bench.quick { 1 } else { PAIRS }).map(|_| pair()).collect()
+}
+
+/// CPU time of processes up to now.
+fn clocks(pids: &[u32]) -> Result<Duration> {
+    pids.iter().map(|pid| cpu_time::of_process(*pid)).sum()
+}
+
+/// CPUs of the host.
+fn cpus() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
 }
 
 /// The agent with this part's policy, and no pool of its own.
