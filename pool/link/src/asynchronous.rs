@@ -1,8 +1,8 @@
 //! The pool's side: waits in a runtime.
 
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::Interest;
@@ -14,10 +14,44 @@ use crate::message::{Message, ToPool, ToWorker};
 use crate::package::Package;
 use crate::socket::{self, Came};
 
+/// A channel's socket in a runtime. The runtime is told of what comes, and of room only once a message
+/// found none: it would be woken each time that the other end takes a message.
+#[derive(Debug)]
+struct Socket {
+    incoming: AsyncFd<OwnedFd>,
+    room: OnceLock<AsyncFd<OwnedFd>>,
+}
+
+impl Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.incoming.get_ref().as_fd()
+    }
+
+    /// The same socket by another descriptor, of whose room the runtime is told.
+    fn room(&self) -> Result<&AsyncFd<OwnedFd>, LinkError> {
+        if let Some(room) = self.room.get() {
+            return Ok(room);
+        }
+        let again = rustix::io::fcntl_dupfd_cloexec(self.as_fd(), 0);
+        let again = again.map_err(LinkError::call("fcntl(F_DUPFD_CLOEXEC)"))?;
+        let room = registered(again, Interest::WRITABLE)?;
+        // Another task may have been here first, and then its descriptor is as good.
+        Ok(self.room.get_or_init(|| room))
+    }
+}
+
+/// Has the runtime tell of what `interest` names.
+fn registered(socket: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, LinkError> {
+    // SAFETY: `socket` owns its descriptor and always gives that same one; it lives in the `AsyncFd`
+    // from here on, which gives it out by reference only, so it is not closed while registered.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    registered.map_err(|error| LinkError::Call { call: "epoll_ctl", source: error.into() })
+}
+
 /// The sending half. Cloning costs a counter; messages of several tasks do not mix.
 #[derive(Debug)]
 pub struct AsyncSender<M> {
-    socket: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<Socket>,
     direction: PhantomData<fn(M)>,
 }
 
@@ -30,7 +64,7 @@ impl<M> Clone for AsyncSender<M> {
 /// The receiving half.
 #[derive(Debug)]
 pub struct AsyncReceiver<M> {
-    socket: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<Socket>,
     buffer: Box<[u8]>,
     direction: PhantomData<fn() -> M>,
 }
@@ -93,13 +127,8 @@ fn halves<Out, In>(socket: OwnedFd) -> Result<(AsyncSender<Out>, AsyncReceiver<I
     let flags = fcntl_getfl(&socket).map_err(LinkError::call("fcntl(F_GETFL)"))?;
     fcntl_setfl(&socket, flags | OFlags::NONBLOCK).map_err(LinkError::call("fcntl(F_SETFL)"))?;
     socket::widen(&socket);
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    // SAFETY: `socket` owns its descriptor and always gives that same one; it lives in the `AsyncFd`
-    // from here on, which gives it out by reference only, so it is not closed while registered.
-    let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
-    let socket =
-        registered.map_err(|error| LinkError::Call { call: "epoll_ctl", source: error.into() })?;
-    let socket = Arc::new(socket);
+    let incoming = registered(socket, Interest::READABLE)?;
+    let socket = Arc::new(Socket { incoming, room: OnceLock::new() });
     let sender = AsyncSender { socket: Arc::clone(&socket), direction: PhantomData };
     let buffer = vec![0; MAX_MESSAGE].into_boxed_slice();
     Ok((sender, AsyncReceiver { socket, buffer, direction: PhantomData }))
@@ -112,13 +141,16 @@ impl<M: Message> AsyncSender<M> {
     /// See [`LinkError`].
     pub async fn send(&self, message: &M) -> Result<(), LinkError> {
         let frame = codec::encode(message)?;
+        if socket::send(self.socket.as_fd(), &frame, false)?.is_some() {
+            return Ok(());
+        }
+        let room = self.socket.room()?;
         loop {
-            let mut guard = self
-                .socket
+            let mut guard = room
                 .writable()
                 .await
                 .map_err(|source| LinkError::Call { call: "epoll_wait", source })?;
-            match socket::send(self.socket.get_ref().as_fd(), &frame, false)? {
+            match socket::send(self.socket.as_fd(), &frame, false)? {
                 Some(()) => return Ok(()),
                 None => guard.clear_ready(),
             }
@@ -131,7 +163,7 @@ impl<M: Message> AsyncSender<M> {
     /// See [`LinkError`].
     pub fn try_send(&self, message: &M) -> Result<bool, LinkError> {
         let frame = codec::encode(message)?;
-        Ok(socket::send(self.socket.get_ref().as_fd(), &frame, false)?.is_some())
+        Ok(socket::send(self.socket.as_fd(), &frame, false)?.is_some())
     }
 }
 
@@ -145,10 +177,11 @@ impl<M: Message> AsyncReceiver<M> {
         loop {
             let mut guard = self
                 .socket
+                .incoming
                 .readable()
                 .await
                 .map_err(|source| LinkError::Call { call: "epoll_wait", source })?;
-            match socket::receive(self.socket.get_ref().as_fd(), &mut self.buffer, false)? {
+            match socket::receive(self.socket.as_fd(), &mut self.buffer, false)? {
                 Came::Message(length, files) => {
                     return codec::decode::<M>(&self.buffer[..length], files).map(Some);
                 }
