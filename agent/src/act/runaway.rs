@@ -24,7 +24,7 @@ use super::subject::{Subject, ThreadId};
 use super::value::{Lever, RESET_ON_FORK, Sched, Value};
 use crate::observe::run_times::{RunTimes, voluntary_switches};
 use crate::roots::Roots;
-use pace::{Pace, Since, Verdict};
+use pace::{Pace, Verdict};
 
 /// How often each thread is looked at: with the shortest limit, a runaway loses its priority within
 /// 90 ms of its last pause.
@@ -75,20 +75,20 @@ pub struct RunawayWatch {
 }
 
 impl RunawayWatch {
-    /// Starts watching, below `roots`. `counted` says how long a thread ran where that is known
-    /// without a system call, for whom a look at its file can be spared.
+    /// Starts watching, below `roots`. `sleeps` says whether a thread has not run since it last slept,
+    /// where that is known without a system call, for whom a look at its file can be spared.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start<C: Control + Send + 'static>(
         control: C,
         roots: &Roots,
-        counted: impl Fn(u32) -> Option<Duration> + Send + 'static,
+        sleeps: impl Fn(u32) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, receiver) = mpsc::channel();
         let (sender, demoted) = mpsc::channel();
         let (proc, watched) = (roots.proc.clone(), HashMap::new());
-        let watcher = Watcher { control, proc, counted, watched, demoted: sender };
+        let watcher = Watcher { control, proc, sleeps, watched, demoted: sender };
         thread::Builder::new().name("runaways".into()).spawn(move || {
             let tid = nix::unistd::gettid().as_raw().cast_unsigned();
             let policy = libc::SCHED_FIFO.cast_unsigned();
@@ -124,21 +124,20 @@ impl RunawayWatch {
 struct Watcher<C, F> {
     control: C,
     proc: PathBuf,
-    counted: F,
+    sleeps: F,
     watched: HashMap<u32, Watched>,
     demoted: Sender<Demoted>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    given: Given,
+    // Apart, since most looks need none of it: those at all others stay in few cache lines.
+    given: Box<Given>,
     file: Option<File>,
     pace: Pace,
-    /// When it was last known how long it had run, and how long.
-    counted: Option<(Duration, Duration)>,
 }
 
-impl<C: Control, F: Fn(u32) -> Option<Duration>> Watcher<C, F> {
+impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
     fn run(mut self, orders: &Receiver<Order>) {
         let begun = Instant::now();
         let mut next = PERIOD;
@@ -178,7 +177,7 @@ impl<C: Control, F: Fn(u32) -> Option<Duration>> Watcher<C, F> {
                 let file = keep.then(|| File::open(&path).ok()).flatten();
                 let limit = given.limit.max(SHORTEST);
                 let pace = Pace::new(limit, tick());
-                self.watched.insert(tid, Watched { given: *given, file, pace, counted: None });
+                self.watched.insert(tid, Watched { given, file, pace });
             }
             Order::Forget(tid) => {
                 self.watched.remove(&tid);
@@ -191,13 +190,8 @@ impl<C: Control, F: Fn(u32) -> Option<Duration>> Watcher<C, F> {
         let mut next = now + PERIOD;
         let mut over = Vec::new();
         for (tid, watched) in &mut self.watched {
-            let counted = (self.counted)(*tid).map(|ran| (now, ran));
-            let before = std::mem::replace(&mut watched.counted, counted);
-            let since = before.zip(counted).map(|((then, had), (_, ran))| {
-                let ran = ran.saturating_sub(had);
-                Since { then, ran }
-            });
-            if since.is_some_and(|since| watched.pace.paused(now, since)) {
+            if (self.sleeps)(*tid) {
+                watched.pace.slept();
                 continue;
             }
             let ran = match &watched.file {
@@ -207,7 +201,7 @@ impl<C: Control, F: Fn(u32) -> Option<Duration>> Watcher<C, F> {
             };
             let thread = watched.given.thread;
             let sleeps = || voluntary_switches(&self.proc, thread.pid, thread.tid).ok();
-            match ran.map(|ran| watched.pace.look(now, ran, since, sleeps)) {
+            match ran.map(|ran| watched.pace.look(now, ran, sleeps)) {
                 Ok(Verdict::Paused) => {}
                 Ok(Verdict::OnEndUntil(due)) => next = next.min(due),
                 Ok(Verdict::Runaway(on_end)) => over.push((*tid, Some(on_end))),

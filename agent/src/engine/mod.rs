@@ -147,7 +147,7 @@ impl Engine {
             Err(reason) => Source::Procfs { reason: reason.clone() },
         };
         let mode = if parts.actuator.is_some() { Mode::Engaged } else { Mode::ObserveOnly };
-        let clock = probes.as_ref().ok().map(KernelProbes::run_clock);
+        let sleepers = probes.as_ref().ok().map(KernelProbes::sleepers);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot::empty(&host, &source, mode)));
         let now = Instant::now();
         let mut engine = Self {
@@ -177,7 +177,7 @@ impl Engine {
             overrides: Overrides::default(),
             discoveries: discovery::Discoveries::default(),
             ledger: Ledger::default(),
-            levers: levers::Levers::new(&roots, mode != Mode::ObserveOnly, parts.units, clock),
+            levers: levers::Levers::new(&roots, mode != Mode::ObserveOnly, parts.units, sleepers),
             exec_to_set: Histogram::default(),
             waits_before: Vec::new(),
             events: Vec::new(),

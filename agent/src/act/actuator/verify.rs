@@ -6,7 +6,7 @@ use crate::act::journal::Change;
 use crate::act::outcome::{Done, Event, Standing};
 
 /// From twice as many threads on they take turns.
-const AT_A_TIME: usize = 64;
+const AT_A_TIME: usize = 16;
 
 /// The most looks from one turn of a thread to its next.
 const MOST_TURNS: usize = 4;

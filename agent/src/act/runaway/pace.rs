@@ -12,15 +12,6 @@ pub(super) struct Pace {
     slack: Duration,
 }
 
-/// What is known of the time from one look to the next without reading the thread's files.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Since {
-    /// The look before.
-    pub then: Duration,
-    /// How long the thread ran since.
-    pub ran: Duration,
-}
-
 /// From when on a thread may have run on end.
 #[derive(Clone, Copy, Debug)]
 struct Base {
@@ -29,8 +20,6 @@ struct Base {
     ran: Duration,
     /// How often it had slept by its own wish, where that was read.
     sleeps: Option<u64>,
-    /// At the last look it might have run on end since.
-    suspect: bool,
 }
 
 /// What a look says.
@@ -49,19 +38,14 @@ impl Pace {
         Self { base: None, limit, slack: tick + Duration::from_millis(1) }
     }
 
-    /// Whether a thread paused `since` the last look, at `now`, so that its files need no reading.
-    /// One that might have run on end before is not let off so.
-    pub(super) fn paused(&mut self, now: Duration, since: Since) -> bool {
-        let suspect = self.base.is_some_and(|base| base.suspect);
-        let paused = !suspect && since.ran * 4 < now.saturating_sub(since.then);
-        if paused {
+    /// It is known to have paused: what it ran before says nothing any more.
+    pub(super) fn slept(&mut self) {
+        if self.base.is_some() {
             self.base = None;
         }
-        paused
     }
 
-    /// Takes in its run time `ran`, read at `now`; where it is known, what it ran `since` the look before
-    /// stands in for a reading then. `sleeps` reads how often it slept by its own wish;
+    /// Takes in its run time `ran`, read at `now`. `sleeps` reads how often it slept by its own wish;
     /// that is dear, so it is asked only of a thread that runs much.
     ///
     /// Time off the CPU alone is no pause: the hypervisor may have stolen the CPU, other real-time
@@ -70,16 +54,13 @@ impl Pace {
         &mut self,
         now: Duration,
         ran: Duration,
-        since: Option<Since>,
         sleeps: impl FnOnce() -> Option<u64>,
     ) -> Verdict {
-        let from = |at, ran, sleeps| Base { at, ran, sleeps, suspect: false };
-        let before = since.map(|since| from(since.then, ran.saturating_sub(since.ran), None));
-        let Some(base) = self.base.or(before) else {
+        let from = |at, ran, sleeps| Base { at, ran, sleeps };
+        let Some(base) = &mut self.base else {
             self.base = Some(from(now, ran, None));
             return Verdict::Paused;
         };
-        let base = self.base.insert(base);
         let elapsed = now.saturating_sub(base.at);
         let had = ran.saturating_sub(base.ran);
         if elapsed.saturating_sub(had) <= self.slack {
@@ -87,7 +68,6 @@ impl Pace {
                 return Verdict::Runaway(elapsed);
             }
             base.sleeps = base.sleeps.or_else(sleeps);
-            base.suspect = true;
             return Verdict::OnEndUntil(base.at + self.limit);
         }
         if had * 4 < elapsed {
@@ -103,7 +83,6 @@ impl Pace {
         if had >= self.limit {
             return Verdict::Runaway(had);
         }
-        base.suspect = true;
         Verdict::OnEndUntil(now + (self.limit - had))
     }
 }
@@ -126,7 +105,7 @@ mod tests {
         let mut pace = pace();
         let mut now = 0;
         while now < 10_000 {
-            let next = match pace.look(ms(now), ms(ran(now)), None, || Some(sleeps(now))) {
+            let next = match pace.look(ms(now), ms(ran(now)), || Some(sleeps(now))) {
                 Verdict::Runaway(_) => return Some(now),
                 Verdict::OnEndUntil(due) => u64::try_from(due.as_millis()).unwrap().min(now + 40),
                 Verdict::Paused => now + 40,
@@ -139,7 +118,7 @@ mod tests {
     #[test]
     fn one_that_never_pauses_is_a_runaway_when_its_time_is_up() {
         let mut pace = pace();
-        let look = |pace: &mut Pace, now, ran| pace.look(ms(now), ms(ran), None, || None);
+        let look = |pace: &mut Pace, now, ran| pace.look(ms(now), ms(ran), || None);
         assert_eq!(look(&mut pace, 40, 1000), Verdict::Paused, "nothing is known yet");
         assert_eq!(look(&mut pace, 80, 1037), Verdict::OnEndUntil(ms(90)));
         assert_eq!(look(&mut pace, 90, 1047), Verdict::Runaway(ms(50)));
@@ -168,8 +147,7 @@ mod tests {
     #[test]
     fn a_pause_starts_the_count_anew() {
         let mut pace = pace();
-        let look =
-            |pace: &mut Pace, now, ran, sleeps| pace.look(ms(now), ms(ran), None, || Some(sleeps));
+        let look = |pace: &mut Pace, now, ran, sleeps| pace.look(ms(now), ms(ran), || Some(sleeps));
         look(&mut pace, 0, 0, 5);
         assert_eq!(look(&mut pace, 40, 40, 5), Verdict::OnEndUntil(ms(50)));
         assert_eq!(look(&mut pace, 50, 44, 6), Verdict::Paused);
@@ -177,27 +155,26 @@ mod tests {
     }
 
     #[test]
-    fn who_was_seen_to_pause_is_not_read_and_a_runaway_is_found_as_soon() {
+    fn who_is_known_to_sleep_is_not_read_and_a_runaway_is_found_in_time() {
         let mut pace = pace();
-        let since = |then, ran| Since { then: ms(then), ran: ms(ran) };
-        assert!(pace.paused(ms(40), since(0, 5)));
-        assert!(pace.paused(ms(80), since(40, 9)));
-        // From here on it never pauses.
-        let busy = since(80, 39);
-        assert!(!pace.paused(ms(120), busy));
-        let verdict = pace.look(ms(120), ms(1000), Some(busy), || Some(7));
-        assert_eq!(verdict, Verdict::OnEndUntil(ms(130)));
-        // A count that missed a part lets nobody off who is suspected.
-        assert!(!pace.paused(ms(130), since(120, 0)));
-        let verdict = pace.look(ms(130), ms(1010), Some(since(120, 0)), || Some(7));
-        assert_eq!(verdict, Verdict::Runaway(ms(50)));
+        // Jobs that every look but one happens to find at work, and it slept before each.
+        for now in [0, 40] {
+            assert_eq!(pace.look(ms(now), ms(now), || Some(now)), Verdict::Paused, "{now} ms");
+            pace.slept();
+        }
+        // From just after the look at 80 ms on it never pauses.
+        pace.slept();
+        let look = |pace: &mut Pace, now| pace.look(ms(now), ms(1000 + now), || Some(7));
+        assert_eq!(look(&mut pace, 120), Verdict::Paused, "nothing is known yet");
+        assert_eq!(look(&mut pace, 160), Verdict::OnEndUntil(ms(170)));
+        assert_eq!(look(&mut pace, 170), Verdict::Runaway(ms(50)));
     }
 
     #[test]
     fn who_sleeps_most_of_the_time_costs_no_look_at_its_sleeps() {
         let mut pace = pace();
         for now in (0..1000).step_by(40) {
-            let verdict = pace.look(ms(now), ms(now / 5), None, || panic!("asked at {now} ms"));
+            let verdict = pace.look(ms(now), ms(now / 5), || panic!("asked at {now} ms"));
             assert_eq!(verdict, Verdict::Paused);
         }
     }

@@ -27,9 +27,9 @@ fn realtime_thread(body: impl Fn() + Send + 'static) -> (ThreadId, Arc<AtomicBoo
     (ThreadId { pid: std::process::id(), tid, start_time }, stop)
 }
 
-/// Without kernel programs that count.
+/// Without kernel programs that tell who sleeps.
 fn watch(kernel: Kernel) -> io::Result<RunawayWatch> {
-    RunawayWatch::start(kernel, &Roots::default(), |_| None)
+    RunawayWatch::start(kernel, &Roots::default(), |_| false)
 }
 
 fn fifo() -> Sched {

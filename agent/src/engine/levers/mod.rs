@@ -15,7 +15,7 @@ use downbeat_policy::ProcessKind;
 use crate::act::{Lever, ThreadId, Units, Value};
 use crate::decide::Target;
 use crate::model::Assigned;
-use crate::observe::kernel::RunClock;
+use crate::observe::kernel::Sleepers;
 use crate::observe::machine::Machine;
 use crate::roots::Roots;
 
@@ -33,18 +33,18 @@ pub(super) struct Levers {
 }
 
 impl Levers {
-    /// `acts`: whether anything is to be changed at all; `units` asks systemd, where it runs; `clock`
-    /// tells how long threads ran, where the kernel programs count that.
+    /// `acts`: whether anything is to be changed at all; `units` asks systemd, where it runs;
+    /// `sleepers` tells which threads sleep, where the kernel programs see that.
     pub(super) fn new(
         roots: &Roots,
         acts: bool,
         units: Option<Units>,
-        clock: Option<RunClock>,
+        sleepers: Option<Sleepers>,
     ) -> Self {
         Self {
             roots: roots.clone(),
             machine: Machine::read(roots),
-            realtime: realtime::Realtime::new(roots, acts, clock),
+            realtime: realtime::Realtime::new(roots, acts, sleepers),
             groups: groups::Groups::new(roots, acts),
             switches: switches::Set::default(),
             units: units::Asked::new(units),

@@ -10,7 +10,7 @@ use downbeat_policy::Deadline;
 use crate::act::{Demoted, Done, Event, Given, Kernel, Lever, RunawayWatch, Sched, Value};
 use crate::decide::{Measured, still_fits};
 use crate::engine::Engine;
-use crate::observe::kernel::RunClock;
+use crate::observe::kernel::Sleepers;
 use crate::observe::run_times::{RunTimes, voluntary_switches};
 use crate::roots::Roots;
 
@@ -26,9 +26,9 @@ pub(super) struct Realtime {
 }
 
 impl Realtime {
-    pub(super) fn new(roots: &Roots, acts: bool, clock: Option<RunClock>) -> Self {
-        let counted = move |tid| clock.as_ref().and_then(|clock| clock.ran(tid));
-        let start = || RunawayWatch::start(Kernel::new(roots), roots, counted);
+    pub(super) fn new(roots: &Roots, acts: bool, sleepers: Option<Sleepers>) -> Self {
+        let sleeps = move |tid| sleepers.as_ref().is_some_and(|sleepers| sleepers.has(tid));
+        let start = || RunawayWatch::start(Kernel::new(roots), roots, sleeps);
         let watch = acts.then(start).and_then(|started| {
             started.inspect_err(|error| tracing::error!("no watch for runaways: {error}")).ok()
         });

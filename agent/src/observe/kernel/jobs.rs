@@ -4,10 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use downbeat_abi::{Job, Story};
-use nix::time::{ClockId, clock_gettime};
+use downbeat_abi::Job;
 
 use super::shared::SharedWords;
 use super::threads::ThreadTable;
@@ -99,9 +97,9 @@ impl JobTable {
         jobs
     }
 
-    /// Tells how long the threads of `threads` ran.
-    pub(super) fn run_clock(&self, threads: ThreadTable) -> RunClock {
-        RunClock { threads, jobs: Arc::clone(&self.words) }
+    /// Tells which of the threads of `threads` sleep.
+    pub(super) fn sleepers(&self, threads: ThreadTable) -> Sleepers {
+        Sleepers { threads, jobs: Arc::clone(&self.words) }
     }
 
     /// Threads that found no place since the start.
@@ -124,41 +122,24 @@ impl JobTable {
     }
 }
 
-/// How long threads ran, from what the kernel programs count: without a system call.
+/// Who sleeps, from what the kernel programs count: without a system call.
 #[derive(Clone, Debug)]
-pub struct RunClock {
+pub struct Sleepers {
     threads: ThreadTable,
     jobs: Arc<SharedWords>,
 }
 
-impl RunClock {
-    /// CPU time of a thread since its jobs are followed. Nothing where they are not, and where it is
-    /// not known since when the thread runs: one that has not left its CPU since then was never seen.
-    ///
-    /// What is read while the kernel counts may have the cost of one job twice or not at all.
+impl Sleepers {
+    /// Whether a thread has not had a CPU since it last slept. `false` also where that is not known:
+    /// its jobs are not followed, or it was not seen to leave its CPU yet.
     #[must_use]
-    pub fn ran(&self, tid: u32) -> Option<Duration> {
-        let first = usize::from(self.threads.get(tid)?.job).checked_mul(JOB_WORDS)?;
-        let word = |offset: usize| {
-            let word = self.jobs.words().get(first + offset / size_of::<u64>())?;
-            Some(word.load(Ordering::Relaxed))
-        };
-        let asleep = word(offset_of!(Job, slept_ns))? != 0;
-        let since_ns = word(offset_of!(Job, run_since_ns))?;
-        let under_way = word(offset_of!(Job, story) + offset_of!(Story, cost_ns))?;
-        let cost_ns = word(offset_of!(Job, cost_sum_ns))?.wrapping_add(under_way);
-        let running_ns = match since_ns {
-            0 if asleep => 0,
-            0 => return None,
-            since_ns => monotonic_ns().saturating_sub(since_ns),
-        };
-        Some(Duration::from_nanos(cost_ns.saturating_add(running_ns)))
+    pub fn has(&self, tid: u32) -> bool {
+        const SLEPT: usize = offset_of!(Job, slept_ns) / size_of::<u64>();
+        let place = self.threads.job(tid).map(usize::from);
+        let word = place.and_then(|place| place.checked_mul(JOB_WORDS)?.checked_add(SLEPT));
+        // Cleared when it gets a CPU.
+        word.is_some_and(|word| self.jobs.load(word) != 0)
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -169,28 +150,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_a_thread_ran_is_told_only_where_that_is_known() {
+    fn who_sleeps_is_told_only_where_that_is_known() {
         let size = TableSize::of(4);
         let words = |len| SharedWords::in_memory(len).unwrap();
         let threads = ThreadTable::new(words(64), words(4 * THREAD_WORDS), size);
         let mut jobs = JobTable::new(words(2 * JOB_WORDS), 2);
-        let clock = jobs.run_clock(threads.clone());
-        assert_eq!(clock.ran(7), None, "not managed");
+        let sleepers = jobs.sleepers(threads.clone());
+        assert!(!sleepers.has(7), "not managed");
         threads.put(7, 0, NO_JOB);
-        assert_eq!(clock.ran(7), None, "not followed");
+        assert!(!sleepers.has(7), "not followed");
         let place = jobs.place(7).unwrap();
         threads.put(7, 0, place);
-        assert_eq!(clock.ran(7), None, "not seen to leave or to get a CPU");
-        let set = |offset: usize, ns: u64| {
-            jobs.job_words(place)[offset / size_of::<u64>()].store(ns, Ordering::Relaxed);
-        };
-        set(offset_of!(Job, cost_sum_ns), 5_000);
-        set(offset_of!(Job, story) + offset_of!(Story, cost_ns), 700);
-        set(offset_of!(Job, slept_ns), 1);
-        assert_eq!(clock.ran(7), Some(Duration::from_nanos(5_700)));
-        set(offset_of!(Job, slept_ns), 0);
-        assert_eq!(clock.ran(7), None, "it waits, or was never seen to run");
-        set(offset_of!(Job, run_since_ns), monotonic_ns() - 1_000_000);
-        assert!(clock.ran(7) >= Some(Duration::from_nanos(1_005_700)));
+        assert!(!sleepers.has(7), "not seen to leave or to get a CPU");
+        let slept = &jobs.job_words(place)[offset_of!(Job, slept_ns) / size_of::<u64>()];
+        slept.store(5, Ordering::Relaxed);
+        assert!(sleepers.has(7));
+        slept.store(0, Ordering::Relaxed);
+        assert!(!sleepers.has(7), "it runs, or was taken off its CPU");
+        slept.store(5, Ordering::Relaxed);
+        threads.remove(7);
+        assert!(!sleepers.has(7), "it ended");
     }
 }

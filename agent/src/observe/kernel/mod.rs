@@ -44,7 +44,7 @@ use crate::roots::Roots;
 pub use self::blame::Blame;
 pub use self::error::ProbeError;
 pub use self::event::KernelEvent;
-pub use self::jobs::{RunClock, ThreadJob};
+pub use self::jobs::{Sleepers, ThreadJob};
 pub use self::pins::{PinnedLineage, Pins, bpf_fs, is_bpf_fs};
 pub use downbeat_abi::Origin;
 
@@ -360,10 +360,10 @@ impl KernelProbes {
         self.jobs.read()
     }
 
-    /// How long managed threads ran, for another thread than the one that has the rest.
+    /// Which managed threads sleep, for another thread than the one that has the rest.
     #[must_use]
-    pub fn run_clock(&self) -> RunClock {
-        self.jobs.run_clock(self.threads.clone())
+    pub fn sleepers(&self) -> Sleepers {
+        self.jobs.sleepers(self.threads.clone())
     }
 
     /// How long threads of which class waited for whom since the last call. Call it more often

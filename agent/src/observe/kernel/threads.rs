@@ -61,6 +61,12 @@ impl ThreadTable {
         Some(bytemuck::cast(words))
     }
 
+    /// Where the jobs of a managed thread are kept.
+    pub(super) fn job(&self, tid: u32) -> Option<u16> {
+        let first = self.record(tid)? as usize * THREAD_SHORTS;
+        Some(self.records.shorts().get(first + JOB)?.load(Relaxed))
+    }
+
     /// Manages a thread, or changes the class and the place of the jobs of one that is managed.
     /// Returns false where all of its places are taken.
     pub(super) fn put(&self, tid: u32, slot: u32, job: u32) -> bool {
