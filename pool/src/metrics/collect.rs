@@ -4,41 +4,15 @@
 use std::time::Duration;
 
 use downbeat_api::pool::{WorkerState, declared_name};
+use downbeat_openmetrics::{Definition, Families, Value};
 use downbeat_queue::Load;
 
-use super::catalogue::{self, BATCH_BOUNDS, Definition};
+use super::catalogue::{self, BATCH_BOUNDS};
 use super::status;
 use crate::inference::Metadata;
 use crate::oip::Models;
 use crate::oip::statistics::{BOUNDS_US, Counts, Histogram};
 use crate::view::{Route, Snapshot};
-
-/// One family with its samples; a family without any is not exposed.
-pub(super) struct Family {
-    pub(super) definition: &'static Definition,
-    pub(super) samples: Vec<Sample>,
-}
-
-/// One series: label values in the definition's order, and its value.
-pub(super) struct Sample {
-    pub(super) labels: Vec<String>,
-    pub(super) value: Value,
-}
-
-/// A series' value, as its family's kind wants it.
-#[derive(Debug, PartialEq)]
-pub(super) enum Value {
-    Count(u64),
-    Seconds(f64),
-    Gauge(f64),
-    Info,
-    /// Not cumulative: bounds with what lies in their buckets; the rest is above all.
-    Histogram {
-        sum: f64,
-        count: u64,
-        buckets: Vec<(f64, u64)>,
-    },
-}
 
 /// One model at this moment.
 struct Model<'a> {
@@ -64,7 +38,7 @@ const REASONS: [&str; 6] = ["late", "full", "client_share", "shed", "unavailable
 type Figure = fn(&Model<'_>) -> Vec<(Vec<String>, Value)>;
 
 /// Everything that is known.
-pub(super) fn families(models: &Models) -> Vec<Family> {
+pub(super) fn families(models: &Models) -> Families {
     let backend = models.backend();
     let snapshot = backend.view.lock().clone();
     let mut loads = backend.dispatcher.loads();
@@ -86,19 +60,12 @@ pub(super) fn families(models: &Models) -> Vec<Family> {
             },
         })
         .collect();
-    let mut families = Vec::new();
-    let mut add = |definition, samples: Vec<(Vec<String>, Value)>| {
-        if !samples.is_empty() {
-            let sample = |(labels, value)| Sample { labels, value };
-            families
-                .push(Family { definition, samples: samples.into_iter().map(sample).collect() });
-        }
-    };
+    let mut families = Families::default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    add(&catalogue::BUILD, vec![(vec![version], Value::Info)]);
+    families.add(&catalogue::BUILD, [(vec![version], Value::Info)]);
     if let Some((resident, cpu)) = own_cost() {
-        add(&catalogue::RESIDENT, vec![(vec![], Value::Gauge(resident as f64))]);
-        add(&catalogue::CPU, vec![(vec![], Value::Seconds(cpu.as_secs_f64()))]);
+        families.gauge(&catalogue::RESIDENT, resident as f64);
+        families.add(&catalogue::CPU, [(vec![], Value::Seconds(cpu.as_secs_f64()))]);
     }
     for (definition, figure) in FIGURES {
         let of = |model: &Model<'_>| {
@@ -106,7 +73,7 @@ pub(super) fn families(models: &Models) -> Vec<Family> {
             samples.iter_mut().for_each(|(labels, _)| labels.insert(0, model.name.to_owned()));
             samples
         };
-        add(definition, all.iter().flat_map(of).collect());
+        families.add(definition, all.iter().flat_map(of));
     }
     families
 }

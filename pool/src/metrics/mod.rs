@@ -6,10 +6,23 @@
 
 mod catalogue;
 mod collect;
-mod exposition;
 pub mod status;
 
-pub use exposition::{CONTENT_TYPE, encode};
+use std::fmt;
+
+pub use downbeat_openmetrics::CONTENT_TYPE;
+
+use crate::oip::Models;
+
+const PREFIX: &str = "downbeat_pool";
+
+/// What is known of all models as OpenMetrics text.
+///
+/// # Errors
+/// See [`downbeat_openmetrics::encode`].
+pub fn encode(models: &Models) -> Result<String, fmt::Error> {
+    downbeat_openmetrics::encode(PREFIX, collect::families(models))
+}
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use downbeat_api::pool::{ModelState, PoolStatus, Worker, WorkerState};
 
-use super::catalogue::{ALL, BATCH_BOUNDS, Definition, Kind};
-use super::{encode, status};
+use super::catalogue::{ALL, BATCH_BOUNDS};
+use super::{PREFIX, encode, status};
 use crate::dispatch::{Declaration, Dispatcher};
 use crate::inference::{Refusal, Response, Spent};
 use crate::oip::statistics::{BOUNDS_US, Over};
@@ -118,7 +118,7 @@ async fn what_was_counted_is_exposed() {
 #[tokio::test]
 async fn every_family_that_is_exposed_is_in_the_catalogue() {
     let text = encode(&pool()).unwrap();
-    let known: Vec<_> = ALL.iter().map(|family| base_name(family)).collect();
+    let known: Vec<_> = ALL.iter().map(|family| family.full_name(PREFIX)).collect();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = line.split(' ').next().unwrap();
         assert!(known.iter().any(|known| known == name), "{name}");
@@ -140,11 +140,6 @@ async fn the_status_tells_the_last_minute() {
     assert_eq!(busy.attainment(), Some(0.5));
     assert!(busy.real_time_factor.is_some_and(|factor| (factor - 0.15).abs() < 1e-9));
     assert_eq!((idle.state, idle.requests, idle.attainment()), (ModelState::Drained, 0, None));
-}
-
-fn base_name(family: &Definition) -> String {
-    let unit = family.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
-    format!("downbeat_pool_{}{unit}", family.name)
 }
 
 const HEAD: &str = "# Metrics of the pool
@@ -171,14 +166,9 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     page.push_str("\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
     for family in ALL {
-        let (kind, suffix) = match family.kind {
-            Kind::Counter => ("counter", "_total"),
-            Kind::Gauge => ("gauge", ""),
-            Kind::Histogram => ("histogram", ""),
-            Kind::Info => ("info", "_info"),
-        };
+        let kind = family.kind.word();
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-        let name = base_name(family) + suffix;
+        let name = family.query_name(PREFIX);
         writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(" "), family.help).unwrap();
     }
     let seconds: Vec<_> = BOUNDS_US.iter().map(|us| (*us as f64 / 1e6).to_string()).collect();

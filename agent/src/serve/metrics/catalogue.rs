@@ -2,62 +2,7 @@
 //!
 //! Names are without the prefix `downbeat_` and without their unit, which the exposition adds.
 
-/// One family.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Definition {
-    /// Name without prefix, unit and suffix.
-    pub(super) name: &'static str,
-    /// What it counts, as one sentence.
-    pub(super) help: &'static str,
-    /// Base unit, where it has one.
-    pub(super) unit: Option<&'static str>,
-    /// Its type.
-    pub(super) kind: Kind,
-    /// Names of its labels, in the order of the samples' values.
-    pub(super) labels: &'static [&'static str],
-}
-
-/// Types of OpenMetrics that are used here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-}
-
-impl Definition {
-    /// The name that a query uses (a histogram's without `_bucket`, `_sum` and `_count`).
-    #[cfg(test)]
-    pub(super) fn query_name(&self) -> String {
-        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
-        let suffix = match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
-        };
-        format!("downbeat_{}{unit}{suffix}", self.name)
-    }
-}
-
-macro_rules! families {
-    ($($constant:ident = $kind:ident $name:literal $($unit:literal)? [$($label:literal)*] $help:literal;)*) => {
-        $(
-            pub(super) static $constant: Definition = Definition {
-                name: $name,
-                help: $help,
-                unit: families!(@unit $($unit)?),
-                kind: Kind::$kind,
-                labels: &[$($label),*],
-            };
-        )*
-        /// All of them, in the order of the exposition.
-        #[cfg(test)]
-        pub(super) static ALL: &[&Definition] = &[$(&$constant),*];
-    };
-    (@unit) => { None };
-    (@unit $unit:literal) => { Some($unit) };
-}
+use downbeat_openmetrics::families;
 
 families! {
     BUILD = Info "build" ["version" "kernel"]

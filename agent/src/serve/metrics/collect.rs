@@ -9,95 +9,16 @@ use downbeat_api::{
     Source, Wait, WaitSummary,
 };
 
-use super::catalogue::{self, Definition, WAIT_BOUNDS_NS};
+use downbeat_openmetrics::{Definition, Families, Value};
+
+use super::catalogue::{self, WAIT_BOUNDS_NS};
 use super::{host, jobs};
 
 /// What the names of kernel programs begin with that are on raw tracepoints.
 const RAW: &str = "raw_";
 
-/// One family with its samples; a family without any is not exposed.
-#[derive(Debug)]
-pub(super) struct Family {
-    pub(super) definition: &'static Definition,
-    pub(super) samples: Vec<Sample>,
-}
-
-/// One series.
-#[derive(Debug)]
-pub(super) struct Sample {
-    /// Label values in the definition's order.
-    pub(super) labels: Vec<String>,
-    pub(super) value: Value,
-}
-
-/// A series' value, as its family's kind wants it.
-#[derive(Debug, PartialEq)]
-pub(super) enum Value {
-    Count(u64),
-    Seconds(f64),
-    Gauge(f64),
-    Info,
-    /// Not cumulative: `counts[i]` lie in the bucket of `WAIT_BOUNDS_NS[i]`, the rest above all.
-    Histogram {
-        sum_ns: u64,
-        count: u64,
-        counts: [u64; WAIT_BOUNDS_NS.len()],
-    },
-}
-
-/// Collects the families in the catalogue's order.
-pub(super) struct Families(Vec<Family>);
-
-impl Families {
-    pub(super) fn add(
-        &mut self,
-        definition: &'static Definition,
-        samples: impl IntoIterator<Item = (Vec<String>, Value)>,
-    ) {
-        let samples: Vec<Sample> = samples
-            .into_iter()
-            // A rate over an interval of zero is not a number, and so not known.
-            .filter(|(_, value)| {
-                !matches!(value, Value::Gauge(value) | Value::Seconds(value) if !value.is_finite())
-            })
-            .map(|(labels, value)| Sample { labels, value })
-            .collect();
-        if !samples.is_empty() {
-            self.0.push(Family { definition, samples });
-        }
-    }
-
-    fn gauge(&mut self, definition: &'static Definition, value: f64) {
-        self.add(definition, [(Vec::new(), Value::Gauge(value))]);
-    }
-
-    fn count(&mut self, definition: &'static Definition, value: u64) {
-        self.add(definition, [(Vec::new(), Value::Count(value))]);
-    }
-
-    /// One series per item that has a value, with the item's own labels.
-    pub(super) fn each<T>(
-        &mut self,
-        definition: &'static Definition,
-        items: &[T],
-        labels: impl Fn(&T) -> Vec<String>,
-        value: impl Fn(&T) -> Option<Value>,
-    ) {
-        let samples = items.iter().filter_map(|item| Some((labels(item), value(item)?)));
-        self.add(definition, samples);
-    }
-
-    /// One series per possible state: 1 for the one that holds, 0 for the others.
-    fn states(&mut self, definition: &'static Definition, all: &[&str], holds: &str) {
-        let samples = all
-            .iter()
-            .map(|state| (vec![(*state).to_owned()], Value::Gauge(f64::from(*state == holds))));
-        self.add(definition, samples);
-    }
-}
-
 /// Everything that `snapshot` knows.
-pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
+pub(super) fn families(snapshot: &Snapshot) -> Families {
     // Named one by one, so that a new field must be thought about here.
     let Snapshot {
         schema: _,
@@ -129,7 +50,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
         actions,
         cost,
     } = snapshot;
-    let mut families = Families(Vec::new());
+    let mut families = Families::default();
     families.add(&catalogue::BUILD, [(vec![version.clone(), kernel.clone()], Value::Info)]);
     families.gauge(&catalogue::UPTIME, *uptime);
     families.count(&catalogue::TICKS, *tick);
@@ -175,7 +96,7 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
     if let Some(pool) = pool {
         add_pool(&mut families, pool);
     }
-    families.0
+    families
 }
 
 fn add_policy(families: &mut Families, policy: &PolicyState) {
@@ -236,19 +157,20 @@ fn add_classes(families: &mut Families, classes: &[Class], processes: &[Process]
 /// Cumulative buckets into the exposed ones, with every bound rounded up: a time is counted below a bound only
 /// when the whole of the finer bucket that it was counted in lies there.
 pub(super) fn histogram(buckets: &[(u64, u64)], total: &WaitSummary) -> Value {
-    let mut counts = [0; WAIT_BOUNDS_NS.len()];
     let mut before = 0;
-    for (count, bound) in counts.iter_mut().zip(WAIT_BOUNDS_NS) {
+    let exposed = |bound: u64| {
         let below = buckets
             .iter()
             .take_while(|(upper, _)| *upper <= bound)
             .last()
             .map_or(before, |(_, cumulative)| (*cumulative).max(before));
-        *count = below - before;
+        let count = below - before;
         before = below;
-    }
+        (seconds(bound), count)
+    };
+    let exposed = WAIT_BOUNDS_NS.map(exposed).to_vec();
     let all = buckets.last().map_or(total.count, |(_, cumulative)| *cumulative);
-    Value::Histogram { sum_ns: total.sum_ns, count: all.max(before), counts }
+    Value::Histogram { sum: seconds(total.sum_ns), count: all.max(before), buckets: exposed }
 }
 
 fn add_actions(families: &mut Families, actions: &Actions) {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::catalogue::{ALL, Kind, WAIT_BOUNDS_NS};
+use super::PREFIX;
+use super::catalogue::{ALL, WAIT_BOUNDS_NS};
 
 const HEAD: &str = "# Metrics
 
@@ -25,14 +26,9 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     page.push_str("\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
     for family in ALL {
-        let kind = match family.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-            Kind::Info => "info",
-        };
+        let kind = family.kind.word();
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-        let name = family.query_name();
+        let name = family.query_name(PREFIX);
         writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(" "), family.help).unwrap();
     }
     let bounds: Vec<String> =

@@ -3,9 +3,10 @@
 use downbeat_api::{
     Class, ClassCgroups, HostLoad, HostPressure, ResourcePressure, Stall, Throttling, WorstStall,
 };
+use downbeat_openmetrics::{Families, Value};
 
 use super::catalogue;
-use super::collect::{Families, Value, seconds};
+use super::collect::seconds;
 
 pub(super) fn add_load(families: &mut Families, load: &HostLoad) {
     let HostLoad { pressure, pressure_missing: _, cpu_times, interrupts } = load;

@@ -13,7 +13,7 @@ use downbeat_api::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::exposition::{CONTENT_TYPE, encode};
+use super::{CONTENT_TYPE, encode};
 
 /// A tick older than this means that the agent hangs; ticks come several times a second.
 const HUNG_AFTER_SECONDS: f64 = 10.0;

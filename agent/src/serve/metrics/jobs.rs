@@ -2,9 +2,10 @@
 //! Prometheus is none.
 
 use downbeat_api::{CauseCount, Class, ClassBlame, ClassJobs, CulpritKind, ThreadJobs};
+use downbeat_openmetrics::{Definition, Families, Value};
 
-use super::catalogue::{self, Definition};
-use super::collect::{Families, Value, histogram, seconds};
+use super::catalogue;
+use super::collect::{histogram, seconds};
 
 pub(super) fn add_jobs(families: &mut Families, classes: &[Class], threads: &[ThreadJobs]) {
     type Figure = fn(&ClassJobs) -> Value;

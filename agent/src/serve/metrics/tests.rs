@@ -372,7 +372,7 @@ fn what_is_not_known_has_no_series() {
 fn a_full_snapshot_shows_every_family_of_the_catalogue() {
     let text = text(full());
     for family in ALL {
-        let name = family.query_name();
+        let name = family.query_name(PREFIX);
         assert!(text.lines().any(|line| line.starts_with(&name)), "{name}");
     }
 }
