@@ -22,10 +22,10 @@ use downbeat_agent::observe::host;
 use downbeat_agent::observe::kernel::{KernelProbes, ProbeOptions};
 use downbeat_agent::own_priority;
 use downbeat_agent::roots::Roots;
-use downbeat_agent::serve::{Rights, metrics, socket};
+use downbeat_agent::serve::{Rights, View, metrics, socket};
 use downbeat_agent::supervise::{PoolGroup, PoolOptions, PoolSupervisor, poll_status};
 use downbeat_api::pool::PoolStatus;
-use downbeat_api::{HostFacts, SOCKET_NAME, Severity, Snapshot};
+use downbeat_api::{HostFacts, SOCKET_NAME, Severity};
 use downbeat_policy::PolicySet;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::net::{TcpListener, UnixListener};
@@ -110,10 +110,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         frames,
         notices,
     };
-    let (engine, snapshots) = Engine::start(parts);
+    let (engine, view) = Engine::start(parts);
     let (command_sender, commands) = mpsc::channel(16);
     let sources = socket::Sources {
-        snapshots: snapshots.clone(),
+        view: view.clone(),
         host,
         commands: command_sender,
         kernel: reading,
@@ -123,7 +123,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let status = has_pool.then(|| (cli.run_dir.clone(), status_sender));
     thread::Builder::new()
         .name("serve".into())
-        .spawn(move || serve(socket, sources, metrics, snapshots, status))
+        .spawn(move || serve(socket, sources, metrics, view, status))
         .context("starting the thread that serves clients")?;
     notify_ready();
     tracing::info!("watching; socket {}", cli.run_dir.join(SOCKET_NAME).display());
@@ -147,7 +147,7 @@ fn serve(
     socket: std::os::unix::net::UnixListener,
     sources: socket::Sources,
     metrics: Option<std::net::TcpListener>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    view: View,
     status: Option<(std::path::PathBuf, watch::Sender<Option<PoolStatus>>)>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -161,7 +161,7 @@ fn serve(
         if let Some(listener) = metrics {
             tokio::spawn(async move {
                 let result = match TcpListener::from_std(listener) {
-                    Ok(listener) => metrics::serve(listener, snapshots).await,
+                    Ok(listener) => metrics::serve(listener, view).await,
                     Err(error) => Err(error),
                 };
                 if let Err(error) = result {

@@ -10,6 +10,8 @@ use crate::serve::socket::{Answer, Command};
 impl Engine {
     pub(super) fn on_command(&mut self, command: Command) {
         let Command { request, by_uid, answer } = command;
+        // What is told should be of now.
+        self.look_again();
         let response = match request {
             Request::Pause => self.pause(),
             Request::Resume => self.resume(),

@@ -98,6 +98,11 @@ impl Discoveries {
         matches!(watch, Some(Watch::Until(_)))
     }
 
+    /// Whether processes are looked at for what they work on.
+    pub(super) fn looks(&self) -> bool {
+        self.is_on
+    }
+
     /// A process's facts were read.
     pub(super) fn note(&mut self, pid: u32) {
         if self.is_on {
@@ -318,14 +323,14 @@ impl Engine {
 
     /// The beats of a process's threads, as of the last sample.
     fn beats_of(&self, pid: u32) -> Vec<Beat> {
-        let latest = self.snapshots.borrow();
         let beat = |jobs: &downbeat_api::ThreadJobs| match jobs.rhythm? {
             Rhythm::Periodic { period_ns, .. } => {
                 Some(Beat { thread: jobs.thread.clone(), period_ns })
             }
             Rhythm::Aperiodic { .. } => None,
         };
-        latest.jobs.iter().filter(|jobs| jobs.pid == pid).filter_map(beat).collect()
+        let threads = self.following.threads().iter();
+        threads.filter(|jobs| jobs.pid == pid).filter_map(beat).collect()
     }
 
     fn class_for(&self, modality: Modality) -> Option<&str> {

@@ -11,15 +11,20 @@ use super::misses::Pending;
 use super::notices::notice;
 use super::threads::monotonic_ns;
 use super::{Engine, Policy};
+use crate::decide::Target;
 use crate::model::awake::Awake;
 use crate::model::blame::Blame;
 use crate::model::jobs::{JobCounts, JobSample, Jobs, releases};
 use crate::model::misses::Misses;
 use crate::model::{Assigned, Process};
-use crate::observe::kernel::ThreadJob;
+use crate::observe::kernel::{self, ThreadJob};
 
 /// Misses in a snapshot.
 const IN_SNAPSHOT: usize = 32;
+
+/// Threads whose jobs are at an end and unread, from which on they are read at once: each still has
+/// its place.
+const MOST_ENDED: usize = 128;
 
 /// Longest time for which a process is followed on request, seconds.
 const LONGEST: u32 = 3600;
@@ -44,12 +49,16 @@ pub(super) struct Following {
     owners: HashMap<u32, Owner>,
     /// Processes that are followed on request, and until when.
     requests: HashMap<u32, Instant>,
-    /// As of the last sample.
+    /// As of the last sample: what the kernel programs saw, then what programs marked themselves.
     threads: Vec<ThreadJobs>,
+    /// How many of them the kernel programs saw.
+    seen: usize,
     /// Periods that were found, by thread, as of the last sample; nanoseconds.
     periods: HashMap<u32, u64>,
     /// CPU time of each slot by CPU at the last sample, nanoseconds.
     class_cpu: HashMap<u32, Vec<u64>>,
+    /// Who ran while others waited, between the last sample and now.
+    blamed: Vec<kernel::Blame>,
 }
 
 /// A thread and its process, by name.
@@ -135,7 +144,67 @@ impl Engine {
         }
     }
 
-    /// Reads jobs and blame at a sample of `interval` seconds.
+    /// Between two samples of the jobs: what the kernel would lose meanwhile, and the periods that
+    /// something depends on.
+    pub(super) fn glance_at_jobs(&mut self, now: Instant) {
+        self.end_requests();
+        let Some(probes) = &mut self.probes else { return };
+        self.following.blamed.extend(probes.blame(monotonic_ns()));
+        let mut is_needed = probes.ended_jobs() >= MOST_ENDED;
+        if self.needs_periods() {
+            is_needed |= self.look_at_periods();
+        }
+        if is_needed {
+            self.read_jobs(now);
+        }
+    }
+
+    /// Whether anything is decided by the periods of threads.
+    fn needs_periods(&self) -> bool {
+        let classes = self.policy.set.classes.iter();
+        let learns = |class: &Class| matches!(class.deadline, Some(Deadline::Auto));
+        let reserves = |target: &Target| target.reservation.is_some();
+        self.discoveries.looks()
+            || classes.clone().any(learns)
+            || self.policy.targets.iter().any(reserves)
+    }
+
+    /// Looks for the period of each thread anew; returns whether there are threads that nothing is
+    /// known of.
+    fn look_at_periods(&mut self) -> bool {
+        let Some(probes) = &self.probes else { return false };
+        let following = &mut self.following;
+        let mut any_new = false;
+        let mut rhythms = HashMap::new();
+        for (tid, releases) in probes.releases() {
+            let start_time = following.owners.get(&tid).map(|owner| owner.start_time);
+            match start_time.and_then(|it| following.jobs.look_at(tid, it, &releases)) {
+                Some(rhythm) => {
+                    rhythms.insert(tid, rhythm);
+                }
+                None => any_new = true,
+            }
+        }
+        for jobs in following.threads.iter_mut().take(following.seen) {
+            if let Some(rhythm) = rhythms.get(&jobs.tid) {
+                jobs.rhythm = *rhythm;
+            }
+        }
+        self.set_periods();
+        any_new
+    }
+
+    fn set_periods(&mut self) {
+        let period = |jobs: &ThreadJobs| match jobs.rhythm? {
+            Rhythm::Periodic { period_ns, .. } => Some((jobs.tid, period_ns)),
+            Rhythm::Aperiodic { .. } => None,
+        };
+        let seen = self.following.threads.iter().take(self.following.seen);
+        self.following.periods = seen.filter_map(period).collect();
+        self.set_learned_deadlines();
+    }
+
+    /// Reads jobs and blame.
     pub(super) fn sample_jobs(&mut self) {
         self.end_requests();
         let marked = self.marked_jobs();
@@ -150,9 +219,12 @@ impl Engine {
 
     fn sample_followed(&mut self) {
         self.following.threads.clear();
+        self.following.seen = 0;
         let Some(probes) = &mut self.probes else { return };
         let now_ns = monotonic_ns();
-        let (told, blamed) = (probes.jobs(), probes.blame(now_ns));
+        let told = probes.jobs();
+        let mut blamed = std::mem::take(&mut self.following.blamed);
+        blamed.extend(probes.blame(now_ns));
         let owned: Vec<(ThreadJob, Owner)> = told
             .into_iter()
             .filter_map(|told| {
@@ -179,11 +251,7 @@ impl Engine {
             })
             .collect();
         self.following.threads = self.following.jobs.sample(samples);
-        let period = |jobs: &ThreadJobs| match jobs.rhythm? {
-            Rhythm::Periodic { period_ns, .. } => Some((jobs.tid, period_ns)),
-            Rhythm::Aperiodic { .. } => None,
-        };
-        self.following.periods = self.following.threads.iter().filter_map(period).collect();
+        self.following.seen = self.following.threads.len();
         // A thread that ended may still have misses that wait for their cause: they have its name.
         self.following.owners = living;
         let waits: Vec<(Option<String>, Culprit)> = blamed
@@ -193,7 +261,7 @@ impl Engine {
             })
             .collect();
         self.following.blame.sample(waits);
-        self.set_learned_deadlines();
+        self.set_periods();
         self.note_lost_misses();
     }
 
@@ -249,6 +317,7 @@ impl Engine {
             .following
             .threads
             .iter()
+            .take(self.following.seen)
             .filter_map(|jobs| {
                 let process = self.world.get(jobs.pid)?;
                 let classified = process.threads.get(&jobs.tid)?.classified?;

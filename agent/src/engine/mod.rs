@@ -1,7 +1,8 @@
 //! The agent's loop: observe → model → decide → act, and a snapshot for everyone who asks.
 //!
-//! One thread does all of it, so there is one order of things. Two speeds: an event from the
-//! kernel is acted on at once; a sample, once a second, reads what has no events.
+//! One thread does all of it, so there is one order of things. Three speeds: an event from the
+//! kernel is acted on at once; a sample, once a second, reads what has no events; and the picture of
+//! everything is made at each sample as long as somebody looks, else at each fourth.
 
 mod affinities;
 mod commands;
@@ -50,17 +51,20 @@ use crate::observe::system::{System, SystemReader};
 use crate::own_memory::OwnMemory;
 use crate::roots::Roots;
 use crate::serve::socket::Command;
+use crate::serve::{Onlookers, View};
 use crate::supervise::PoolSupervisor;
 
 pub use ledger::Ledger;
 pub use notices::{Notices, notice};
 pub use policy::{Policy, Slots};
 pub use reload::{PolicyFolders, Reading};
+#[cfg(test)]
+pub(crate) use snapshot::empty as empty_snapshot;
 
 /// How often managed processes are looked at for what no event told.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Ticks from one sample of the whole host to the next.
+/// Ticks from one sample to the next.
 const TICKS_PER_SAMPLE: u64 = 4;
 
 /// Everything that the loop needs, made by `main`.
@@ -130,15 +134,16 @@ pub struct Engine {
     /// A process was gone when the news of its birth came: it may have left children.
     orphans: bool,
     started: Instant,
-    sampled: Instant,
     tick: u64,
+    pace: sample::Pace,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    onlookers: Arc<Onlookers>,
 }
 
 impl Engine {
     /// Looks at the whole host, acts on what it finds, and publishes the first snapshot.
     #[must_use]
-    pub fn start(parts: Parts) -> (Self, watch::Receiver<Arc<Snapshot>>) {
+    pub fn start(parts: Parts) -> (Self, View) {
         let Parts { roots, host, host_name, policy, policy_folders, probes, .. } = parts;
         let mut slots = Slots::new(CLASS_SLOTS);
         let policy = Policy::new(policy, &host, &mut slots);
@@ -149,6 +154,7 @@ impl Engine {
         let mode = if parts.actuator.is_some() { Mode::Engaged } else { Mode::ObserveOnly };
         let sleepers = probes.as_ref().ok().map(KernelProbes::sleepers);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot::empty(&host, &source, mode)));
+        let onlookers = Arc::new(Onlookers::default());
         let now = Instant::now();
         let mut engine = Self {
             reader: ProcessReader::new(&roots),
@@ -184,9 +190,10 @@ impl Engine {
             dropped_before: 0,
             orphans: false,
             started: now,
-            sampled: now,
             tick: 0,
+            pace: sample::Pace::new(now),
             snapshots,
+            onlookers: Arc::clone(&onlookers),
         };
         engine.note_limits();
         engine.note_policy();
@@ -195,7 +202,7 @@ impl Engine {
         engine.consider_all();
         engine.take_in_news(discovery::AT_THE_START);
         engine.sample();
-        (engine, receiver)
+        (engine, View::new(receiver, onlookers))
     }
 
     /// Runs until SIGTERM or SIGINT, then puts everything back. Returns how many values could not
@@ -211,6 +218,7 @@ impl Engine {
             self.probes.as_ref().map(|probes| watch_for_input(probes.as_fd())).transpose()?;
         let frames = self.marks.socket.as_ref();
         let frames = frames.map(|socket| watch_for_input(socket.as_fd())).transpose()?;
+        let onlookers = Arc::clone(&self.onlookers);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -221,6 +229,7 @@ impl Engine {
                     self.on_marks();
                 }
                 _ = tick.tick() => self.on_tick(),
+                () = onlookers.asked() => self.look_again(),
                 Some(command) = commands.recv() => self.on_command(command),
                 () = step(&mut self.pool) => {}
                 _ = hang_up.recv() => drop(self.reload()),

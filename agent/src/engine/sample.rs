@@ -1,11 +1,12 @@
-//! The slow half of the loop: what has no events is read once a second.
+//! The slow half of the loop: what has no events is read once a second, and what only people look at
+//! when somebody does.
 
-use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Engine, TICKS_PER_SAMPLE};
+use super::Engine;
 use crate::act::Done;
 use crate::act::boot_ticks;
+use crate::observe::system::Births;
 
 /// The parent of all kernel threads.
 const KTHREADD: u32 = 2;
@@ -13,27 +14,141 @@ const KTHREADD: u32 = 2;
 /// How long a process may still be giving itself its name, clock ticks.
 const YOUNG: u64 = 1000;
 
+/// From one picture to the next while nobody looks.
+const UNSEEN: Duration = Duration::from_secs(4);
+
+/// The same while somebody does, and the least between two.
+const SEEN: Duration = Duration::from_secs(1);
+
+/// A timer may be that much early against another.
+const LEEWAY: Duration = Duration::from_millis(100);
+
+/// How long a list of processes counts as complete while the kernel's counts say that none came or
+/// went.
+const LISTED: Duration = Duration::from_secs(10);
+
+/// When what was done last.
+#[derive(Debug)]
+pub(super) struct Pace {
+    pictured: Instant,
+    /// Pictures so far.
+    pictures: u64,
+    /// What the latest picture covers, seconds.
+    interval: f64,
+    jobs_read: Instant,
+    listed: Listed,
+}
+
+/// All processes, when they were listed last.
+#[derive(Debug)]
+struct Listed {
+    at: Instant,
+    births: Option<Births>,
+    pids: Vec<u32>,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        let listed = Listed { at: now, births: None, pids: Vec::new() };
+        Self { pictured: now, pictures: 0, interval: 0.0, jobs_read: now, listed }
+    }
+}
+
 impl Engine {
-    /// Reads the host, reconciles the picture with it, and publishes a snapshot.
+    /// Reads what has no events, reconciles the picture with it, and publishes it when it is due.
     pub(super) fn sample(&mut self) {
         let now = Instant::now();
-        let elapsed = now.duration_since(self.sampled).as_secs_f64();
-        self.sampled = now;
-        self.latest_system = self.system.read();
+        let is_due = self.is_picture_due(now);
         self.recover_from_lost_events();
-        self.fold_processes(elapsed * procfs::ticks_per_second() as f64);
+        if is_due {
+            self.read_host(now);
+        } else {
+            self.look_for_births(now);
+        }
         self.forget_ended_overrides();
         self.catch_up_with_threads();
         let handed_off = self.verify();
         self.enter(&handed_off);
-        self.sample_surroundings();
-        self.sample_jobs();
+        if is_due {
+            self.sample_surroundings();
+        } else {
+            self.watch_surroundings();
+        }
+        if is_due {
+            self.read_jobs(now);
+        } else {
+            self.glance_at_jobs(now);
+        }
         self.discover();
         self.renew_reservations();
         self.end_probations();
         self.set_switches();
         self.ask_for_units();
-        self.publish_after(elapsed);
+        if is_due {
+            self.publish_after(self.pace.interval);
+        }
+    }
+
+    /// Publishes a picture for somebody who asks, unless the last one is young.
+    pub(super) fn look_again(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.pace.pictured) < SEEN {
+            return;
+        }
+        self.read_host(now);
+        self.sample_surroundings();
+        if now.saturating_duration_since(self.pace.jobs_read) + LEEWAY >= SEEN {
+            self.read_jobs(now);
+        }
+        self.publish_after(self.pace.interval);
+    }
+
+    fn is_picture_due(&self, now: Instant) -> bool {
+        let each = if self.onlookers.any() { SEEN } else { UNSEEN };
+        self.pace.pictures == 0
+            || now.saturating_duration_since(self.pace.pictured) + LEEWAY >= each
+    }
+
+    fn read_host(&mut self, now: Instant) {
+        let interval = now.saturating_duration_since(self.pace.pictured).as_secs_f64();
+        self.pace.pictured = now;
+        self.pace.interval = interval;
+        self.pace.pictures += 1;
+        self.onlookers.made(now);
+        self.latest_system = self.system.read();
+        self.fold_processes(now, interval * procfs::ticks_per_second() as f64);
+    }
+
+    pub(super) fn read_jobs(&mut self, now: Instant) {
+        self.pace.jobs_read = now;
+        self.sample_jobs();
+    }
+
+    /// The same, where any can have come since the last look. Of most the kernel programs tell; not of
+    /// one that a process without a class makes and that runs no other program.
+    fn look_for_births(&mut self, now: Instant) {
+        let births = self.system.births();
+        if births.is_some() && births == self.pace.listed.births {
+            return;
+        }
+        self.pace.listed = Listed { at: now, births, pids: self.reader.pids() };
+        for pid in self.pace.listed.pids.clone() {
+            if self.world.get(pid).is_none() {
+                self.consider(pid);
+            }
+        }
+    }
+
+    /// All processes.
+    fn list(&mut self, now: Instant) -> Vec<u32> {
+        // Before the list: one that comes meanwhile shows at the next look.
+        let births = self.system.births();
+        let listed = &mut self.pace.listed;
+        let is_old = now.saturating_duration_since(listed.at) >= LISTED;
+        if births.is_none() || births != listed.births || is_old {
+            *listed = Listed { at: now, births, pids: self.reader.pids() };
+        }
+        listed.pids.clone()
     }
 
     /// Processes and threads that were not there a moment ago.
@@ -48,21 +163,27 @@ impl Engine {
 
     /// Reads the `stat` of every process: its use of the CPU, and whether it is still the one that
     /// is known by its id.
-    fn fold_processes(&mut self, elapsed_ticks: f64) {
-        let pids = self.reader.pids();
-        let alive: HashSet<u32> = pids.iter().copied().collect();
+    fn fold_processes(&mut self, now: Instant, elapsed_ticks: f64) {
+        let pids = self.list(now);
+        let alive = |pid: &u32| pids.binary_search(pid).is_ok();
         let gone: Vec<u32> =
-            self.world.processes().map(|p| p.pid).filter(|pid| !alive.contains(pid)).collect();
+            self.world.processes().map(|p| p.pid).filter(|pid| !alive(pid)).collect();
         for pid in gone {
             self.forget_process(pid);
         }
         let young = boot_ticks().saturating_sub(YOUNG);
+        // While nobody looks there are fewer pictures, and each has more turns.
+        let turns = if self.onlookers.any() { 4 } else { 2 };
         let mut orphans = Vec::new();
         for pid in pids {
-            if self.world.rests(pid, self.tick / TICKS_PER_SAMPLE, elapsed_ticks, young) {
+            if self.world.rests(pid, self.pace.pictures, turns, elapsed_ticks, young) {
                 continue;
             }
             let Ok(stat) = self.reader.stat(pid) else {
+                // It ended since the list was made; one that cannot be read stays as it is.
+                if !self.reader.is_there(pid) {
+                    self.forget_process(pid);
+                }
                 continue;
             };
             match self.world.get(pid) {

@@ -108,9 +108,15 @@ impl From<&Job> for JobCounts {
 /// The release times that the kernel programs keep of a thread, oldest first.
 #[must_use]
 pub fn releases(job: &Job) -> Vec<u64> {
-    let next = (job.release_count % RELEASES as u64) as usize;
-    let (newer, older) = job.releases.split_at(next);
-    let older = if job.release_count < RELEASES as u64 { &[] } else { older };
+    in_order(job.release_count, &job.releases)
+}
+
+/// The same from the two fields of a [`Job`].
+#[must_use]
+pub fn in_order(count: u64, releases: &[u64; RELEASES]) -> Vec<u64> {
+    let next = (count % RELEASES as u64) as usize;
+    let (newer, older) = releases.split_at(next);
+    let older = if count < RELEASES as u64 { &[] } else { older };
     let mut releases: Vec<u64> = Vec::with_capacity(RELEASES);
     for time in older.iter().chain(newer) {
         // The kernel writes while this is read: the oldest place may hold the newest time already.
@@ -198,7 +204,7 @@ impl Jobs {
                 sums.total.merge(&recent);
             }
             if !sample.ended {
-                let (rhythm, age) = latest_rhythm(earlier.as_ref(), &sample);
+                let (rhythm, age) = latest_rhythm(earlier.as_ref(), sample.tid, &sample.releases);
                 shown.push(thread(&sample, &recent, rhythm));
                 self.threads.insert(key, Known { counts: sample.counts, rhythm, age });
             }
@@ -209,6 +215,19 @@ impl Jobs {
             by_class.then(place(a).cmp(&place(b)))
         });
         shown
+    }
+
+    /// Looks at the rhythm of one of the last sample's threads by its latest releases. Nothing where
+    /// there is no such thread.
+    pub fn look_at(
+        &mut self,
+        tid: u32,
+        start_time: u64,
+        releases: &[u64],
+    ) -> Option<Option<Rhythm>> {
+        let known = self.threads.get_mut(&(tid, start_time))?;
+        (known.rhythm, known.age) = latest_rhythm(Some(known), tid, releases);
+        Some(known.rhythm)
     }
 
     /// Jobs of a class's threads, those that ended included; absent when it never had any.
@@ -229,16 +248,16 @@ impl Jobs {
 }
 
 /// The rhythm at a sample, and its age.
-fn latest_rhythm(earlier: Option<&Known>, sample: &JobSample) -> (Option<Rhythm>, u32) {
+fn latest_rhythm(earlier: Option<&Known>, tid: u32, releases: &[u64]) -> (Option<Rhythm>, u32) {
     if let Some(Known { rhythm: Some(known), age, .. }) = earlier
         && age + 1 < LOOKED_FOR_EACH
-        && goes_on(known, &sample.releases)
+        && goes_on(known, releases)
     {
         return (Some(*known), age + 1);
     }
     // Threads that began together are not all looked at in the same second ever after.
-    let age = if earlier.is_some() { 0 } else { sample.tid % LOOKED_FOR_EACH };
-    (rhythm(&sample.releases), age)
+    let age = if earlier.is_some() { 0 } else { tid % LOOKED_FOR_EACH };
+    (rhythm(releases), age)
 }
 
 fn thread(sample: &JobSample, recent: &JobCounts, rhythm: Option<Rhythm>) -> ThreadJobs {

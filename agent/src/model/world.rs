@@ -10,9 +10,6 @@ use crate::observe::process::{ProcessSample, ProcessStat};
 /// From twice as many processes on, quiet ones take turns.
 const AT_A_TIME: u64 = 128;
 
-/// The most samples from one turn of a quiet process to its next.
-const MOST_TURNS: u64 = 4;
-
 /// How far up ancestors are followed: as far as rules look.
 const MOST_GENERATIONS: usize = 17;
 
@@ -189,9 +186,9 @@ impl World {
 
     /// Whether a process can be left out of the sample `sample`, which covers `elapsed` clock ticks:
     /// on a host with many processes, those that nobody follows, that are older than `young` (a
-    /// start time) and that did nothing at the last sample take turns.
-    pub fn rests(&mut self, pid: u32, sample: u64, elapsed: f64, young: u64) -> bool {
-        let turns = (self.processes.len() as u64 / AT_A_TIME).clamp(1, MOST_TURNS);
+    /// start time) and that did nothing at the last sample take turns, at each `most` samples at least.
+    pub fn rests(&mut self, pid: u32, sample: u64, most: u64, elapsed: f64, young: u64) -> bool {
+        let turns = (self.processes.len() as u64 / AT_A_TIME).clamp(1, most.max(1));
         let Some(process) = self.processes.get_mut(&pid) else {
             return false;
         };
@@ -397,11 +394,11 @@ mod tests {
             world.fold(pid, stat(100), 100.0);
             world.fold(pid, stat(if pid == 1005 { 150 } else { 100 }), 100.0);
         }
-        let mut rest = |pid, at| world.rests(pid, at, 100.0, 6);
+        let mut rest = |pid, at| world.rests(pid, at, 4, 100.0, 6);
         assert!(!rest(1000, 0) && rest(1000, 1) && rest(1000, 2) && rest(1000, 3));
         assert!(!rest(1001, 2), "it has a class");
         assert!(!rest(1005, 2), "it works");
-        assert!(!world.rests(1002, 1, 100.0, 5), "it may still be starting");
+        assert!(!world.rests(1002, 1, 4, 100.0, 5), "it may still be starting");
         world.fold(1000, stat(300), 100.0);
         assert_eq!(world.get(1000).unwrap().cpu, 0.5, "over all four samples");
     }

@@ -203,6 +203,12 @@ impl ProcessReader {
         stat.ok_or_else(|| io::Error::other("a stat file that is not as in proc(5)"))
     }
 
+    /// Whether there is such a process, readable or not.
+    #[must_use]
+    pub fn is_there(&self, pid: u32) -> bool {
+        self.proc.join(pid.to_string()).exists()
+    }
+
     /// The threads of a process; none when it is gone.
     #[must_use]
     pub fn threads(&self, pid: u32) -> Vec<ThreadSample> {

@@ -28,6 +28,15 @@ pub struct System {
     pub memory: Memory,
 }
 
+/// What changes whenever a thread or a process comes or goes, and else does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Births {
+    /// Threads of the host.
+    threads: u64,
+    /// The id that was given out last.
+    latest: u32,
+}
+
 /// Reads the host below a root.
 #[derive(Debug)]
 pub struct SystemReader {
@@ -69,6 +78,12 @@ impl SystemReader {
     #[must_use]
     pub fn cpu_times(&self) -> Vec<CpuTime> {
         self.ticks().iter().map(|(id, ticks)| ticks.seconds(*id)).collect()
+    }
+
+    /// Nothing where the kernel does not tell.
+    #[must_use]
+    pub fn births(&self) -> Option<Births> {
+        parse_births(&read_line(&self.proc.join("loadavg")).ok()?)
     }
 
     fn ticks(&self) -> BTreeMap<u32, Ticks> {
@@ -191,6 +206,13 @@ fn parse_load(line: &str) -> Option<[f64; 3]> {
     let mut fields = line.split_ascii_whitespace().map(str::parse::<f64>);
     let mut next = || fields.next()?.ok().filter(|load| load.is_finite());
     Some([next()?, next()?, next()?])
+}
+
+/// Behind the averages: `running/threads latest`.
+fn parse_births(line: &str) -> Option<Births> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (_, threads) = fields.next()?.split_once('/')?;
+    Some(Births { threads: threads.parse().ok()?, latest: fields.next()?.parse().ok()? })
 }
 
 fn parse_memory(reader: impl BufRead) -> Memory {
@@ -342,8 +364,34 @@ mod tests {
     }
 
     #[test]
+    fn whatever_comes_or_goes_changes_what_is_told_of_births() {
+        let host = Host::new(&[("loadavg", "1.23 0.50 0.05 2/345 6789\n")]);
+        let reader = host.reader();
+        let before = reader.births();
+        assert_eq!(before, Some(Births { threads: 345, latest: 6789 }));
+        // The load is another, and nobody came or went.
+        host.write("loadavg", "0.00 0.50 0.05 1/345 6789\n");
+        assert_eq!(reader.births(), before);
+        for changed in ["1.23 0.50 0.05 2/344 6789\n", "1.23 0.50 0.05 2/345 6790\n"] {
+            host.write("loadavg", changed);
+            assert!(reader.births().is_some_and(|births| Some(births) != before), "{changed}");
+        }
+        host.write("loadavg", "1.23 0.50 0.05\n");
+        assert_eq!(reader.births(), None);
+    }
+
+    #[test]
+    fn this_machine_tells_of_a_birth() {
+        let reader = SystemReader::new(&Roots::default());
+        let before = reader.births();
+        std::process::Command::new("true").status().unwrap();
+        assert!(before.is_some() && reader.births() != before);
+    }
+
+    #[test]
     fn a_host_without_any_of_the_files_is_read_as_empty() {
         let host = Host::new(&[]);
+        assert_eq!(host.reader().births(), None);
         assert_eq!(host.reader().read(), System::default());
     }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use downbeat_api::peer::{Peer, Right, Rights};
-use downbeat_api::{HostFacts, LONGEST_REQUEST, Request, Response, Snapshot};
+use downbeat_api::{HostFacts, LONGEST_REQUEST, Request, Response};
 use nix::unistd::Gid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use super::onlookers::{View, Watching};
 use super::places::{Place, Places};
 use crate::act::Kernel;
 use crate::plan::{Wishes, whole};
@@ -51,8 +52,8 @@ pub enum Answer {
 /// What the socket serves from.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// The latest snapshot.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The picture.
+    pub view: View,
     /// Host facts.
     pub host: Arc<HostFacts>,
     /// The engine.
@@ -166,7 +167,7 @@ async fn refuse(stream: UnixStream, message: String) -> io::Result<()> {
     answer(&mut writer, &Response::Error { message }).await
 }
 
-async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> io::Result<()> {
+async fn serve_client(stream: UnixStream, client: Client, mut sources: Sources) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -189,9 +190,11 @@ async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> i
         };
         tokio::time::sleep(wait).await;
         match Request::decode(&line) {
-            Ok(Request::Watch) => return watch_snapshots(reader, writer, sources.snapshots).await,
+            Ok(Request::Watch) => {
+                return watch_snapshots(reader, writer, sources.view.watch()).await;
+            }
             Ok(request) => {
-                let response = respond(request, &client, &sources).await;
+                let response = respond(request, &client, &mut sources).await;
                 answer(&mut writer, &response).await?;
             }
             Err(error) => {
@@ -202,9 +205,9 @@ async fn serve_client(stream: UnixStream, client: Client, sources: Sources) -> i
     }
 }
 
-async fn respond(request: Request, client: &Client, sources: &Sources) -> Response {
+async fn respond(request: Request, client: &Client, sources: &mut Sources) -> Response {
     match request {
-        Request::Snapshot => Response::Snapshot(Box::new((**sources.snapshots.borrow()).clone())),
+        Request::Snapshot => Response::Snapshot(Box::new((*sources.view.fresh().await).clone())),
         Request::Host => Response::Host(Box::new((*sources.host).clone())),
         request if request.changes() && client.right < Right::Change => Response::Error {
             message: format!(
@@ -249,15 +252,18 @@ async fn make_plan(wishes: Wishes, sources: Sources) -> Response {
 async fn watch_snapshots(
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut watching: Watching,
 ) -> io::Result<()> {
+    let mut snapshot = watching.fresh().await;
     loop {
-        let snapshot = Arc::clone(&snapshots.borrow_and_update());
         answer(&mut writer, &Response::Snapshot(Box::new((*snapshot).clone()))).await?;
-        tokio::select! {
-            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+        snapshot = tokio::select! {
+            next = watching.next() => match next {
+                Some(next) => next,
+                None => return Ok(()),
+            },
             result = closed(&mut reader) => return result,
-        }
+        };
     }
 }
 

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use downbeat_abi::Job;
+use downbeat_abi::{Job, RELEASES};
 
 use super::shared::SharedWords;
 use super::threads::ThreadTable;
@@ -95,6 +95,23 @@ impl JobTable {
         jobs.extend(self.of_thread.iter().map(|(&tid, &place)| read(tid, place, false)));
         self.free.extend(ended.drain(..).map(|(_, place)| place));
         jobs
+    }
+
+    /// The latest release times of each thread that lives, as the kernel programs keep them, and how
+    /// many there were since it is followed.
+    pub(super) fn releases(&self) -> impl Iterator<Item = (u32, u64, [u64; RELEASES])> {
+        const COUNT: usize = offset_of!(Job, release_count) / size_of::<u64>();
+        const FIRST: usize = offset_of!(Job, releases) / size_of::<u64>();
+        self.of_thread.iter().map(|(tid, place)| {
+            let first = *place as usize * JOB_WORDS;
+            let count = self.words.load(first + COUNT);
+            (*tid, count, std::array::from_fn(|n| self.words.load(first + FIRST + n)))
+        })
+    }
+
+    /// Threads that ended since the last read.
+    pub(super) fn ended(&self) -> usize {
+        self.ended.len()
     }
 
     /// Tells which of the threads of `threads` sleep.

@@ -39,6 +39,7 @@ use self::maps::{map_bytes, shared, take};
 use self::shared::SharedWords;
 use self::threads::{THREAD_WORDS, ThreadTable};
 use crate::model::histogram::Histogram;
+use crate::model::jobs::in_order;
 use crate::roots::Roots;
 
 pub use self::blame::Blame;
@@ -358,6 +359,17 @@ impl KernelProbes {
     /// last call.
     pub fn jobs(&mut self) -> Vec<ThreadJob> {
         self.jobs.read()
+    }
+
+    /// The same without what was counted: each living thread's latest releases, in order.
+    pub fn releases(&self) -> impl Iterator<Item = (u32, Vec<u64>)> {
+        self.jobs.releases().map(|(tid, count, times)| (tid, in_order(count, &times)))
+    }
+
+    /// Threads that ended since [`KernelProbes::jobs`] was called.
+    #[must_use]
+    pub fn ended_jobs(&self) -> usize {
+        self.jobs.ended()
     }
 
     /// Which managed threads sleep, for another thread than the one that has the rest.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::catalogue::{ALL, WAIT_BOUNDS_NS};
 use super::*;
+use crate::serve::View;
 
 /// A host on which everything is known.
 fn full() -> Snapshot {
@@ -505,7 +506,7 @@ async fn over_http_the_latest_snapshot_is_served_and_a_hung_agent_is_unhealthy()
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(Arc::new(bare()));
-    let server = tokio::spawn(serve(listener, receiver));
+    let server = tokio::spawn(serve(listener, View::new(receiver, Arc::default())));
 
     let page = ask(address, "/").await;
     assert!(page.contains("href=\"metrics\"") && page.contains("href=\"healthz\""), "{page}");
