@@ -37,6 +37,8 @@ pub(super) struct Pace {
     interval: f64,
     jobs_read: Instant,
     listed: Listed,
+    /// When the threads of processes that are followed were listed last.
+    caught_up: Option<Births>,
 }
 
 /// All processes, when they were listed last.
@@ -50,7 +52,7 @@ struct Listed {
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         let listed = Listed { at: now, births: None, pids: Vec::new() };
-        Self { pictured: now, pictures: 0, interval: 0.0, jobs_read: now, listed }
+        Self { pictured: now, pictures: 0, interval: 0.0, jobs_read: now, listed, caught_up: None }
     }
 }
 
@@ -60,13 +62,18 @@ impl Engine {
         let now = Instant::now();
         let is_due = self.is_picture_due(now);
         self.recover_from_lost_events();
+        // Before anything is listed: who comes meanwhile shows at the next look.
+        let births = self.system.births();
         if is_due {
-            self.read_host(now);
+            self.read_host(now, births);
         } else {
-            self.look_for_births(now);
+            self.look_for_births(now, births);
         }
         self.forget_ended_overrides();
-        self.catch_up_with_threads();
+        if is_due || births.is_none() || births != self.pace.caught_up {
+            self.pace.caught_up = births;
+            self.catch_up_with_threads();
+        }
         let handed_off = self.verify();
         self.enter(&handed_off);
         if is_due {
@@ -95,7 +102,8 @@ impl Engine {
         if now.saturating_duration_since(self.pace.pictured) < SEEN {
             return;
         }
-        self.read_host(now);
+        let births = self.system.births();
+        self.read_host(now, births);
         self.sample_surroundings();
         if now.saturating_duration_since(self.pace.jobs_read) + LEEWAY >= SEEN {
             self.read_jobs(now);
@@ -109,14 +117,15 @@ impl Engine {
             || now.saturating_duration_since(self.pace.pictured) + LEEWAY >= each
     }
 
-    fn read_host(&mut self, now: Instant) {
+    fn read_host(&mut self, now: Instant, births: Option<Births>) {
         let interval = now.saturating_duration_since(self.pace.pictured).as_secs_f64();
         self.pace.pictured = now;
         self.pace.interval = interval;
         self.pace.pictures += 1;
         self.onlookers.made(now);
         self.latest_system = self.system.read();
-        self.fold_processes(now, interval * procfs::ticks_per_second() as f64);
+        self.list(now, births);
+        self.fold_processes(interval * procfs::ticks_per_second() as f64);
     }
 
     pub(super) fn read_jobs(&mut self, now: Instant) {
@@ -126,8 +135,7 @@ impl Engine {
 
     /// The same, where any can have come since the last look. Of most the kernel programs tell; not of
     /// one that a process without a class makes and that runs no other program.
-    fn look_for_births(&mut self, now: Instant) {
-        let births = self.system.births();
+    fn look_for_births(&mut self, now: Instant, births: Option<Births>) {
         if births.is_some() && births == self.pace.listed.births {
             return;
         }
@@ -139,16 +147,13 @@ impl Engine {
         }
     }
 
-    /// All processes.
-    fn list(&mut self, now: Instant) -> Vec<u32> {
-        // Before the list: one that comes meanwhile shows at the next look.
-        let births = self.system.births();
+    /// Lists all processes, where that may give others than the last time.
+    fn list(&mut self, now: Instant, births: Option<Births>) {
         let listed = &mut self.pace.listed;
         let is_old = now.saturating_duration_since(listed.at) >= LISTED;
         if births.is_none() || births != listed.births || is_old {
             *listed = Listed { at: now, births, pids: self.reader.pids() };
         }
-        listed.pids.clone()
     }
 
     /// Processes and threads that were not there a moment ago.
@@ -163,8 +168,8 @@ impl Engine {
 
     /// Reads the `stat` of every process: its use of the CPU, and whether it is still the one that
     /// is known by its id.
-    fn fold_processes(&mut self, now: Instant, elapsed_ticks: f64) {
-        let pids = self.list(now);
+    fn fold_processes(&mut self, elapsed_ticks: f64) {
+        let pids = std::mem::take(&mut self.pace.listed.pids);
         let alive = |pid: &u32| pids.binary_search(pid).is_ok();
         let gone: Vec<u32> =
             self.world.processes().map(|p| p.pid).filter(|pid| !alive(pid)).collect();
@@ -175,7 +180,7 @@ impl Engine {
         // While nobody looks there are fewer pictures, and each has more turns.
         let turns = if self.onlookers.any() { 4 } else { 2 };
         let mut orphans = Vec::new();
-        for pid in pids {
+        for &pid in &pids {
             if self.world.rests(pid, self.pace.pictures, turns, elapsed_ticks, young) {
                 continue;
             }
@@ -203,6 +208,7 @@ impl Engine {
             }
             self.world.fold(pid, stat, elapsed_ticks);
         }
+        self.pace.listed.pids = pids;
         // Those below them have other ancestors now.
         if !orphans.is_empty() && self.policy.set.needs().ancestors {
             for pid in self.world.descendants(&orphans) {

@@ -122,7 +122,7 @@ impl Engine {
         let classes = &self.policy.set.classes;
         let members: Vec<Member<'_>> = self
             .world
-            .processes()
+            .followed()
             .flat_map(|process| {
                 let of = |thread: &crate::model::Thread| Some(thread.classified?.class);
                 let indices: BTreeSet<usize> = process.threads.values().filter_map(of).collect();

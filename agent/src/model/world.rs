@@ -1,6 +1,6 @@
 //! Processes and threads as last seen, with the class of each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use downbeat_policy::{Classified, ProcessFacts};
 
@@ -19,6 +19,8 @@ pub struct World {
     processes: BTreeMap<u32, Process>,
     /// Process of each thread that has a class.
     managed: HashMap<u32, u32>,
+    /// Processes with a thread that has a class, or that may get one.
+    followed: BTreeSet<u32>,
 }
 
 /// One process.
@@ -152,6 +154,7 @@ impl World {
             watched,
         };
         self.processes.insert(sample.pid, process);
+        self.follow(sample.pid);
         gone
     }
 
@@ -166,6 +169,21 @@ impl World {
             self.managed.remove(&tid);
         }
         process.threads.insert(tid, thread);
+        self.follow(pid);
+    }
+
+    /// Keeps `followed` as it should be after a change of one process.
+    fn follow(&mut self, pid: u32) {
+        let has_class = |thread: &Thread| thread.classified.is_some();
+        let is_followed = self
+            .processes
+            .get(&pid)
+            .is_some_and(|process| process.watched || process.threads.values().any(has_class));
+        if is_followed {
+            self.followed.insert(pid);
+        } else {
+            self.followed.remove(&pid);
+        }
     }
 
     /// Folds in a `stat`; `elapsed` is in clock ticks since the last one of any process. Nothing
@@ -203,6 +221,7 @@ impl World {
 
     /// Forgets a process; returns its threads that had a class.
     pub fn remove(&mut self, pid: u32) -> Vec<u32> {
+        self.followed.remove(&pid);
         let Some(process) = self.processes.remove(&pid) else {
             return Vec::new();
         };
@@ -215,6 +234,7 @@ impl World {
             && let Some(process) = self.processes.get_mut(&pid)
         {
             process.threads.remove(&tid);
+            self.follow(pid);
         }
     }
 
@@ -258,8 +278,12 @@ impl World {
     /// Processes whose threads are followed: at least one has a class, or may get one.
     #[must_use]
     pub fn followed_pids(&self) -> Vec<u32> {
-        let followed = |process: &&Process| process.watched || process.managed_threads() > 0;
-        self.processes.values().filter(followed).map(|process| process.pid).collect()
+        self.followed.iter().copied().collect()
+    }
+
+    /// The same processes.
+    pub fn followed(&self) -> impl Iterator<Item = &Process> {
+        self.followed.iter().filter_map(|pid| self.processes.get(pid))
     }
 
     /// Sums over each of `classes` classes.
@@ -418,6 +442,26 @@ mod tests {
         world.insert(&sample(10, &[(10, "main")]), true, by_name);
         world.insert(&sample(20, &[(20, "main")]), false, by_name);
         assert_eq!(world.followed_pids(), [10]);
+    }
+
+    #[test]
+    fn who_is_followed_is_kept_through_every_change() {
+        let mut world = World::default();
+        let followed = |world: &World| world.followed().map(|it| it.pid).collect::<Vec<_>>();
+        world.insert(&sample(10, &[(10, "main")]), false, by_name);
+        assert!(followed(&world).is_empty());
+        let thread = |classified| Thread { name: "it".into(), start_time: 5, classified };
+        world.insert_thread(10, 11, thread(Some(VOICE)));
+        assert_eq!(followed(&world), [10]);
+        world.insert_thread(10, 12, thread(Some(VOICE)));
+        world.remove_thread(11);
+        assert_eq!(followed(&world), [10]);
+        world.insert_thread(10, 12, thread(None));
+        assert!(followed(&world).is_empty());
+        world.insert(&sample(10, &[(10, "audio")]), false, by_name);
+        assert_eq!(followed(&world), [10]);
+        world.remove(10);
+        assert_eq!((followed(&world), world.followed_pids()), (vec![], vec![]));
     }
 
     #[test]

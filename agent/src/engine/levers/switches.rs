@@ -23,7 +23,7 @@ impl Engine {
         }
         let active: BTreeSet<usize> = self
             .world
-            .processes()
+            .followed()
             .flat_map(|process| process.threads.values())
             .filter_map(|thread| Some(thread.classified?.class))
             .collect();

@@ -47,7 +47,7 @@ impl Engine {
         let mut members: BTreeMap<Arc<str>, BTreeSet<u32>> = BTreeMap::new();
         let mut left_alone: BTreeMap<usize, String> = BTreeMap::new();
         if self.mode == Mode::Engaged {
-            for process in self.world.processes() {
+            for process in self.world.followed() {
                 if process.facts.kind != ProcessKind::Ordinary || self.is_pool(process.pid) {
                     continue;
                 }
