@@ -85,14 +85,12 @@ impl Member {
         if let Some((pool, _, load)) = channel {
             let (worker, reports) = (worker.clone(), reports.clone());
             self.greeter = Some(tokio::spawn(async move {
-                let name = load.name.clone();
                 let said = match Channel::open(pool, load).await {
                     Ok(channel) => Said::Loaded(Box::new(channel)),
                     // Its own end says why.
                     Err(ChannelError::Ended | ChannelError::Link(LinkError::Closed)) => return,
-                    Err(ChannelError::Load(reason)) => {
-                        Said::Refused(format!("model `{name}` cannot be loaded: {reason}"))
-                    }
+                    // It names the model's file.
+                    Err(ChannelError::Load(reason)) => Said::Refused(reason),
                     Err(error) => Said::Refused(format!("the channel to its worker: {error}")),
                 };
                 let _ = reports.send(Report { worker, slot, life, said }).await;

@@ -78,6 +78,7 @@ pub fn status(pool: &PoolStatus, classes: &Classes, paper: Paper) -> Vec<Line<'s
     if paper.width >= WIDE_FROM {
         head.extend(pool.rest.iter().map(|a| format!("REST {a}")));
         head.extend(pool.grpc.iter().map(|a| format!("gRPC {a}")));
+        head.extend(pool.wyoming.iter().map(|a| format!("Wyoming {a}")));
     }
     let ink = if pool.pid.is_some() { Ink::Strong } else { Ink::Bad };
     let mut lines = paper.paragraph(ink, &head.join(" · "), 2);

@@ -199,7 +199,7 @@ pub fn pool() -> PoolStatus {
         note: None,
         rest: Some("127.0.0.1:8000".into()),
         grpc: Some("127.0.0.1:8001".into()),
-        wyoming: None,
+        wyoming: Some("127.0.0.1:8602".into()),
         workers: vec![
             Worker {
                 frames: Some(120_000),
