@@ -6,19 +6,24 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use crate::act::Done;
 use crate::act::boot_ticks;
+use crate::observe::process::ProcessStat;
 use crate::observe::system::Births;
 
 /// The parent of all kernel threads.
 const KTHREADD: u32 = 2;
 
-/// How long a process may still be giving itself its name, clock ticks.
-const YOUNG: u64 = 1000;
+/// How long a process may still be giving itself its name, seconds.
+const YOUNG: u64 = 10;
 
 /// From one picture to the next while nobody looks.
 const UNSEEN: Duration = Duration::from_secs(4);
 
 /// The same while somebody does, and the least between two.
 const SEEN: Duration = Duration::from_secs(1);
+
+/// The most pictures from one turn of a quiet process to its next, while somebody looks and while
+/// nobody does.
+const TURNS: [u64; 2] = [4, 2];
 
 /// A timer may be that much early against another.
 const LEEWAY: Duration = Duration::from_millis(100);
@@ -39,6 +44,8 @@ pub(super) struct Pace {
     listed: Listed,
     /// When the threads of processes that are followed were listed last.
     caught_up: Option<Births>,
+    /// When somebody may have been born last.
+    born: Instant,
 }
 
 /// All processes, when they were listed last.
@@ -52,7 +59,15 @@ struct Listed {
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         let listed = Listed { at: now, births: None, pids: Vec::new() };
-        Self { pictured: now, pictures: 0, interval: 0.0, jobs_read: now, listed, caught_up: None }
+        Self {
+            pictured: now,
+            pictures: 0,
+            interval: 0.0,
+            jobs_read: now,
+            listed,
+            caught_up: None,
+            born: now,
+        }
     }
 }
 
@@ -68,9 +83,13 @@ impl Engine {
             self.read_host(now, births);
         } else {
             self.look_for_births(now, births);
+            self.look_at_the_young(now);
         }
         self.forget_ended_overrides();
         if is_due || births.is_none() || births != self.pace.caught_up {
+            if births.is_none() || births != self.pace.caught_up {
+                self.pace.born = now;
+            }
             self.pace.caught_up = births;
             self.catch_up_with_threads();
         }
@@ -176,9 +195,8 @@ impl Engine {
         for pid in gone {
             self.forget_process(pid);
         }
-        let young = boot_ticks().saturating_sub(YOUNG);
-        // While nobody looks there are fewer pictures, and each has more turns.
-        let turns = if self.onlookers.any() { 4 } else { 2 };
+        let young = young_since();
+        let turns = TURNS[usize::from(!self.onlookers.any())];
         let mut orphans = Vec::new();
         for &pid in &pids {
             if self.world.rests(pid, self.pace.pictures, turns, elapsed_ticks, young) {
@@ -191,21 +209,7 @@ impl Engine {
                 }
                 continue;
             };
-            match self.world.get(pid) {
-                Some(known) if known.start_time == stat.start_time => {
-                    // No event tells of the name of a process that nobody follows. Kernel threads
-                    // show their present work in theirs.
-                    let is_renamed = known.facts.comm != stat.comm && stat.ppid != KTHREADD;
-                    let is_orphan = known.ppid != stat.ppid;
-                    if is_renamed || is_orphan {
-                        self.consider(pid);
-                    }
-                    orphans.extend(is_orphan.then_some(pid));
-                }
-                _ => {
-                    self.consider(pid);
-                }
-            }
+            orphans.extend(self.reconcile(pid, &stat).then_some(pid));
             self.world.fold(pid, stat, elapsed_ticks);
         }
         self.pace.listed.pids = pids;
@@ -213,6 +217,38 @@ impl Engine {
         if !orphans.is_empty() && self.policy.set.needs().ancestors {
             for pid in self.world.descendants(&orphans) {
                 self.consider(pid);
+            }
+        }
+    }
+
+    /// Looks at a process anew where it is another than the one that is known; returns whether it has
+    /// another parent.
+    fn reconcile(&mut self, pid: u32, stat: &ProcessStat) -> bool {
+        let known = self.world.get(pid).filter(|known| known.start_time == stat.start_time);
+        let Some(known) = known else {
+            self.consider(pid);
+            return false;
+        };
+        // No event tells of the name of a process that nobody follows. Kernel threads show their
+        // present work in theirs.
+        let is_renamed = known.facts.comm != stat.comm && stat.ppid != KTHREADD;
+        let is_orphan = known.ppid != stat.ppid;
+        if is_renamed || is_orphan {
+            self.consider(pid);
+        }
+        is_orphan
+    }
+
+    /// Between two pictures: who began a moment ago may be giving itself its name.
+    fn look_at_the_young(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.pace.born).as_secs() > YOUNG {
+            return;
+        }
+        let young = young_since();
+        let processes = self.world.processes().filter(|process| process.start_time >= young);
+        for pid in processes.map(|process| process.pid).collect::<Vec<_>>() {
+            if let Ok(stat) = self.reader.stat(pid) {
+                self.reconcile(pid, &stat);
             }
         }
     }
@@ -235,4 +271,9 @@ impl Engine {
     fn verify(&mut self) -> Vec<Done> {
         self.actuator.as_mut().map_or_else(Vec::new, |actuator| actuator.verify(boot_ticks()))
     }
+}
+
+/// The start time of a process that is as old as a young one may be, clock ticks since boot.
+fn young_since() -> u64 {
+    boot_ticks().saturating_sub(YOUNG * procfs::ticks_per_second())
 }
