@@ -7,6 +7,7 @@
 
 pub mod event;
 mod link;
+mod problem;
 mod resample;
 pub mod services;
 mod session;

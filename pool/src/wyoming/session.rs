@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::event::Event;
 use super::link::{Fault, Link};
+use super::problem::{Problem, Stop};
 use super::services::{Part, Service, Wish, choose, info};
 use super::sound::{Converter, Format};
 use super::spot::{Spotter, highest};
@@ -26,56 +27,6 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Of a voice, in one event.
 const CHUNK: Duration = Duration::from_millis(100);
-
-/// Why a client is told `error`; the conversation goes on.
-#[derive(Debug)]
-struct Problem {
-    code: &'static str,
-    text: String,
-}
-
-impl Problem {
-    fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
-    }
-
-    /// Of a worker.
-    fn of(worker: &str, refusal: &Refusal) -> Self {
-        let code = match refusal {
-            Refusal::NotFound(_) => "not-found",
-            Refusal::Invalid(_) => "invalid",
-            Refusal::TooLarge(_) => "too-large",
-            Refusal::Full { .. } => "overloaded",
-            Refusal::Unavailable(_) => "unavailable",
-            Refusal::Expired(_) => "late",
-            Refusal::Cancelled => "cancelled",
-            Refusal::Failed(_) => "failed",
-        };
-        Self::new(code, format!("{worker}: {refusal}"))
-    }
-
-    fn event(&self) -> Event {
-        Event::new("error").with("text", self.text.as_str()).with("code", self.code)
-    }
-}
-
-/// Either ends the answer to an event: this one alone, or all of them.
-enum Stop {
-    Problem(Problem),
-    Fault(Fault),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
 
 /// What the next stream is for, as the client said before it.
 #[derive(Debug, Default)]

@@ -13,6 +13,8 @@ mod jobs;
 #[cfg(test)]
 mod docs;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
