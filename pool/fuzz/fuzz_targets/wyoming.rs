@@ -4,6 +4,7 @@
 #![no_main]
 
 #[path = "../../tests/support/outcome.rs"]
+#[expect(dead_code, reason = "each target asks for one of them")]
 mod outcome;
 
 use libfuzzer_sys::fuzz_target;
