@@ -295,7 +295,7 @@ impl Engine {
     pub(super) fn owner(&self, tid: u32) -> Option<Owner> {
         let known = || self.following.owners.get(&tid).cloned();
         let has = |process: &&Process| process.threads.contains_key(&tid);
-        let watched = || self.world.processes().filter(|process| process.watched).find(has);
+        let watched = || self.world.followed().filter(|process| process.watched).find(has);
         let Some(process) = self.world.process_of(tid).filter(has).or_else(watched) else {
             return known();
         };

@@ -159,11 +159,7 @@ impl Engine {
             return;
         }
         self.pace.listed = Listed { at: now, births, pids: self.reader.pids() };
-        for pid in self.pace.listed.pids.clone() {
-            if self.world.get(pid).is_none() {
-                self.consider(pid);
-            }
-        }
+        self.consider_unknown(self.pace.listed.pids.clone());
     }
 
     /// Lists all processes, where that may give others than the last time.
@@ -177,12 +173,16 @@ impl Engine {
 
     /// Processes and threads that were not there a moment ago.
     pub(super) fn look_for_new_processes(&mut self) {
-        for pid in self.reader.pids() {
+        self.consider_unknown(self.reader.pids());
+        self.catch_up_with_threads();
+    }
+
+    fn consider_unknown(&mut self, pids: Vec<u32>) {
+        for pid in pids {
             if self.world.get(pid).is_none() {
                 self.consider(pid);
             }
         }
-        self.catch_up_with_threads();
     }
 
     /// Reads the `stat` of every process: its use of the CPU, and whether it is still the one that
