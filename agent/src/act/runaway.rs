@@ -12,7 +12,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,6 +74,8 @@ enum Order {
 pub struct RunawayWatch {
     orders: Sender<Order>,
     demoted: Receiver<Demoted>,
+    /// Threads that are watched or will be: while there are none, nobody needs to be forgotten.
+    watched: Arc<AtomicUsize>,
 }
 
 impl RunawayWatch {
@@ -87,8 +91,10 @@ impl RunawayWatch {
     ) -> io::Result<Self> {
         let (orders, receiver) = mpsc::channel();
         let (sender, demoted) = mpsc::channel();
-        let (proc, watched) = (roots.proc.clone(), HashMap::new());
-        let watcher = Watcher { control, proc, sleeps, watched, demoted: sender };
+        let count = Arc::new(AtomicUsize::new(0));
+        let watched = Threads { by_tid: HashMap::new(), count: Arc::clone(&count) };
+        let watcher =
+            Watcher { control, proc: roots.proc.clone(), sleeps, watched, demoted: sender };
         thread::Builder::new().name("runaways".into()).spawn(move || {
             let tid = nix::unistd::gettid().as_raw().cast_unsigned();
             let policy = libc::SCHED_FIFO.cast_unsigned();
@@ -99,18 +105,22 @@ impl RunawayWatch {
             }
             watcher.run(&receiver);
         })?;
-        Ok(Self { orders, demoted })
+        Ok(Self { orders, demoted, watched: count })
     }
 
-    /// From now on this thread is watched.
+    /// From its next look on this thread is watched.
     pub fn watch(&self, given: Given) {
+        self.watched.fetch_add(1, Ordering::Relaxed);
         // The watching thread ends with the process alone.
         let _ = self.orders.send(Order::Watch(Box::new(given)));
     }
 
     /// This thread has no real time from us any more.
     pub fn forget(&self, tid: u32) {
-        let _ = self.orders.send(Order::Forget(tid));
+        // Each order wakes a watch that has nobody to look at.
+        if self.watched.load(Ordering::Relaxed) > 0 {
+            let _ = self.orders.send(Order::Forget(tid));
+        }
     }
 
     /// Who was demoted since the last call.
@@ -125,8 +135,29 @@ struct Watcher<C, F> {
     control: C,
     proc: PathBuf,
     sleeps: F,
-    watched: HashMap<u32, Watched>,
+    watched: Threads,
     demoted: Sender<Demoted>,
+}
+
+/// The threads that are watched, and how many are or will be.
+#[derive(Debug)]
+struct Threads {
+    by_tid: HashMap<u32, Watched>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Threads {
+    fn insert(&mut self, tid: u32, watched: Watched) {
+        if self.by_tid.insert(tid, watched).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&mut self, tid: u32) -> Option<Watched> {
+        let watched = self.by_tid.remove(&tid)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(watched)
+    }
 }
 
 #[derive(Debug)]
@@ -138,20 +169,18 @@ struct Watched {
 }
 
 impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
+    /// Orders wake it only while it has nobody to look at; else they wait for its next look, which is
+    /// the first that a thread's pace is told from anyway.
     fn run(mut self, orders: &Receiver<Order>) {
         let begun = Instant::now();
-        let mut next = PERIOD;
+        let mut next = Duration::ZERO;
         loop {
-            let order = if self.watched.is_empty() {
-                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                orders.recv_timeout(next.saturating_sub(begun.elapsed()))
-            };
-            match order {
-                Ok(order) => self.take(order),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            if self.watched.by_tid.is_empty() {
+                let Ok(order) = orders.recv() else { return };
+                self.take(order);
+                next = begun.elapsed() + PERIOD;
             }
+            thread::sleep(next.saturating_sub(begun.elapsed()));
             loop {
                 match orders.try_recv() {
                     Ok(order) => self.take(order),
@@ -159,12 +188,7 @@ impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            if begun.elapsed() >= next {
-                next = self.look(begun.elapsed());
-            }
-            if self.watched.is_empty() {
-                next = begun.elapsed();
-            }
+            next = self.look(begun.elapsed());
         }
     }
 
@@ -172,16 +196,10 @@ impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
         match order {
             Order::Watch(given) => {
                 let tid = given.thread.tid;
-                let path = self.proc.join(tid.to_string()).join("schedstat");
-                let keep = self.watched.len() < KEPT_OPEN;
-                let file = keep.then(|| File::open(&path).ok()).flatten();
-                let limit = given.limit.max(SHORTEST);
-                let pace = Pace::new(limit, tick());
-                self.watched.insert(tid, Watched { given, file, pace });
+                let pace = Pace::new(given.limit.max(SHORTEST), tick());
+                self.watched.insert(tid, Watched { given, file: None, pace });
             }
-            Order::Forget(tid) => {
-                self.watched.remove(&tid);
-            }
+            Order::Forget(tid) => drop(self.watched.remove(tid)),
         }
     }
 
@@ -189,15 +207,22 @@ impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
     fn look(&mut self, now: Duration) -> Duration {
         let mut next = now + PERIOD;
         let mut over = Vec::new();
-        for (tid, watched) in &mut self.watched {
+        let mut open = self.watched.by_tid.values().filter(|it| it.file.is_some()).count();
+        for (tid, watched) in &mut self.watched.by_tid {
             if (self.sleeps)(*tid) {
                 watched.pace.slept();
                 continue;
             }
             let ran = match &watched.file {
                 Some(file) => ran(file),
-                None => File::open(self.proc.join(tid.to_string()).join("schedstat"))
-                    .and_then(|file| ran(&file)),
+                None => {
+                    File::open(self.proc.join(tid.to_string()).join("schedstat")).and_then(|file| {
+                        let ran = ran(&file);
+                        watched.file = (open < KEPT_OPEN).then_some(file);
+                        open += usize::from(watched.file.is_some());
+                        ran
+                    })
+                }
             };
             let thread = watched.given.thread;
             let sleeps = || voluntary_switches(&self.proc, thread.pid, thread.tid).ok();
@@ -210,7 +235,7 @@ impl<C: Control, F: Fn(u32) -> bool> Watcher<C, F> {
             }
         }
         for (tid, on_end) in over {
-            if let (Some(watched), Some(on_end)) = (self.watched.remove(&tid), on_end) {
+            if let (Some(watched), Some(on_end)) = (self.watched.remove(tid), on_end) {
                 self.demote(&watched.given, on_end);
             }
         }

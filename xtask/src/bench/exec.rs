@@ -9,7 +9,7 @@ use downbeat_tests::clock::now_ns;
 use downbeat_tests::processes::tids;
 use downbeat_tests::threads::{self, FIFO, Scheduling};
 
-use crate::demo::{self, report::ms, report::quantile, scene::Scene};
+use crate::demo::{self, cpu_time::HostTime, report::ms, report::quantile, scene::Scene};
 use crate::signals::Signals;
 use crate::workspace;
 
@@ -17,7 +17,7 @@ const PROGRAMS: usize = 200;
 /// Threads of each, the main one among them.
 const THREADS: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_micros(100);
-/// A program that has no class by then counts as this late.
+/// A program that has no class, or not all of its threads, by then counts as this late.
 const GIVE_UP_NS: u64 = 500_000_000;
 /// Above everything that the demo runs but the sound card.
 const OBSERVER_PRIORITY: u32 = 70;
@@ -57,25 +57,32 @@ pub fn run(build: bool) -> Result<()> {
 
 fn measure(place: &Place, agent: &Agent, signals: &Signals) -> Result<()> {
     signals.sleep(Duration::from_secs(1))?;
-    let before = exec_count(agent)?;
+    let (before, host) = (exec_count(agent)?, HostTime::read()?);
     // On a thread of its own, whose priority its children do not inherit.
     let observed = std::thread::scope(|scope| {
         scope.spawn(|| observe(place, signals)).join().map_err(|_| anyhow::anyhow!("panicked"))
     })??;
-    // A snapshot is taken once a second: the next one has all of them.
+    let steal = HostTime::read()?.steal_since(&host);
+    // What is asked for is at most 1.25 s old: the next one has all of them.
     signals.sleep(Duration::from_millis(1500))?;
     let told = agent.snapshot()?.actions.exec_to_set.context("no exec was seen")?;
     println!(
-        "  told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs",
+        "  told by the agent: p50 {}, p99 {}, max {} over {} of {PROGRAMS} programs; steal {:.1} %",
         ms(told.p50_ns),
         ms(told.p99_ns),
         ms(told.max_ns),
-        told.count.saturating_sub(before)
+        told.count.saturating_sub(before),
+        steal * 100.0
     );
-    for (name, mut times) in [("main thread", observed.main), ("last thread", observed.last)] {
+    let times = [
+        ("main thread set", observed.main),
+        ("last thread there", observed.there),
+        ("last thread set", observed.last),
+    ];
+    for (what, mut times) in times {
         times.sort_unstable();
         println!(
-            "  seen from outside, exec to {name} set: p50 {}, p99 {}, max {} over {}",
+            "  seen from outside, exec to {what}: p50 {}, p99 {}, max {} over {}",
             ms(quantile(&times, 0.5)),
             ms(quantile(&times, 0.99)),
             ms(times.last().copied()),
@@ -96,6 +103,8 @@ fn exec_count(agent: &Agent) -> Result<u64> {
 #[derive(Default)]
 struct Observed {
     main: Vec<u64>,
+    /// When the program had made its threads: no doing of the agent's.
+    there: Vec<u64>,
     last: Vec<u64>,
 }
 
@@ -107,7 +116,7 @@ fn observe(place: &Place, signals: &Signals) -> Result<Observed> {
         // Returns when the exec has succeeded.
         let program = place.load(&["crowd", "--threads", &threads, "--live", "600ms"])?;
         let exec = now_ns();
-        let (mut main, mut last) = (GIVE_UP_NS, GIVE_UP_NS);
+        let [mut main, mut there, mut last] = [GIVE_UP_NS; 3];
         while now_ns() - exec < GIVE_UP_NS {
             let set = |tid: &u32| Scheduling::of(*tid).is_ok_and(|s| s.policy == FIFO);
             let now = now_ns() - exec;
@@ -115,6 +124,9 @@ fn observe(place: &Place, signals: &Signals) -> Result<Observed> {
                 main = now;
             }
             let tids = tids(program.pid());
+            if there == GIVE_UP_NS && tids.len() == THREADS {
+                there = now_ns() - exec;
+            }
             if tids.len() == THREADS && tids.iter().all(set) {
                 last = now;
                 break;
@@ -122,6 +134,7 @@ fn observe(place: &Place, signals: &Signals) -> Result<Observed> {
             std::thread::sleep(LOOK_EVERY);
         }
         observed.main.push(main);
+        observed.there.push(there);
         observed.last.push(last);
         drop(program);
         signals.sleep(Duration::from_millis(20))?;
