@@ -5,8 +5,8 @@
 //! would have saved the deadline on its own; of several such parts, and of several that are too
 //! short, the longest is the cause. The thread's own work is a part like the others only when it
 //! is longer than its deadline, since then nothing else could have saved it, save a part that is
-//! longer still. Parts overlap where the kernel counts them twice (reclaim is also running time);
-//! that does no harm, since they are compared and never added up.
+//! longer still. Reclaim is also running time, and is taken from the thread's own work. Other parts
+//! that overlap do no harm, since they are compared and never added up.
 
 mod text;
 
@@ -94,6 +94,13 @@ impl MissFacts {
     #[must_use]
     pub fn lateness_ns(&self) -> u64 {
         self.response_ns.saturating_sub(self.deadline_ns)
+    }
+
+    /// CPU time of the thread's own work. A thread that finds no free memory makes some before it goes
+    /// on: the kernel charges it for that (most of reclaim is running, not sleeping).
+    #[must_use]
+    pub fn own_ns(&self) -> u64 {
+        self.cost_ns.saturating_sub(self.stalls.reclaim_ns)
     }
 
     fn culprits(&self, kinds: &[CulpritKind]) -> Vec<Culprit> {
@@ -232,8 +239,8 @@ fn throttled(facts: &MissFacts, idle_ns: &mut u64, runners: &mut [Culprit]) -> u
 #[must_use]
 pub fn cause(facts: &MissFacts) -> Cause {
     let parts = Parts::of(facts);
-    let own = (CauseKind::OwnCost, facts.cost_ns);
-    let own_alone_is_too_long = facts.cost_ns > facts.deadline_ns;
+    let own = (CauseKind::OwnCost, facts.own_ns());
+    let own_alone_is_too_long = own.1 > facts.deadline_ns;
     let first = if own_alone_is_too_long { own } else { (CauseKind::OwnCost, 0) };
     let longest = parts.all().into_iter().fold(first, |best, part| {
         let counts = !own_alone_is_too_long || part.1 > facts.deadline_ns;

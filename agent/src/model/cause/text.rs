@@ -61,15 +61,15 @@ pub(super) fn text(kind: CauseKind, parts: &Parts, facts: &MissFacts) -> String 
         CauseKind::JobBefore => {
             format!("not free to start for {}: the job before was under way", of(parts.behind_ns))
         }
-        CauseKind::OwnCost if facts.cost_ns > facts.deadline_ns => format!(
+        CauseKind::OwnCost if facts.own_ns() > facts.deadline_ns => format!(
             "its own work took {}, and the deadline is {}",
-            time(facts.cost_ns),
+            time(facts.own_ns()),
             time(facts.deadline_ns)
         ),
         CauseKind::OwnCost => format!(
             "nothing that was measured made it {} late; its own work took {}",
             time(facts.lateness_ns()),
-            time(facts.cost_ns)
+            time(facts.own_ns())
         ),
     }
 }

@@ -25,7 +25,8 @@ use crate::inference::{self, Metadata, Refusal, Terms};
     reason = "generated from the protocol"
 )]
 mod proto {
-    tonic::include_proto!("inference");
+    // `tests/protocol.rs` compares it with the definition, and writes it.
+    include!("../../../proto/inference.rs");
 }
 
 use proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};

@@ -16,6 +16,7 @@ mod release;
 mod schedule;
 mod share;
 mod turns;
+mod untouched;
 mod video;
 
 use std::process::ExitCode;

@@ -20,6 +20,7 @@ use crate::busy::spend;
 use crate::marks::Marks;
 use crate::release::{Source, Via};
 use crate::schedule::{Gaps, Schedule};
+use crate::untouched::Untouched;
 
 /// What the helper of `--mid-sleep` computes while the job waits for it.
 const HELP_NS: u64 = 200_000;
@@ -54,6 +55,9 @@ pub struct Args {
     /// Each job waits, half done, for another thread of this process
     #[arg(long)]
     mid_sleep: bool,
+    /// Each job touches so many pages of a file of zeros for the first time: each takes memory
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    touch_pages: usize,
     /// Sends FRAME_BEGIN and FRAME_END to the datagram socket at PATH around each job
     #[arg(long, value_name = "PATH")]
     mark: Option<PathBuf>,
@@ -126,6 +130,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut source = Source::new(args.via, schedule, args.ordinary)?;
     set_name(c"periodic").context("PR_SET_NAME")?;
     let marks = Marks::to(args.mark.as_deref())?;
+    let mut untouched = if args.touch_pages > 0 { Some(Untouched::new()?) } else { None };
     let pid = std::process::id();
     let begun = Begun { pid, tid: pid, sender: source.sender() };
     tell(&begun)?;
@@ -151,6 +156,9 @@ pub fn run(args: &Args) -> Result<()> {
                 answered.recv().context("the helper is gone")?;
             }
             spend((began + work).saturating_sub(thread_cpu_ns()));
+            if let Some(untouched) = &mut untouched {
+                untouched.touch(args.touch_pages)?;
+            }
             marks.end(jobs.len());
             let cpu_ns = thread_cpu_ns() - began;
             jobs.push(Job { release_ns, completion_ns: now_ns(), cpu_ns, slept });
