@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use downbeat_api::{CauseKind, ThreadJobs};
+use downbeat_api::{CauseKind, Miss, ThreadJobs};
 use downbeat_tests::agent::Place;
 use downbeat_tests::processes::wait_until;
 use downbeat_tests::skip;
@@ -111,17 +111,23 @@ fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
     wait_for_jobs(&|jobs| jobs.deadline_ns == Some(deadline * 1_000));
     group.write(group.limit, LIMIT);
     let before = agent.snapshot().unwrap().misses.last().map_or(0, |miss| miss.id);
+    // Without reclaim it would have been in time: it was late by less, waited for less, and its own
+    // work was short enough.
+    let is_for_memory = |miss: &&Miss| {
+        let reclaim_ns = miss.stalls.reclaim_ns;
+        let own_ns = miss.cost_ns.saturating_sub(reclaim_ns);
+        let late_ns = miss.response_ns - miss.deadline_ns;
+        miss.id > before && reclaim_ns > late_ns.max(miss.wait_ns) && own_ns <= miss.deadline_ns
+    };
     let misses = agent
         .wait_for(|snapshot| {
-            let new = snapshot.misses.iter().filter(|miss| miss.id > before);
-            let new: Vec<_> = new.filter(|miss| miss.stalls.reclaim_ns > 0).cloned().collect();
-            (new.len() >= 20).then_some(new)
+            let of_memory: Vec<Miss> =
+                snapshot.misses.iter().filter(is_for_memory).cloned().collect();
+            (of_memory.len() >= 8).then_some(of_memory)
         })
         .unwrap();
-    let of_memory = misses.iter().filter(|miss| miss.cause.kind == CauseKind::Memory).count();
-    assert!(
-        of_memory * 4 >= misses.len() * 3,
-        "{of_memory} of {} for memory, usually {usual} ns: {misses:#?}",
-        misses.len()
-    );
+    // Something else may have taken even more: a hypervisor its CPU, a late timer its start.
+    let of = |kind| misses.iter().filter(|miss| miss.cause.kind == kind).count();
+    assert_eq!(of(CauseKind::OwnCost), 0, "usually {usual} ns: {misses:#?}");
+    assert!(of(CauseKind::Memory) * 2 >= misses.len(), "usually {usual} ns: {misses:#?}");
 }
