@@ -91,7 +91,7 @@ pub fn run(build: bool) -> Result<()> {
             GIVE_UP.as_secs()
         ),
     }
-    // What is asked for is at most a second old: the next picture has all of it.
+    // What is asked for is at most 1.25 s old: the next picture has all of it.
     signals.sleep(Duration::from_millis(1500))?;
     let bpf = agent.snapshot()?.cost.bpf.unwrap_or_default();
     println!(

@@ -28,6 +28,9 @@ const PRIORITY: u32 = 10;
 /// An occupant holds on for so long after its turn, so that the next one is ready when it lets
 /// go and nobody runs between them.
 const HANDOVER_NS: u64 = 5_000;
+/// Between two looks at the clock that are further apart the occupant did not run: an interrupt, the
+/// hypervisor or a thread of higher priority did.
+const AWAY_NS: u64 = 10_000;
 const VICTIM: &str = "victim";
 const VICTIM_PERIOD_NS: u64 = 10_000_000;
 const VICTIM_WORK_NS: u64 = 200_000;
@@ -99,6 +102,8 @@ struct Occupant<'a> {
     held_ns: u64,
     /// How long the victim waited in this one's turns.
     kept_waiting_ns: u64,
+    /// Of that, while this one was seen to run.
+    kept_waiting_running_ns: u64,
     turns: Vec<Turn>,
 }
 
@@ -117,6 +122,8 @@ struct Victim<'a> {
 struct Held {
     cpu_ns: u64,
     turns: Vec<Turn>,
+    /// The same without the time in which something else ran.
+    ran: Vec<Turn>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -173,13 +180,14 @@ pub fn run(args: &Args) -> Result<()> {
         .iter()
         .zip(args.names.iter().zip(&args.shares))
         .map(|(teller, (name, &share))| {
-            let Held { cpu_ns, turns } = teller.told(name)?;
+            let Held { cpu_ns, turns, ran } = teller.told(name)?;
             Ok(Occupant {
                 who: teller.named(name),
                 share,
                 cpu_ns,
                 held_ns: turns.iter().map(Turn::length).sum(),
                 kept_waiting_ns: shared_ns(&turns, &waits),
+                kept_waiting_running_ns: shared_ns(&ran, &waits),
                 turns,
             })
         })
@@ -240,16 +248,22 @@ fn occupy(turns: impl Iterator<Item = Turn>) -> Result<Held> {
     Scheduling::fifo(PRIORITY)
         .apply(0)
         .context("sched_setattr: an occupant cannot become SCHED_FIFO 10. Run as root")?;
-    let mut held = Held { cpu_ns: 0, turns: Vec::new() };
+    let mut held = Held { cpu_ns: 0, turns: Vec::new(), ran: Vec::new() };
     for turn in turns {
         sleep_until(turn.from_ns);
         let (from_ns, cpu_before) = (now_ns(), thread_cpu_ns());
-        let mut to_ns = from_ns;
-        while to_ns < turn.to_ns + HANDOVER_NS {
-            to_ns = now_ns();
+        let mut stretch = Turn { from_ns, to_ns: from_ns };
+        while stretch.to_ns < turn.to_ns + HANDOVER_NS {
+            let now = now_ns();
+            if now - stretch.to_ns > AWAY_NS {
+                held.ran.push(stretch);
+                stretch.from_ns = now;
+            }
+            stretch.to_ns = now;
         }
         held.cpu_ns += thread_cpu_ns() - cpu_before;
-        held.turns.push(Turn { from_ns, to_ns });
+        held.ran.push(stretch);
+        held.turns.push(Turn { from_ns, to_ns: stretch.to_ns });
     }
     // Telling takes longer than a turn and must not keep anybody waiting.
     let ordinary = Scheduling { policy: OTHER, priority: 0, nice: 0, reset_on_fork: false };
