@@ -4,6 +4,7 @@
 //! kernel and looks at what came of it.
 
 pub mod agent;
+pub mod cgroup;
 pub mod clock;
 pub mod guest;
 pub mod processes;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use downbeat_api::{Request, Response};
 use downbeat_tests::agent::{Agent, PATIENCE, Place, die_with_this_thread, said};
+use downbeat_tests::cgroup::Group;
 use downbeat_tests::processes::wait_until;
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::{BATCH, Scheduling};
@@ -133,43 +134,26 @@ fn an_orphan_is_no_more_its_parents_child() -> Result<()> {
     Ok(())
 }
 
-/// A control group of this test's own in the first hierarchy that shows where a process is.
-struct Group {
-    folder: PathBuf,
-    /// As `/proc/PID/cgroup` has it.
-    path: String,
+/// A control group of this test's own in the first hierarchy that shows where a process is, and
+/// its path as `/proc/PID/cgroup` has it.
+fn new_group(name: &str) -> Result<Option<(Group, String)>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut found = fields.filter(|fields| fields.get(2) == Some(&"cgroup2"));
+    let Some(root) = found.find_map(|fields| fields.get(1).map(PathBuf::from)) else {
+        eprintln!("skipped: no version 2 of control groups");
+        return Ok(None);
+    };
+    let name = format!("downbeat-test-{name}-{}", std::process::id());
+    Ok(Some((Group::new(&root, &name)?, format!("/{name}"))))
 }
 
-impl Group {
-    fn new(name: &str) -> Result<Option<Self>> {
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mut found = fields.filter(|fields| fields.get(2) == Some(&"cgroup2"));
-        let Some(root) = found.find_map(|fields| fields.get(1).map(PathBuf::from)) else {
-            eprintln!("skipped: no version 2 of control groups");
-            return Ok(None);
-        };
-        let name = format!("downbeat-test-{name}-{}", std::process::id());
-        let folder = root.join(&name);
-        fs::create_dir(&folder).with_context(|| format!("{}: making it", folder.display()))?;
-        Ok(Some(Self { folder, path: format!("/{name}") }))
-    }
-
-    fn take(&self, pid: u32) -> Result<()> {
-        Ok(fs::write(self.folder.join("cgroup.procs"), pid.to_string())?)
-    }
-
-    fn let_go(&self, pid: u32) -> Result<()> {
-        let above = self.folder.parent().context("the root has no group above")?;
-        Ok(fs::write(above.join("cgroup.procs"), pid.to_string())?)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Those that were killed a moment ago are still leaving.
-        wait_until(Duration::from_secs(5), || fs::remove_dir(&self.folder).is_ok());
-    }
+/// Moves a process to the group above.
+fn let_go(group: &Group, pid: u32) -> Result<()> {
+    let above = group.path().parent().context("the root has no group above")?;
+    let procs = above.join("cgroup.procs");
+    fs::write(&procs, pid.to_string())
+        .with_context(|| format!("{}: writing {pid}", procs.display()))
 }
 
 #[test]
@@ -177,18 +161,18 @@ fn a_process_that_is_moved_has_the_class_of_its_new_group() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let Some(group) = Group::new("moved")? else { return Ok(()) };
+    let Some((group, path)) = new_group("moved")? else { return Ok(()) };
     let place = Place::new()?;
-    place.policy("50-test.toml", &policy(&format!("cgroup = {:?}", group.path), ""))?;
+    place.policy("50-test.toml", &policy(&format!("cgroup = {path:?}"), ""))?;
     let agent = place.start(&["--no-bpf"])?;
     let program = Program::start("import time\ntime.sleep(600)")?;
     std::thread::sleep(Duration::from_secs(2));
-    group.take(program.pid())?;
+    group.take_in(program.pid())?;
     let took = program.seen_after(true, &agent)?;
     ensure!(took < SOON, "moved in: {took:?}");
     // It is not young any more.
     std::thread::sleep(Duration::from_secs(10));
-    group.let_go(program.pid())?;
+    let_go(&group, program.pid())?;
     let took = program.seen_after(false, &agent)?;
     ensure!(took < LATER, "moved out: {took:?}");
     Ok(())
@@ -200,21 +184,21 @@ fn a_process_that_the_agent_moved_is_still_what_it_was_moved_for() -> Result<()>
     if !root_or_skip() {
         return Ok(());
     }
-    let Some(group) = Group::new("adopted")? else { return Ok(()) };
-    let own = group.folder.with_file_name("downbeat.slice");
+    let Some((group, path)) = new_group("adopted")? else { return Ok(()) };
+    let own = group.path().with_file_name("downbeat.slice");
     if own.exists() || fs::read_to_string("/proc/1/comm")?.trim() == "systemd" {
         eprintln!("skipped: an agent or systemd has groups here");
         return Ok(());
     }
     let place = Place::new()?;
-    place.policy("50-test.toml", &policy(&format!("cgroup = {:?}", group.path), "adopt = true"))?;
+    place.policy("50-test.toml", &policy(&format!("cgroup = {path:?}"), "adopt = true"))?;
     let agent = place.start(&["--no-bpf"])?;
     let program = Program::start("import time\ntime.sleep(600)")?;
     let is_in = |path: &str| {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", program.pid()));
         groups.is_ok_and(|text| text.lines().any(|line| line == format!("0::{path}")))
     };
-    group.take(program.pid())?;
+    group.take_in(program.pid())?;
     let adopted = || is_in("/downbeat.slice/seen");
     ensure!(wait_until(PATIENCE, adopted), "not adopted\n{}", agent.log());
     let begun = Instant::now();
@@ -225,7 +209,7 @@ fn a_process_that_the_agent_moved_is_still_what_it_was_moved_for() -> Result<()>
     agent.client()?.request(&Request::Reload)?;
     ensure!(adopted() && program.is_seen(), "let go at a reload\n{}", agent.log());
     // Whoever moves it away takes it from the rule.
-    group.let_go(program.pid())?;
+    let_go(&group, program.pid())?;
     program.seen_after(false, &agent)?;
     ensure!(is_in("/"), "moved again\n{}", agent.log());
     Ok(())

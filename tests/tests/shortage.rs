@@ -1,15 +1,11 @@
 //! A thread that must reclaim memory misses its deadlines for want of memory, whatever CPU time the
 //! kernel charges it for that. Needs root and the memory controller.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
 
 use downbeat_api::{CauseKind, Miss, ThreadJobs};
 use downbeat_tests::agent::Place;
-use downbeat_tests::processes::wait_until;
+use downbeat_tests::cgroup::Group;
 use downbeat_tests::skip;
 
 const POLICY: &str = r#"
@@ -33,46 +29,17 @@ const NEVER: &str = "1s";
 const LIMIT: &str = "16777216";
 
 /// Of the load; 4 MiB a job.
-const LOAD: &str = "periodic --period 40ms --work 1ms --touch-pages 1024 --seconds 100 --json -";
+const LOAD: &str = "periodic --period 40ms --work 1ms --touch-pages 1024 --seconds 100 --json";
 
-/// A control group of the memory controller, of whichever version has it; gone when dropped, with
-/// everyone in it.
-struct Group {
-    path: PathBuf,
-    limit: &'static str,
-}
-
-impl Group {
-    fn new() -> Option<Self> {
-        let places =
-            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        places.into_iter().find_map(|(root, limit)| {
-            let path = PathBuf::from(format!("{root}/downbeat-shortage.{}", std::process::id()));
-            fs::create_dir(&path).ok()?;
-            let group = Self { path, limit };
-            group.path.join(limit).exists().then_some(group)
-        })
-    }
-
-    fn write(&self, file: &str, value: &str) {
-        let path = self.path.join(file);
-        fs::write(&path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        wait_until(Duration::from_secs(5), || fs::remove_dir(&self.path).is_ok());
-    }
-}
-
-struct Load(Child);
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A control group of the memory controller, of whichever version has it, and its limit's file.
+fn new_group() -> Option<(Group, &'static str)> {
+    let places =
+        [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+    let name = format!("downbeat-shortage.{}", std::process::id());
+    places.into_iter().find_map(|(root, limit)| {
+        let group = Group::new(Path::new(root), &name).ok()?;
+        group.path().join(limit).exists().then_some((group, limit))
+    })
 }
 
 #[test]
@@ -80,7 +47,7 @@ fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
     if !skip::root_or_skip() {
         return;
     }
-    let Some(group) = Group::new() else {
+    let Some((group, limit)) = new_group() else {
         return skip::skipped("no memory controller that can be used here");
     };
     let place = Place::new().unwrap();
@@ -92,15 +59,13 @@ fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
     if agent.snapshot().unwrap().cost.bpf.is_none() {
         return skip::skipped("no kernel programs here");
     }
-    let mut load = Command::new(place.bin("downbeat-load"));
-    load.args(LOAD.split(' ')).stdout(Stdio::piped());
-    let mut load = Load(load.spawn().unwrap());
-    // Told before the first job.
-    let mut begun = String::new();
-    BufReader::new(load.0.stdout.take().unwrap()).read_line(&mut begun).unwrap();
-    group.write("cgroup.procs", &load.0.id().to_string());
+    let account = place.records().join("account");
+    let account = account.to_string_lossy();
+    let args: Vec<_> = LOAD.split(' ').chain([&*account]).collect();
+    let load = place.load(&args).unwrap();
+    group.take_in(load.pid()).unwrap();
     let wait_for_jobs = |wanted: &dyn Fn(&ThreadJobs) -> bool| {
-        let of_load = |jobs: &&ThreadJobs| jobs.pid == load.0.id() && wanted(jobs);
+        let of_load = |jobs: &&ThreadJobs| jobs.pid == load.pid() && wanted(jobs);
         agent.wait_for(|snapshot| snapshot.jobs.iter().find(of_load).cloned()).unwrap()
     };
     // With memory enough most jobs are shorter than the deadline.
@@ -109,7 +74,7 @@ fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
     let deadline = usual * 5 / 4 / 1_000;
     policy(&format!("{deadline}us"));
     wait_for_jobs(&|jobs| jobs.deadline_ns == Some(deadline * 1_000));
-    group.write(group.limit, LIMIT);
+    group.write(limit, LIMIT).unwrap();
     let before = agent.snapshot().unwrap().misses.last().map_or(0, |miss| miss.id);
     // Without reclaim it would have been in time: it was late by less, waited for less, and its own
     // work was short enough.

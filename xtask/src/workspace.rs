@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use downbeat_tests::agent::PROGRAMS;
 
 /// The workspace's folder.
 pub fn root() -> &'static Path {
@@ -34,11 +35,10 @@ pub fn build_release() -> Result<()> {
 /// Builds what the demo runs: without the engine that computes models, which takes minutes to build
 /// and has no part in it, and without what is not run by it.
 pub fn build_demo() -> Result<()> {
-    let programs = ["downbeatd", "downbeat", "downbeat-pool", "downbeat-worker", "downbeat-tests"];
     let mut command = cargo();
-    command.args(["build", "--release", "--no-default-features", "--bins"]);
-    for package in programs {
-        command.args(["--package", package]);
+    command.args(["build", "--release", "--no-default-features"]);
+    for program in PROGRAMS {
+        command.args(["--bin", program]);
     }
     let status = command.status().context("cargo: starting it")?;
     ensure!(status.success(), "{command:?}: {status}");

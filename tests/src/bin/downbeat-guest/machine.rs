@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use downbeat_tests::agent::PATIENCE;
+use downbeat_tests::cgroup;
 use downbeat_tests::processes::wait_until;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -42,45 +43,32 @@ pub fn set_up() -> Result<()> {
     loopback_up().context("bringing loopback up")
 }
 
-/// A cgroup below the root, with every controller; removed when dropped, so what runs in it must
-/// have ended (declare it before its loads).
+/// A cgroup below the root, with every controller.
 #[derive(Debug)]
-pub struct Group {
-    path: PathBuf,
-}
+pub struct Group(cgroup::Group);
 
 impl Group {
     /// A new one.
     pub fn new(name: &str) -> Result<Self> {
-        let path = Path::new(CGROUPS).join(name);
-        fs::create_dir(&path).with_context(|| format!("{}: making it", path.display()))?;
-        Ok(Self { path })
+        Ok(Self(cgroup::Group::new(Path::new(CGROUPS), name)?))
     }
 
     /// Moves a process in, with all its threads.
     pub fn take_in(&self, pid: u32) -> Result<()> {
-        write(&self.path.join("cgroup.procs"), &pid.to_string())
+        self.0.take_in(pid)
     }
 
     /// Lets it run for `quota` of CPU time in each `period` (1 ms to 1 s).
     pub fn limit(&self, quota: Duration, period: Duration) -> Result<()> {
         let text = format!("{} {}", quota.as_micros(), period.as_micros());
-        write(&self.path.join("cpu.max"), &text)
+        self.0.write("cpu.max", &text)
     }
 
     /// A value of `cpu.stat`, such as `nr_throttled`.
     pub fn cpu_stat(&self, key: &str) -> Result<u64> {
-        let text = read(&self.path.join("cpu.stat"))?;
+        let text = self.0.read("cpu.stat")?;
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
         value.with_context(|| format!("cpu.stat has no {key}: {text}"))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.path) {
-            println!("{}: removing it: {error}", self.path.display());
-        }
     }
 }
 
