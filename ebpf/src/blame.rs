@@ -12,6 +12,7 @@ use crate::atomic;
 use crate::maps::{self, BLAME_ON, CPUS};
 use crate::occupancy::{index, lowest_bit, own_word, present_ns, row_now, waiting, within};
 use crate::opaque::opaque;
+use crate::span::span;
 use crate::task::Task;
 
 /// A move to another CPU so soon after the wake-up is where the thread was put, nanoseconds.
@@ -23,9 +24,9 @@ const WORTH_TELLING_NS: u64 = 20_000;
 /// A thread is ready, on the CPU that `thread` names: from now on it waits for whoever has that.
 ///
 /// # Safety
-/// `thread` is a live value of its map.
+/// `thread` is a live value of its map, and `cpu` that CPU's.
 #[inline(always)]
-pub unsafe fn begin(thread: *mut Thread, now: u64) {
+pub unsafe fn begin(thread: *mut Thread, cpu: *mut Cpu, now: u64) {
     if BLAME_ON.load() == 0 {
         return;
     }
@@ -34,7 +35,6 @@ pub unsafe fn begin(thread: *mut Thread, now: u64) {
         if u32::from((*thread).job) == NO_JOB {
             return;
         }
-        let Some(cpu) = CPUS.get_ptr_mut((*thread).cpu.into()) else { return };
         // Threads without a class have the last row.
         let number = ((*thread).slot as usize).min(VICTIMS - 1) as u8;
         let Some((row, bit)) = row(cpu, number) else { return };
@@ -148,11 +148,11 @@ unsafe fn forget_own(thread: *const Thread, cpu: *mut Cpu) {
 /// # Safety
 /// As [`begin`].
 #[inline(always)]
-pub unsafe fn moved(thread: *mut Thread, now: u64, cpu: u32) {
+pub unsafe fn moved(thread: *mut Thread, now: u64, number: u32) {
     // SAFETY: as the caller promises; every index is in range.
     unsafe {
         if (*thread).blame_ns != 0
-            && now.saturating_sub((*thread).ready_ns) >= PLACING_NS
+            && span((*thread).ready_ns, now) >= PLACING_NS
             && let Some(old) = CPUS.get_ptr_mut((*thread).cpu.into())
             && let Some((row, _)) = row(old, (*thread).row)
         {
@@ -165,8 +165,10 @@ pub unsafe fn moved(thread: *mut Thread, now: u64, cpu: u32) {
             }
         }
         forget(thread);
-        (*thread).cpu = cpu as u16;
-        begin(thread, now);
+        (*thread).cpu = number as u16;
+        if let Some(cpu) = CPUS.get_ptr_mut(number) {
+            begin(thread, cpu, now);
+        }
     }
 }
 
@@ -179,11 +181,11 @@ pub unsafe fn keep(thread: *const Thread, job: *mut Job, now: u64) {
     // SAFETY: as the caller promises; every index is masked.
     unsafe {
         let from = (*thread).blame_ns;
-        if from == 0 || now.saturating_sub(from) < WORTH_TELLING_NS {
+        let ns = span(from, now);
+        if from == 0 || ns < WORTH_TELLING_NS {
             return;
         }
         let Some(cpu) = CPUS.get_ptr((*thread).cpu.into()) else { return };
-        let ns = now - from;
         let waits = (&raw mut (*job).waits).cast::<JobWait>();
         let count = (*job).wait_count;
         (*job).wait_count = count + 1;
@@ -234,7 +236,7 @@ pub unsafe fn name_culprits(job: *mut Job, task: Task) {
         let mut telling = Telling { job, process: task.tgid().into() };
         let waits = (*job).wait_count.min(JOB_WAITS as u64) as u32;
         bpf_loop(waits, name_of_wait as *mut c_void, (&raw mut telling).cast(), 0);
-        (*job).story.other_ns += (*job).story.wait_ns.saturating_sub((*job).told_ns);
+        (*job).story.other_ns += span((*job).told_ns, (*job).story.wait_ns);
     }
 }
 

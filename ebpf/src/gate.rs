@@ -4,7 +4,7 @@
 
 use core::ptr::null_mut;
 
-use downbeat_abi::{GATE_WORD_BITS, NO_JOB, THREAD_PLACES, Thread, thread_home};
+use downbeat_abi::{GATE_WORD_BITS, NO_JOB, THREAD_PLACES, Thread, thread_home, thread_refuge};
 
 use crate::atomic;
 use crate::maps::{GATE, LAST_THREAD, THREAD_SHIFT, THREADS};
@@ -104,8 +104,12 @@ fn claim(tid: u32) -> u32 {
 /// A record by a thread's place.
 #[inline(always)]
 fn record(tid: u32, place: u32) -> Option<*mut Thread> {
-    let home = thread_home(tid, THREAD_SHIFT.load());
-    THREADS.get_ptr_mut(home.wrapping_add(place) & LAST_THREAD.load())
+    let number = if place == 0 {
+        thread_home(tid, LAST_THREAD.load())
+    } else {
+        thread_refuge(tid, place, THREAD_SHIFT.load())
+    };
+    THREADS.get_ptr_mut(number)
 }
 
 /// The record's first word: its thread, and above it the process.

@@ -6,7 +6,8 @@ use downbeat_abi::{Cpu, CulpritKind, place};
 use crate::jobs::believable;
 use crate::maps::TIMER_EXPIRES;
 use crate::occupancy;
-use crate::task::load;
+use crate::span::span;
+use crate::task::Structure;
 
 /// An interrupt under way, when nobody wants to know how long it takes.
 const UNTIMED: u64 = 1;
@@ -67,7 +68,7 @@ pub fn soft_ends(vector: u32) {
             return;
         }
         let now = now();
-        let ns = now.saturating_sub(since).saturating_sub((*cpu).soft_nested_ns);
+        let ns = span((*cpu).soft_nested_ns, span(since, now));
         let place = occupancy::place_of_interrupt(cpu, now, CulpritKind::SoftInterrupt, vector);
         occupancy::interrupted(cpu, ns, place);
     }
@@ -76,14 +77,14 @@ pub fn soft_ends(vector: u32) {
 /// A high-resolution timer's function begins. `expired` points to the time, on the timer's own
 /// clock, at which it was found to have expired.
 #[inline(always)]
-pub fn timer_begins(timer: *const u8, expired: *const i64) {
+pub fn timer_begins(timer: Structure, expired: *const i64) {
     let Some(cpu) = occupancy::here() else { return };
     // SAFETY: the map's own pointer; the helper refuses what cannot be read.
     unsafe {
         let late_ns = if TIMER_EXPIRES.load() == 0 {
             0
         } else {
-            let due: i64 = load(timer, TIMER_EXPIRES.load());
+            let due: i64 = timer.known(&TIMER_EXPIRES);
             let found = bpf_probe_read_kernel(expired).unwrap_or(due);
             if found > due { believable((found - due) as u64) } else { 0 }
         };
@@ -109,7 +110,7 @@ pub fn timer_ends() {
 /// Notes something that began at `since` and may have interrupted a soft interrupt.
 #[inline(always)]
 unsafe fn within(cpu: *mut Cpu, since: u64, now: u64, place: usize) {
-    let ns = now.saturating_sub(since);
+    let ns = span(since, now);
     // SAFETY: as the callers promise.
     unsafe {
         if (*cpu).soft_since_ns != 0 {

@@ -8,15 +8,16 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use downbeat_abi::{
-    Counter, EventKind, JOB_BUCKETS, JOB_FIRST_BUCKET, Job, Miss, RELEASE_KINDS, RELEASES,
+    BUCKETS, Counter, EventKind, JOB_BUCKETS, JOB_FIRST_BUCKET, Job, Miss, RELEASE_KINDS, RELEASES,
     SleepKind, Story, Thread, WakeKind, bucket_by_steps,
 };
 
 use crate::maps::{self, EVENTS, count};
 use crate::occupancy::{self, index};
 use crate::opaque::opaque;
+use crate::span::span;
 use crate::task::Task;
-use crate::wait::{is_interruptible, is_uninterruptible};
+use crate::wait::{RUNNABLE, is_interruptible, is_uninterruptible};
 use crate::{blame, gate};
 
 /// Softirq vector of the timer wheel (`TIMER_SOFTIRQ`).
@@ -37,7 +38,7 @@ pub struct Wake {
 ///
 /// # Safety
 /// `job` and `thread` are live values of their maps.
-#[inline(always)]
+#[inline(never)]
 pub unsafe fn woken(job: *mut Job, thread: *const Thread, task: Task, wake: u8) {
     // SAFETY: as the caller promises.
     unsafe {
@@ -111,26 +112,28 @@ pub unsafe fn runs(job: *mut Job, task: Task, now: u64) {
     }
 }
 
-/// The thread leaves its CPU, to sleep with the given state bits or to wait for another turn.
+/// The thread leaves its CPU in the state with these bits: to sleep, or to wait for another turn.
 ///
 /// # Safety
 /// As [`woken`].
 #[inline(always)]
-pub unsafe fn left(job: *mut Job, task: Task, sleeps: Option<u64>, now: u64) {
+pub unsafe fn left(job: *mut Job, task: Task, state: u64, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
         let run_since_ns = (*job).run_since_ns;
         if run_since_ns != 0 {
             (*job).run_since_ns = 0;
-            (*job).story.run_ns += now.saturating_sub(run_since_ns);
+            (*job).story.run_ns += span(run_since_ns, now);
             let exec_ns = task.exec_ns();
-            (*job).story.cost_ns += exec_ns.saturating_sub((*job).exec_mark_ns);
+            (*job).story.cost_ns += span((*job).exec_mark_ns, exec_ns);
             (*job).exec_mark_ns = exec_ns;
         }
         if (*job).stalled != 0 && (*job).pending_io_ns != 0 {
             settle_faults(job, task);
         }
-        let Some(state) = sleeps else { return };
+        if state == RUNNABLE {
+            return;
+        }
         let kind = if is_interruptible(state) {
             SleepKind::Waiting
         } else if is_uninterruptible(state) && task.in_iowait() {
@@ -159,7 +162,7 @@ pub fn reclaims(begins: bool, now: u64) {
         if begins {
             (*job).reclaim_since_ns = now;
         } else if since != 0 {
-            (*job).story.reclaim_ns += now.saturating_sub(since);
+            (*job).story.reclaim_ns += span(since, now);
             (*job).reclaim_since_ns = 0;
         }
     }
@@ -206,7 +209,7 @@ unsafe fn cut(job: *mut Job, now: u64) {
         if run_since_ns == 0 {
             return;
         }
-        let ran_ns = now.saturating_sub(run_since_ns);
+        let ran_ns = span(run_since_ns, now);
         (*job).story.run_ns += ran_ns;
         // The kernel has not charged the thread up to this moment: the wall's clock stands in.
         (*job).story.cost_ns += ran_ns;
@@ -225,7 +228,7 @@ unsafe fn end_sleep(job: *mut Job, sleep: u8, slept_ns: u64, now: u64) {
     unsafe {
         (*job).slept_ns = 0;
         (*job).stalled = 1;
-        let ns = now.saturating_sub(slept_ns);
+        let ns = span(slept_ns, now);
         if sleep == SleepKind::Io as u8 {
             (*job).pending_io_ns += ns;
         } else {
@@ -281,8 +284,8 @@ unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
             return;
         }
         (*job).missed += 1;
-        let start_ns = (*job).story.started_ns.saturating_sub(release_ns);
-        if response_ns.saturating_sub(start_ns) <= deadline_ns {
+        let start_ns = span(release_ns, (*job).story.started_ns);
+        if span(start_ns, response_ns) <= deadline_ns {
             (*job).late_starts += 1;
         }
         tell(job, task, slot, ended_ns);
@@ -292,12 +295,12 @@ unsafe fn complete(job: *mut Job, task: Task, slot: u32, ended_ns: u64) {
 /// Counts a time in one of a job's histograms.
 #[inline(always)]
 unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
-    let bucket = bucket_by_steps(ns, opaque).saturating_sub(JOB_FIRST_BUCKET);
-    let bucket = opaque(bucket as u64) as usize & 0xff;
-    if bucket < JOB_BUCKETS {
-        // SAFETY: the map's own pointer, and the index is in range.
-        unsafe { *buckets.cast::<u32>().add(bucket) += 1 };
-    }
+    let bucket = bucket_by_steps(ns, opaque).max(JOB_FIRST_BUCKET);
+    // LLVM knows the range, and the verifier learns it.
+    let bucket = opaque(bucket as u64) as usize & (BUCKETS - 1);
+    // SAFETY: a histogram within a value of the map; from where its first bucket would be, had it
+    // all of the scale, which is in that value too.
+    unsafe { *buckets.cast::<u32>().wrapping_sub(JOB_FIRST_BUCKET).add(bucket) += 1 };
 }
 
 /// A job begins with a release of `kind`, a [`downbeat_abi::ReleaseKind`], `late_ns` before now. The thread was free for it since
@@ -306,7 +309,7 @@ unsafe fn tally(buckets: *mut [u32; JOB_BUCKETS], ns: u64) {
 unsafe fn begin(job: *mut Job, kind: u8, late_ns: u64, free_ns: u64, now: u64) {
     // SAFETY: as the callers promise.
     unsafe {
-        let release_ns = now.saturating_sub(late_ns);
+        let release_ns = span(late_ns, now);
         let count = (*job).release_count;
         let releases = (&raw mut (*job).releases).cast::<u64>();
         let last_ns = (*job).last_release_ns;
@@ -330,10 +333,11 @@ unsafe fn begin(job: *mut Job, kind: u8, late_ns: u64, free_ns: u64, now: u64) {
         let story = &raw mut (*job).story;
         (*story).release_ns = release_ns;
         (*story).started_ns = if runs { now } else { 0 };
-        (*story).late_ns = now.saturating_sub(release_ns.max(free_ns));
-        (*story).wait_ns = 0;
-        (*story).run_ns = 0;
-        (*story).cost_ns = 0;
+        (*story).late_ns = span(release_ns.max(free_ns), now);
+        // Each for itself: LLVM would call a function that clears byte by byte.
+        (&raw mut (*story).wait_ns).write_volatile(0);
+        (&raw mut (*story).run_ns).write_volatile(0);
+        (&raw mut (*story).cost_ns).write_volatile(0);
         if (*job).stalled != 0 {
             (*job).stalled = 0;
             (*story).io_ns = 0;

@@ -62,8 +62,6 @@ pub static BLAME_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static JOBS_ON: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-pub static TYPED: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
 pub static TASK_SIGNAL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SIGNAL_THREADS: Global<u32> = Global::new(0);

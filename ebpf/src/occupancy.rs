@@ -14,6 +14,7 @@ use downbeat_abi::{
 use crate::atomic;
 use crate::maps::{BLAME_ON, CPUS, count};
 use crate::opaque::opaque;
+use crate::span::span;
 use crate::task::Task;
 
 /// What a thread was not charged for is the hypervisor's from here on, nanoseconds; less is noise
@@ -46,21 +47,34 @@ struct Identity {
     comm: [u64; 2],
 }
 
+/// This CPU's number.
+#[inline(always)]
+pub fn number() -> u32 {
+    // SAFETY: a helper without conditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// The record of the CPU with this number.
+#[inline(always)]
+pub fn of(number: u32) -> Option<*mut Cpu> {
+    CPUS.get_ptr_mut(number)
+}
+
 /// This CPU's record.
 #[inline(always)]
 pub fn here() -> Option<*mut Cpu> {
-    // SAFETY: a helper without conditions.
-    CPUS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
+    of(number())
 }
 
 /// Asks for the line of a CPU's record that [`crate::blame::begin`] will change, so that it is here by
 /// then: a line of another CPU takes as long to come as everything else together.
+///
+/// # Safety
+/// `cpu` is a live value of its map.
 #[inline(always)]
-pub fn ask_for(cpu: u32, slot: u16) {
-    if BLAME_ON.load() != 0
-        && let Some(cpu) = CPUS.get_ptr_mut(cpu)
-    {
-        // SAFETY: the map's own pointer; a wrong row costs time alone.
+pub unsafe fn ask_for(cpu: *mut Cpu, slot: u16) {
+    if BLAME_ON.load() != 0 {
+        // SAFETY: as the caller promises; a wrong row costs time alone.
         unsafe { (&raw mut (*cpu).late_row).write_volatile(slot.into()) };
     }
 }
@@ -94,11 +108,11 @@ pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Th
             charge_slice(cpu, now, prev, prev_thread);
             (*cpu).owes = 0;
             (*cpu).awake = STAYS_AWAKE;
-            if next.tid() == 0 && now.saturating_sub((*cpu).begun_ns) > FORGOTTEN_NS {
+            if next.tid() == 0 && span((*cpu).begun_ns, now) > FORGOTTEN_NS {
                 set_right(cpu, now);
             }
-        } else {
-            (*cpu).awake = (*cpu).awake.saturating_sub(1);
+        } else if (*cpu).awake != 0 {
+            (*cpu).awake -= 1;
         }
         if (*cpu).awake == 0 {
             (*cpu).since_ns = 0;
@@ -123,9 +137,9 @@ unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<
             charge(cpu, place as usize, rest, true);
             return;
         }
-        let charged = prev.exec_ns().saturating_sub((*cpu).exec_ns);
-        let ran = now.saturating_sub(since).saturating_sub((*cpu).interrupted_ns);
-        let lost = ran.saturating_sub(charged);
+        let charged = span((*cpu).exec_ns, prev.exec_ns());
+        let ran = span((*cpu).interrupted_ns, span(since, now));
+        let lost = span(charged, ran);
         let stolen = if place == place::IDLE as u32 { 0 } else { lost.min(rest) };
         if stolen < STOLEN_FROM_NS {
             charge(cpu, place as usize, rest, true);
@@ -165,7 +179,8 @@ unsafe fn charge(cpu: *mut Cpu, place: usize, ns: u64, settles: bool) {
         let mut charge =
             Charge { cpu, place: place as u64, ns, settles: settles.into(), own, own_row };
         let rows = waiting(cpu);
-        let only = index((&raw const (*cpu).late_row).read_volatile(), CLASS_SLOTS as usize);
+        let late = (&raw const (*cpu).late_row).read_volatile();
+        let only = index(late.into(), CLASS_SLOTS as usize);
         if rows == 1 << only && rows != SHARED_BIT {
             blame_row(&raw const charge, only);
             return;
@@ -323,7 +338,7 @@ pub fn present_ns(cpu: *const Cpu, now: u64) -> u64 {
     unsafe {
         let begun_ns = (&raw const (*cpu).begun_ns).read_volatile();
         let from = begun_ns.max((*cpu).since_ns);
-        now.saturating_sub(from).saturating_sub((*cpu).interrupted_wait_ns.into())
+        span((*cpu).interrupted_wait_ns.into(), span(from, now))
     }
 }
 
@@ -397,7 +412,7 @@ fn hashed(cpu: *mut Cpu, now: u64, who: Identity) -> u32 {
                 (*label).used_ns = now;
                 return n as u32;
             }
-            if now.saturating_sub((*label).used_ns) > KEEP_NS {
+            if free >= HASHED && span((*label).used_ns, now) > KEEP_NS {
                 free = n;
             }
         }

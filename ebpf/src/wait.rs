@@ -1,30 +1,23 @@
 //! Run-queue wait: from runnable (woken or preempted) to running; and who runs where meanwhile.
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use downbeat_abi::{
     BUCKETS, CLASS_SLOTS, ClassTimes, Counter, Cpu, Job, Siblings, Thread, WakeKind,
     bucket_by_steps,
 };
 
-use crate::maps::{self, BLAME_ON, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
+use crate::maps::{self, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
 use crate::occupancy::index;
 use crate::opaque::opaque;
 use crate::task::Task;
 use crate::{atomic, blame, gate, jobs, occupancy};
 
+/// `TASK_RUNNING`: a thread left its CPU that would rather have stayed.
+pub const RUNNABLE: u64 = 0;
 /// `TASK_INTERRUPTIBLE`
 const INTERRUPTIBLE: u64 = 1;
 /// `TASK_UNINTERRUPTIBLE`
 const UNINTERRUPTIBLE: u64 = 2;
-
-/// How a thread left its CPU.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// It would rather have stayed.
-    Runnable,
-    /// It sleeps, with these state bits.
-    Asleep(u64),
-}
 
 /// A thread is being woken, in whatever context wakes it. What that means for its jobs is told when
 /// it runs or leaves: on its own CPU, and not on that of whoever wakes it.
@@ -33,18 +26,20 @@ pub fn waking(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
-    // SAFETY: the map's own pointer.
-    occupancy::ask_for(task.cpu(), unsafe { (*thread).slot });
+    let number = task.cpu();
+    let Some(cpu) = occupancy::of(number) else { return };
+    // SAFETY: the maps' own pointers.
+    unsafe { occupancy::ask_for(cpu, (*thread).slot) };
     let now = now();
     // SAFETY: the map's own pointer.
     unsafe {
         if (*thread).run_ns != 0 {
             // Two wakes during one turn: the first one's job is told here.
-            tell_wake(thread, task);
+            tell_wake(thread, maps::job((*thread).job), task);
         } else if (*thread).ready_ns == 0 || (*thread).unsure != 0 {
             // One that only seemed to have been woken on its way to sleep: it slept.
             (*thread).unsure = 0;
-            is_ready(thread, now, task.cpu());
+            is_ready(thread, cpu, number, now);
         }
         let wake = jobs::how_woken(task);
         (*thread).woken_ns = now;
@@ -56,40 +51,44 @@ pub fn waking(task: Task) {
 /// A new thread may run.
 #[inline(always)]
 pub fn born(task: Task) {
-    if let Some(thread) = gate::thread(task.tid()) {
-        // SAFETY: the map's own pointer.
-        unsafe { is_ready(thread, now(), task.cpu()) };
+    let number = task.cpu();
+    if let Some(thread) = gate::thread(task.tid())
+        && let Some(cpu) = occupancy::of(number)
+    {
+        // SAFETY: the maps' own pointers.
+        unsafe { is_ready(thread, cpu, number, now()) };
     }
 }
 
 /// A thread moves to another CPU's run queue.
 #[inline(always)]
-pub fn migrated(task: Task, cpu: u32) {
+pub fn migrated(task: Task, number: u32) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
     // SAFETY: the map's own pointer.
     unsafe {
         if (*thread).ready_ns == 0 {
-            (*thread).cpu = cpu as u16;
+            (*thread).cpu = number as u16;
             return;
         }
         // The waits before and after are the same job's.
-        tell_wake(thread, task);
-        blame::moved(thread, now(), cpu);
+        tell_wake(thread, maps::job((*thread).job), task);
+        blame::moved(thread, now(), number);
     }
 }
 
-/// A CPU went from one thread to another. `state` is what `prev` leaves it in; 0 is runnable.
+/// A CPU went from one thread to another. `state` tells the bits of that in which `prev` leaves it.
 #[inline(always)]
-pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
+pub fn switched(prev: Task, next: Task, state: impl FnOnce() -> u64) {
     // The idle task's pid 0 is never in the gate.
     let prev_thread = gate::thread(prev.tid());
     let next_thread = gate::thread(next.tid());
-    let Some(cpu) = occupancy::here() else { return };
+    let number = occupancy::number();
+    let Some(cpu) = occupancy::of(number) else { return };
     // SAFETY: the maps' own pointers.
     unsafe {
-        let looked_at = BLAME_ON.load() != 0 && occupancy::is_looked_at(cpu);
+        let looked_at = occupancy::is_looked_at(cpu);
         // Each on its own: LLVM would test both pointers at once, which the verifier calls arithmetic.
         if !looked_at && opaque(prev_thread.is_none().into()) != 0 && next_thread.is_none() {
             return;
@@ -99,40 +98,41 @@ pub fn switched(prev: Task, next: Task, left: impl FnOnce() -> Left) {
             occupancy::switched(cpu, now, prev, prev_thread, next);
         }
         if let Some(thread) = prev_thread {
-            leaves(thread, cpu, prev, left(), now);
+            leaves(thread, (cpu, number), prev, state(), now);
         }
         if let Some(thread) = next_thread {
-            runs(thread, cpu, next, now);
+            runs(thread, (cpu, number), next, now);
         }
     }
 }
 
 /// # Safety
-/// `thread` is a live value of `THREADS`.
+/// `thread` is a live value of `THREADS`, and `cpu` of `CPUS`.
 #[inline(always)]
-unsafe fn is_ready(thread: *mut Thread, now: u64, cpu: u32) {
+unsafe fn is_ready(thread: *mut Thread, cpu: *mut Cpu, number: u32, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
         blame::forget(thread);
         (*thread).ready_ns = now;
-        (*thread).cpu = cpu as u16;
-        blame::begin(thread, now);
+        (*thread).cpu = number as u16;
+        blame::begin(thread, cpu, now);
     }
 }
 
 /// Tells a thread's jobs of the wake that they were not told of yet, if there is one.
 ///
 /// # Safety
-/// As [`is_ready`].
-#[inline(never)]
-unsafe fn tell_wake(thread: *mut Thread, task: Task) {
+/// As [`is_ready`]; `job` is a live value of `JOBS`.
+#[inline(always)]
+unsafe fn tell_wake(thread: *mut Thread, job: Option<*mut Job>, task: Task) {
     // SAFETY: as the caller promises.
     unsafe {
         let wake = (*thread).wake;
+        if wake == WakeKind::None as u8 {
+            return;
+        }
         (*thread).wake = WakeKind::None as u8;
-        if wake != WakeKind::None as u8
-            && let Some(job) = maps::job((*thread).job)
-        {
+        if let Some(job) = job {
             jobs::woken(job, thread, task, wake);
         }
     }
@@ -141,38 +141,36 @@ unsafe fn tell_wake(thread: *mut Thread, task: Task) {
 /// # Safety
 /// As [`is_ready`].
 #[inline(always)]
-unsafe fn leaves(thread: *mut Thread, here: *mut Cpu, task: Task, left: Left, now: u64) {
-    // SAFETY: as the caller promises; a helper without conditions.
+unsafe fn leaves(
+    thread: *mut Thread,
+    (here, number): (*mut Cpu, u32),
+    task: Task,
+    state: u64,
+    now: u64,
+) {
+    // SAFETY: as the caller promises.
     unsafe {
-        if (*thread).wake != WakeKind::None as u8 {
-            tell_wake(thread, task);
-        }
-        let cpu = bpf_get_smp_processor_id();
-        let Thread { run_ns, woken_ns, slot, job, .. } = *thread;
+        let job = maps::job((*thread).job);
+        tell_wake(thread, job, task);
+        let Thread { run_ns, woken_ns, slot, .. } = *thread;
         if run_ns != 0 && run_ns < now {
             ran_in_class(here, slot.into(), now - run_ns);
         }
         (*thread).run_ns = 0;
-        let sleeps = match left {
-            Left::Runnable => {
-                is_ready(thread, now, cpu);
-                None
-            }
-            Left::Asleep(state) => {
-                // Woken since it runs: perhaps between its last look at what it waits for and this
-                // switch, and then it is ready. Another wake would show that it was not.
-                if woken_ns != 0 {
-                    (*thread).unsure = 1;
-                    is_ready(thread, now, cpu);
-                } else {
-                    (*thread).ready_ns = 0;
-                    blame::forget(thread);
-                }
-                Some(state)
-            }
-        };
-        if let Some(job) = maps::job(job) {
-            jobs::left(job, task, sleeps, now);
+        // Woken since it runs: perhaps between its last look at what it waits for and this switch,
+        // and then it is ready. Another wake would show that it was not.
+        let unsure = state != RUNNABLE && woken_ns != 0;
+        if unsure {
+            (*thread).unsure = 1;
+        }
+        if unsure || state == RUNNABLE {
+            is_ready(thread, here, number, now);
+        } else {
+            (*thread).ready_ns = 0;
+            blame::forget(thread);
+        }
+        if let Some(job) = job {
+            jobs::left(job, task, state, now);
         }
     }
 }
@@ -180,37 +178,33 @@ unsafe fn leaves(thread: *mut Thread, here: *mut Cpu, task: Task, left: Left, no
 /// # Safety
 /// As [`is_ready`].
 #[inline(always)]
-unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
+unsafe fn runs(thread: *mut Thread, (here, number): (*mut Cpu, u32), task: Task, now: u64) {
     // SAFETY: as the caller promises.
     unsafe {
-        let Thread { ready_ns, slot, job, mut wake, .. } = *thread;
-        let job: Option<*mut Job> = maps::job(job);
-        if wake == WakeKind::None as u8
-            && ready_ns == 0
+        let Thread { ready_ns, slot, wake, .. } = *thread;
+        let job = maps::job((*thread).job);
+        if ready_ns == 0
+            && wake == WakeKind::None as u8
             && let Some(job) = job
         {
-            wake = jobs::unseen_wake(job);
-            (*thread).wake = wake;
+            (*thread).wake = jobs::unseen_wake(job);
             (*thread).woken_ns = now;
             (*thread).late_ns = 0;
         }
-        if wake != WakeKind::None as u8 {
-            tell_wake(thread, task);
-        }
+        tell_wake(thread, job, task);
         if ready_ns != 0 {
             // A thread may wait on one CPU's clock and run on another's.
             if now < ready_ns {
                 count(Counter::DiscardedSamples);
             } else {
-                waited(here, slot.into(), now - ready_ns);
+                waited(here, number, slot.into(), now - ready_ns);
                 if let Some(job) = job {
                     jobs::waited(job, now - ready_ns);
                     blame::keep(thread, job, now);
                 }
             }
         }
-        let cpu = bpf_get_smp_processor_id();
-        blame::forget_here(thread, here, cpu);
+        blame::forget_here(thread, here, number);
         (*thread).ready_ns = 0;
         (*thread).run_ns = now;
         (*thread).woken_ns = 0;
@@ -222,7 +216,7 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
         }
         let shared = siblings == Siblings::Some as u8;
         (*thread).process = if shared { task.tgid() } else { 0 };
-        (*thread).cpu = cpu as u16;
+        (*thread).cpu = number as u16;
         if let Some(job) = job {
             jobs::runs(job, task, now);
         }
@@ -234,13 +228,12 @@ unsafe fn runs(thread: *mut Thread, here: *mut Cpu, task: Task, now: u64) {
 /// # Safety
 /// `here` is this CPU's record.
 #[inline(always)]
-unsafe fn waited(here: *mut Cpu, slot: u32, wait_ns: u64) {
+unsafe fn waited(here: *mut Cpu, number: u32, slot: u32, wait_ns: u64) {
     if slot >= CLASS_SLOTS {
         return;
     }
-    // SAFETY: a helper without conditions.
-    let part = unsafe { bpf_get_smp_processor_id() } & LAST_WAIT_PART.load();
-    let Some(waits) = WAITS.get_ptr_mut(slot * (LAST_WAIT_PART.load() + 1) + part) else {
+    let last = LAST_WAIT_PART.load();
+    let Some(waits) = WAITS.get_ptr_mut(slot * (last + 1) + (number & last)) else {
         return;
     };
     // LLVM knows that the index is in range and would drop the mask by which the verifier

@@ -193,7 +193,9 @@ pub struct Cpu {
     pub slice_count: u32,
     /// The row of a thread that began to wait here lately: most often the only one. Whoever is about to
     /// read and write this line for a thread writes it first, so that the line comes once and not twice.
-    pub late_row: u64,
+    pub late_row: u32,
+    /// Switches that are looked at yet although nobody waits.
+    pub awake: u32,
     /// Who began to wait, less who went away; see [`ONE_WAITING`].
     pub rows: [u64; VICTIMS],
     /// Changes when `rows` are set right, after which those counted before are not any more.
@@ -206,10 +208,8 @@ pub struct Cpu {
     pub exec_ns: u64,
     /// Interrupts since then, nanoseconds.
     pub interrupted_ns: u64,
-    /// Switches that are looked at yet although nobody waits.
-    pub awake: u32,
     /// 1 where somebody who does not wait here any more waited for the present occupant.
-    pub owes: u32,
+    pub owes: u64,
     /// The hard interrupt under way began; 0 for none, 1 where nobody wants to know when.
     pub hard_since_ns: u64,
     /// The soft interrupt under way began, as above.

@@ -38,20 +38,32 @@ pub const GATE_WORD_BITS: u32 = u64::BITS;
 /// Bytes of one record in the ring beside the event itself (the kernel's record header).
 pub const RING_HEADER: usize = 8;
 
-/// Places of the map `THREADS` that a thread id may have, from [`thread_home`] on.
+/// Places of the map `THREADS` that a thread id may have; see [`thread_home`] and [`thread_refuge`].
 pub const THREAD_PLACES: u32 = 16;
 
-/// Where the record of a thread is looked for first, in a map of `1 << (32 - shift)` records, `shift`
-/// being 32 at most. Ids that follow each other are far apart.
+/// Where the record of a thread is looked for first, in a map whose last record has the number
+/// `last`, one less than a power of two. Ids that follow each other, as those of one program's
+/// threads do, are beside each other: 64 are in one page. Were each in a page of its own, as a hash
+/// would have them, a switch would wait for the translation of two addresses, 50 ns of it or more on
+/// a virtual machine.
 #[must_use]
 #[inline(always)]
-pub const fn thread_home(tid: u32, shift: u32) -> u32 {
-    ((tid.wrapping_mul(0x9e37_79b9) as u64) >> shift) as u32
+pub const fn thread_home(tid: u32, last: u32) -> u32 {
+    tid & last
+}
+
+/// Where it is looked for then, the `n`-th time (1 to [`THREAD_PLACES`] - 1), in a map of
+/// `1 << (32 - shift)` records, `shift` being 32 at most. These are far apart for each id, and for
+/// ids that follow each other: a home that is taken is often among others that are.
+#[must_use]
+#[inline(always)]
+pub const fn thread_refuge(tid: u32, n: u32, shift: u32) -> u32 {
+    // Process ids end below 1 << 22.
+    ((tid.wrapping_add(n << 22).wrapping_mul(0x9e37_79b9) as u64) >> shift) as u32
 }
 
 /// What the kernel keeps of one managed thread: value of the array `THREADS`, which is a hash table
-/// of our own: a thread's record is one of [`THREAD_PLACES`] that follow each other from
-/// [`thread_home`] on. Whoever changes `tid` from 0, by comparing and swapping the first word, has the
+/// of our own: a thread's record is in one of its [`THREAD_PLACES`]. Whoever changes `tid` from 0, by comparing and swapping the first word, has the
 /// record. One cache line. Times are `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -227,8 +239,6 @@ pub mod global {
     pub const LAST_WAIT_PART: &str = "LAST_WAIT_PART";
     /// 1 where several CPUs count in one part.
     pub const WAIT_PARTS_SHARED: &str = "WAIT_PARTS_SHARED";
-    /// 1 where the programs' arguments are typed pointers (tp_btf), which can be read directly.
-    pub const TYPED: &str = "TYPED";
     /// Offset of `task_struct.signal`.
     pub const TASK_SIGNAL: &str = "TASK_SIGNAL";
     /// Offset of `signal_struct.nr_threads`.

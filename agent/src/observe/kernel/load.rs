@@ -233,10 +233,9 @@ impl Attempt<'_> {
         let wait_parts = wait_parts(self.cpus);
         let (last_part, waits_shared) = (wait_parts - 1, u32::from(wait_parts < self.cpus));
         let mut loader = EbpfLoader::new();
-        let (typed, blame): (u32, u32) = (self.btf.is_some().into(), parts.blame.into());
+        let blame: u32 = parts.blame.into();
         loader
             .btf(self.btf)
-            .override_global(global::TYPED, &typed, true)
             .override_global(global::BLAME_ON, &blame, true)
             .override_global(global::JOBS_ON, if parts.jobs { &1_u32 } else { &0 }, true)
             .override_global(global::THREAD_SHIFT, &shift, true)

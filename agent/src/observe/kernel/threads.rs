@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use downbeat_abi::{GATE_WORD_BITS, THREAD_PLACES, Thread, thread_home};
+use downbeat_abi::{GATE_WORD_BITS, THREAD_PLACES, Thread, thread_home, thread_refuge};
 
 use super::shared::SharedWords;
 
@@ -30,7 +30,7 @@ impl TableSize {
         Self { records: max_threads.clamp(1, 1 << 22).next_power_of_two() }
     }
 
-    /// For [`thread_home`].
+    /// For [`thread_refuge`].
     pub(super) fn shift(self) -> u32 {
         u32::BITS - self.records.trailing_zeros()
     }
@@ -121,8 +121,9 @@ impl ThreadTable {
 
     /// The records that a thread may have.
     fn places(&self, tid: u32) -> impl Iterator<Item = u32> + use<> {
-        let (home, last) = (thread_home(tid, self.size.shift()), self.size.last());
-        (0..THREAD_PLACES.min(self.size.records)).map(move |n| home.wrapping_add(n) & last)
+        let (shift, last) = (self.size.shift(), self.size.last());
+        let refuges = (1..THREAD_PLACES).map(move |n| thread_refuge(tid, n, shift));
+        std::iter::once(thread_home(tid, last)).chain(refuges)
     }
 
     fn words(&self, record: u32) -> Option<&[AtomicU64]> {
