@@ -154,6 +154,39 @@ fn threads_of_a_managed_thread_follow_it_until_they_end() {
 }
 
 #[test]
+fn a_thread_whose_place_is_taken_has_another() {
+    const PLACES: u32 = 1024;
+    let Some(mut probes) = probes_with(&ProbeOptions { max_threads: PLACES, ..Default::default() })
+    else {
+        return;
+    };
+    let own = own_tid();
+    probes.manage(own, 7).unwrap();
+    // Ids that nobody has, but whose places are those of the threads to come.
+    for next in 1..=PLACES / 4 {
+        probes.manage(own + PLACES + next, 3).unwrap();
+    }
+    let gate = Arc::new(Barrier::new(2));
+    let (say, hear) = mpsc::channel();
+    let child = {
+        let gate = Arc::clone(&gate);
+        thread::spawn(move || {
+            say.send(own_tid()).unwrap();
+            gate.wait();
+        })
+    };
+    let tid = hear.recv().unwrap();
+    assert_eq!(probes.slot(tid), Some(7), "{own} made {tid}");
+    gate.wait();
+    child.join().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while probes.slot(tid).is_some() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(probes.slot(tid), None, "still managed after its end");
+}
+
+#[test]
 fn a_process_that_nobody_looked_at_yet_tells_of_its_own_children() {
     for mut probes in both_ways() {
         probes.manage(own_tid(), 7).unwrap();

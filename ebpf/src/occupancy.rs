@@ -348,7 +348,8 @@ pub fn interrupted(cpu: *mut Cpu, ns: u64, place: usize) {
     // SAFETY: as above.
     unsafe {
         (*cpu).interrupted_ns += ns;
-        if waiting(cpu) != 0 {
+        // As for `switched`: what a kernel may refuse must not be there where blame is off.
+        if BLAME_ON.load() != 0 && waiting(cpu) != 0 {
             let before = (*cpu).interrupted_wait_ns;
             (*cpu).interrupted_wait_ns = (u64::from(before) + ns).min(u32::MAX.into()) as u32;
             charge(cpu, place, ns, false);

@@ -35,7 +35,7 @@ impl Structure {
         // fault in the kernel reads zeros.
         unsafe {
             let field = self.at.add(offset as usize).cast::<T>();
-            // The verifier knows which, and drops the other.
+            // LLVM knows which, or the verifier where it is an argument, and drops the other.
             if self.typed {
                 field.read_volatile()
             } else {

@@ -6,7 +6,7 @@ use downbeat_abi::{
     bucket_by_steps,
 };
 
-use crate::maps::{self, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
+use crate::maps::{self, BLAME_ON, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
 use crate::occupancy::index;
 use crate::opaque::opaque;
 use crate::task::Task;
@@ -51,10 +51,11 @@ pub fn waking(task: Task) {
 /// A new thread may run.
 #[inline(always)]
 pub fn born(task: Task) {
+    let Some(thread) = gate::thread(task.tid()) else {
+        return;
+    };
     let number = task.cpu();
-    if let Some(thread) = gate::thread(task.tid())
-        && let Some(cpu) = occupancy::of(number)
-    {
+    if let Some(cpu) = occupancy::of(number) {
         // SAFETY: the maps' own pointers.
         unsafe { is_ready(thread, cpu, number, now()) };
     }
@@ -78,7 +79,8 @@ pub fn migrated(task: Task, number: u32) {
     }
 }
 
-/// A CPU went from one thread to another. `state` tells the bits of that in which `prev` leaves it.
+/// A CPU went from one thread to another. `state` gives the state bits with which `prev` leaves it;
+/// [`RUNNABLE`] where it was preempted.
 #[inline(always)]
 pub fn switched(prev: Task, next: Task, state: impl FnOnce() -> u64) {
     // The idle task's pid 0 is never in the gate.
@@ -94,7 +96,9 @@ pub fn switched(prev: Task, next: Task, state: impl FnOnce() -> u64) {
             return;
         }
         let now = now();
-        if looked_at {
+        // Where blame is off nobody waits and this is not reached; the verifier learns it here and
+        // drops what a kernel may refuse.
+        if looked_at && BLAME_ON.load() != 0 {
             occupancy::switched(cpu, now, prev, prev_thread, next);
         }
         if let Some(thread) = prev_thread {
@@ -122,7 +126,7 @@ unsafe fn is_ready(thread: *mut Thread, cpu: *mut Cpu, number: u32, now: u64) {
 /// Tells a thread's jobs of the wake that they were not told of yet, if there is one.
 ///
 /// # Safety
-/// As [`is_ready`]; `job` is a live value of `JOBS`.
+/// As [`is_ready`]; `job` is where that thread's jobs are, a live value of `JOBS`.
 #[inline(always)]
 unsafe fn tell_wake(thread: *mut Thread, job: Option<*mut Job>, task: Task) {
     // SAFETY: as the caller promises.

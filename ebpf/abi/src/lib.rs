@@ -53,8 +53,8 @@ pub const fn thread_home(tid: u32, last: u32) -> u32 {
 }
 
 /// Where it is looked for then, the `n`-th time (1 to [`THREAD_PLACES`] - 1), in a map of
-/// `1 << (32 - shift)` records, `shift` being 32 at most. These are far apart for each id, and for
-/// ids that follow each other: a home that is taken is often among others that are.
+/// `1 << (32 - shift)` records, `shift` being 32 at most. From 1,024 records on these are far apart for
+/// each id, and for ids that follow each other: a home that is taken is often among others that are.
 #[must_use]
 #[inline(always)]
 pub const fn thread_refuge(tid: u32, n: u32, shift: u32) -> u32 {
@@ -63,8 +63,8 @@ pub const fn thread_refuge(tid: u32, n: u32, shift: u32) -> u32 {
 }
 
 /// What the kernel keeps of one managed thread: value of the array `THREADS`, which is a hash table
-/// of our own: a thread's record is in one of its [`THREAD_PLACES`]. Whoever changes `tid` from 0, by comparing and swapping the first word, has the
-/// record. One cache line. Times are `CLOCK_MONOTONIC` nanoseconds.
+/// of our own: a thread's record is in one of its [`THREAD_PLACES`]. Whoever changes `tid` from 0, by
+/// comparing and swapping the first word, has the record. One cache line. Times are `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Thread {
