@@ -133,18 +133,17 @@ unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<
         let rest = present_ns(cpu, now);
         let place = place_of(cpu, now, prev, prev_thread);
         let since = (*cpu).since_ns;
-        if since == 0 {
-            charge(cpu, place as usize, rest, true);
-            return;
+        let mut stolen = 0;
+        if since != 0 && place != place::IDLE as u32 {
+            let charged = span((*cpu).exec_ns, prev.exec_ns());
+            let ran = span((*cpu).interrupted_ns, span(since, now));
+            let lost = span(charged, ran).min(rest);
+            stolen = if lost < STOLEN_FROM_NS { 0 } else { lost };
         }
-        let charged = span((*cpu).exec_ns, prev.exec_ns());
-        let ran = span((*cpu).interrupted_ns, span(since, now));
-        let lost = span(charged, ran);
-        let stolen = if place == place::IDLE as u32 { 0 } else { lost.min(rest) };
-        if stolen < STOLEN_FROM_NS {
-            charge(cpu, place as usize, rest, true);
-        } else {
-            charge(cpu, place as usize, rest - stolen, true);
+        // No more calls in the text than these two: a verifier may follow each on its own, and that of
+        // kernel 7.2 does.
+        charge(cpu, place as usize, rest - stolen, true);
+        if stolen != 0 {
             charge(cpu, place::STOLEN, stolen, false);
         }
     }

@@ -1,7 +1,9 @@
 //! Fields of the kernel's own structures, at offsets that the loader took from the kernel's types.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 use crate::maps::{
     IN_IOWAIT_MASK, SIGNAL_LIVE, SIGNAL_THREADS, TASK_COMM, TASK_CPU, TASK_EXEC, TASK_FLAGS,
@@ -39,7 +41,15 @@ impl Structure {
             if self.typed {
                 field.read_volatile()
             } else {
-                bpf_probe_read_kernel(field).unwrap_or_else(|_| core::mem::zeroed())
+                // Zeros where the read faults, so nothing is asked of its result: each question would
+                // double what the verifier follows.
+                let mut value = MaybeUninit::<T>::uninit();
+                bpf_probe_read_kernel(
+                    value.as_mut_ptr().cast(),
+                    size_of::<T>() as u32,
+                    field.cast(),
+                );
+                value.assume_init()
             }
         }
     }

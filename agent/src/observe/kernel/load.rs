@@ -8,6 +8,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use downbeat_abi::{CLASS_SLOTS, GATE_WORD_BITS, NO_JOB, global, map, wait_parts};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::btf_file::BtfFile;
 use super::layout::{Layout, layout};
@@ -175,6 +176,7 @@ pub(super) fn load(roots: &Roots, options: &ProbeOptions) -> Result<Loaded, Prob
         options,
         roots,
     };
+    let _signals_wait = SignalsWait::begin()?;
     let mut lost = Vec::new();
     let mut parts = Parts { blame: options.blame && options.jobs, jobs: options.jobs };
     loop {
@@ -277,6 +279,30 @@ impl Attempt<'_> {
                 Ok(if program.apart { Some(raw.take_link(link)?.into()) } else { None })
             }
         }
+    }
+}
+
+/// Signals of this thread that wait until this is dropped. The verifier stops (`EAGAIN`) where one is
+/// pending, and a child's end is one for any thread of the process that does not block it: loads beside
+/// a hundred such ends failed five times in a row.
+struct SignalsWait(SigSet);
+
+impl SignalsWait {
+    /// All but those that ask to end, which may find no handler yet.
+    fn begin() -> Result<Self, ProbeError> {
+        let mut waiting = SigSet::all();
+        for end in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+            waiting.remove(end);
+        }
+        let before = waiting.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        before.map(Self).map_err(|error| ProbeError::failed("pthread_sigmask", &error))
+    }
+}
+
+impl Drop for SignalsWait {
+    fn drop(&mut self) {
+        // Fails for a wrong argument alone.
+        let _ = self.0.thread_set_mask();
     }
 }
 

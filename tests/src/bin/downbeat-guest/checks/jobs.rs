@@ -1,6 +1,7 @@
 //! Jobs, blame and the causes of misses on a guest's kernel, with the typed programs and with their
 //! twins on raw tracepoints.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,10 @@ const RAW: &[&str] = &["--btf", "/sys/kernel/btf/vmlinux"];
 
 /// The kernel's tracepoints that the agent's programs are on.
 const PROGRAMS: usize = 20;
+
+/// Instructions that a verifier follows for one program. It gives up at a million
+/// (`BPF_COMPLEXITY_LIMIT_INSNS`), and kernels differ by more than twice in how many they follow.
+const VERIFIED_AT_MOST: u64 = 500_000;
 
 /// The beats that are looked for, nanoseconds, and what gives them.
 const TIMER: Beat = ("timerfd", 10_000_000);
@@ -100,7 +105,22 @@ fn every_program_runs(way: &[&str]) -> Result<()> {
     ensure!(raw != way.is_empty(), "{names:?}");
     // Each part that a kernel lacks is one of these.
     ensure!(snapshot.notices.is_empty(), "{:?}", snapshot.notices);
+    let most = most_verified(agent.pid())?;
+    println!("verified instructions: {most}");
+    ensure!(most <= VERIFIED_AT_MOST, "{most} instructions: near what this kernel refuses");
     Ok(())
+}
+
+/// Instructions that the verifier followed for the dearest of a process's programs.
+fn most_verified(pid: u32) -> Result<u64> {
+    let directory = format!("/proc/{pid}/fdinfo");
+    let mut most = None;
+    for descriptor in fs::read_dir(&directory).context(directory)?.flatten() {
+        let Ok(text) = fs::read_to_string(descriptor.path()) else { continue };
+        let verified = text.lines().find_map(|line| line.strip_prefix("verified_insns:"));
+        most = most.max(verified.and_then(|number| number.trim().parse().ok()));
+    }
+    most.context("no descriptor of a program that tells of its verified_insns")
 }
 
 fn beat_is_found(way: &[&str]) -> Result<()> {
