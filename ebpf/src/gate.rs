@@ -1,13 +1,20 @@
 //! The gate: one bit per pid, so that a thread nobody asked about costs a load and a test; and behind
 //! it the records of those that pass, in a hash table of our own. A look-up touches one cache line of
 //! each: the kernel's own hash map touches three more, and that was a third of what a switch cost.
+//!
+//! Before the gate, for a thread that is not on a CPU, are the marks: one bit by where the kernel has its
+//! `task_struct`. Its pid there is in a line of memory that a wake needs for nothing else, and to wait
+//! for that line was most of what the wake of an unmanaged thread cost. A thread is marked when it is
+//! born managed, or else when a switch first tells of it; one wake at most is not seen until then. Marks
+//! stay, since others may have the same: one too many costs what all did without.
 
 use core::ptr::null_mut;
 
 use downbeat_abi::{GATE_WORD_BITS, NO_JOB, THREAD_PLACES, Thread, thread_home, thread_refuge};
 
 use crate::atomic;
-use crate::maps::{GATE, LAST_THREAD, THREAD_SHIFT, THREADS};
+use crate::maps::{GATE, LAST_THREAD, MARK_BITS, MARKS, THREAD_SHIFT, THREADS};
+use crate::task::Task;
 
 /// Whether the thread may be managed. A pid beyond the bitmap (`pid_max` was raised after the
 /// programs were loaded) passes, and its record decides.
@@ -17,6 +24,27 @@ fn passes(tid: u32) -> bool {
         // SAFETY: the map's own pointer; volatile, since other CPUs write it.
         Some(word) => (unsafe { word.read_volatile() } & bit(tid)) != 0,
         None => true,
+    }
+}
+
+/// Whether the thread may be managed, as far as its mark tells.
+#[inline(always)]
+pub fn is_marked(task: Task) -> bool {
+    let mark = task.mark(MARK_BITS);
+    match MARKS.get_ptr(mark / GATE_WORD_BITS) {
+        // SAFETY: the map's own pointer; volatile, since other CPUs write it.
+        Some(word) => (unsafe { word.read_volatile() } & bit(mark)) != 0,
+        None => true,
+    }
+}
+
+/// Marks a managed thread.
+#[inline(always)]
+pub fn mark(task: Task) {
+    let mark = task.mark(MARK_BITS);
+    if let Some(word) = MARKS.get_ptr_mut(mark / GATE_WORD_BITS) {
+        // SAFETY: the map's own pointer, 8-byte aligned.
+        unsafe { atomic::or(word, bit(mark)) };
     }
 }
 

@@ -13,6 +13,14 @@ use crate::atomic;
 #[map]
 pub static GATE: Array<u64> = Array::with_max_entries(32_768 / u64::BITS, BPF_F_MMAPABLE);
 
+/// Marks of managed threads; [`crate::gate`] tells what they are for. 2 KiB, which stay in the cache: with
+/// 8 KiB a wake cost 8 ns more. Beside a hundred managed threads 0.6 % of the others have the mark of one.
+#[map]
+pub static MARKS: Array<u64> = Array::with_max_entries((1 << MARK_BITS) / u64::BITS, 0);
+
+/// log2 of the marks.
+pub const MARK_BITS: u32 = 14;
+
 /// Managed threads; [`crate::gate`] knows where. The loader sizes it.
 #[map]
 pub static THREADS: Array<Thread> = Array::with_max_entries(1, BPF_F_MMAPABLE);

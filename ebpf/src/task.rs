@@ -1,5 +1,6 @@
 //! Fields of the kernel's own structures, at offsets that the loader took from the kernel's types.
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
@@ -62,6 +63,21 @@ impl Structure {
         if offset == 0 { T::default() } else { self.load(offset) }
     }
 
+    /// A number that no other structure has while the programs are loaded: how far it is from a fixed
+    /// place. The verifier allows no other arithmetic with a pointer whose type it knows.
+    #[inline(always)]
+    fn number(self) -> u64 {
+        let mut number = self.at as u64;
+        if self.typed {
+            let fixed = &raw const TASK_PID;
+            // SAFETY: arithmetic on registers alone.
+            unsafe {
+                asm!("{0} -= {1}", inout(reg) number, in(reg) fixed, options(pure, nomem, nostack));
+            }
+        }
+        number
+    }
+
     /// The structure that a field points to.
     #[inline(always)]
     fn follow(self, offset: u32) -> Self {
@@ -78,6 +94,13 @@ impl Task {
     #[inline(always)]
     pub fn tid(self) -> u32 {
         self.0.load(TASK_PID.load())
+    }
+
+    /// Its mark: a number below 2^`bits` by where the kernel has its record, so that nothing of that is
+    /// read. Others may have the same.
+    #[inline(always)]
+    pub fn mark(self, bits: u32) -> u32 {
+        (self.0.number().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - bits)) as u32
     }
 
     /// The process's id.

@@ -23,6 +23,14 @@ const UNINTERRUPTIBLE: u64 = 2;
 /// it runs or leaves: on its own CPU, and not on that of whoever wakes it.
 #[inline(always)]
 pub fn waking(task: Task) {
+    if gate::is_marked(task) {
+        wakes(task);
+    }
+}
+
+/// A function of its own, so that nothing is saved on the stack for threads that are not marked.
+#[inline(never)]
+fn wakes(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
@@ -64,6 +72,14 @@ pub fn born(task: Task) {
 /// A thread moves to another CPU's run queue.
 #[inline(always)]
 pub fn migrated(task: Task, number: u32) {
+    if gate::is_marked(task) {
+        moves(task, number);
+    }
+}
+
+/// As [`wakes`].
+#[inline(never)]
+fn moves(task: Task, number: u32) {
     let Some(thread) = gate::thread(task.tid()) else {
         return;
     };
@@ -156,7 +172,10 @@ unsafe fn leaves(
     unsafe {
         let job = maps::job((*thread).job);
         tell_wake(thread, job, task);
-        let Thread { run_ns, woken_ns, slot, .. } = *thread;
+        let Thread { run_ns, woken_ns, slot, siblings, .. } = *thread;
+        if siblings == Siblings::Unknown as u8 {
+            gate::mark(task);
+        }
         if run_ns != 0 && run_ns < now {
             ran_in_class(here, slot.into(), now - run_ns);
         }
@@ -215,6 +234,7 @@ unsafe fn runs(thread: *mut Thread, (here, number): (*mut Cpu, u32), task: Task,
         (*thread).unsure = 0;
         let mut siblings = (*thread).siblings;
         if siblings == Siblings::Unknown as u8 {
+            gate::mark(task);
             siblings = if task.has_siblings() { Siblings::Some } else { Siblings::None } as u8;
             (*thread).siblings = siblings;
         }

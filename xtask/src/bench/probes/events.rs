@@ -36,7 +36,7 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
             sums.insert(tool, sum.plus(&runs));
         }
     }
-    println!("ns, run statistics' own (about 25 a run) included; medians of {}", extent.rounds);
+    println!("ns, run statistics' own included; medians of {}", extent.rounds);
     println!(
         "{:<20} {:>7} {:>7} {:>7} {:>23}",
         "", "wakeup", "switch", "sum", "all programs/switch"

@@ -50,7 +50,7 @@ struct Extent {
     growth: bool,
 }
 
-const FULL: Extent = Extent { rounds: 5, pairs: 11, loops: 3_000, agent_seconds: 20, growth: true };
+const FULL: Extent = Extent { rounds: 9, pairs: 11, loops: 3_000, agent_seconds: 20, growth: true };
 const QUICK: Extent = Extent { rounds: 1, pairs: 3, loops: 500, agent_seconds: 4, growth: false };
 
 /// Measures the parts that are asked for, all of them where none is, and prints what came of it.
