@@ -8,7 +8,7 @@
 //! born managed, or else when a switch first tells of it; one wake at most is not seen until then. Marks
 //! stay, since others may have the same: one too many costs what all did without.
 
-use core::ptr::null_mut;
+use core::ptr::NonNull;
 
 use downbeat_abi::{GATE_WORD_BITS, NO_JOB, THREAD_PLACES, Thread, thread_home, thread_refuge};
 
@@ -16,14 +16,14 @@ use crate::atomic;
 use crate::maps::{GATE, LAST_THREAD, MARK_BITS, MARKS, THREAD_SHIFT, THREADS};
 use crate::task::Task;
 
-/// Whether the thread may be managed. A pid beyond the bitmap (`pid_max` was raised after the
+/// 1 where the thread may be managed, else 0. A pid beyond the bitmap (`pid_max` was raised after the
 /// programs were loaded) passes, and its record decides.
 #[inline(always)]
-fn passes(tid: u32) -> bool {
+pub fn passes(tid: u32) -> u64 {
     match GATE.get_ptr(tid / GATE_WORD_BITS) {
         // SAFETY: the map's own pointer; volatile, since other CPUs write it.
-        Some(word) => (unsafe { word.read_volatile() } & bit(tid)) != 0,
-        None => true,
+        Some(word) => (unsafe { word.read_volatile() } >> (tid % GATE_WORD_BITS)) & 1,
+        None => 1,
     }
 }
 
@@ -48,26 +48,28 @@ pub fn mark(task: Task) {
     }
 }
 
-/// What is kept of a managed thread.
+/// What is kept of a managed thread. Not an `Option` of a plain pointer: LLVM would leave its inside
+/// undefined where there is none, and the verifier refuses to have that put on the stack.
 #[inline(always)]
-pub fn thread(tid: u32) -> Option<*mut Thread> {
-    let found = find(tid);
-    if found.is_null() { None } else { Some(found) }
+pub fn thread(tid: u32) -> Option<NonNull<Thread>> {
+    if passes(tid) != 0 { find(tid) } else { None }
 }
 
-/// As [`thread`]; null where it is not managed. An `Option` would leave its inside undefined on one
-/// way and be put on the stack, which the verifier refuses.
+/// The same for one that is managed in all likelihood, or for nobody, whose id is 0: the record is looked
+/// at before the gate.
 #[inline(always)]
-fn find(tid: u32) -> *mut Thread {
-    if !passes(tid) {
-        return null_mut();
-    }
-    let home = record(tid, 0).unwrap_or(null_mut());
-    if home.is_null() || owner(home) as u32 == tid {
-        return home;
+pub fn kept(tid: u32) -> Option<NonNull<Thread>> {
+    if tid != 0 { find(tid) } else { None }
+}
+
+#[inline(always)]
+fn find(tid: u32) -> Option<NonNull<Thread>> {
+    let home = NonNull::new(record(tid, 0)?)?;
+    if owner(home.as_ptr()) as u32 == tid {
+        return Some(home);
     }
     let place = place_of(tid);
-    if place < THREAD_PLACES { record(tid, place).unwrap_or(null_mut()) } else { null_mut() }
+    if place < THREAD_PLACES { NonNull::new(record(tid, place)?) } else { None }
 }
 
 /// Manages a thread; `false` where there is no free record for it.
@@ -107,6 +109,9 @@ pub fn forget(tid: u32) {
 /// At which of its places a thread's record is; [`THREAD_PLACES`] where at none.
 #[inline(never)]
 fn place_of(tid: u32) -> u32 {
+    if passes(tid) == 0 {
+        return THREAD_PLACES;
+    }
     for place in 1..THREAD_PLACES {
         let Some(thread) = record(tid, place) else { break };
         if owner(thread) as u32 == tid {

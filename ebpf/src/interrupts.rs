@@ -16,7 +16,7 @@ const UNTIMED: u64 = 1;
 #[inline(always)]
 unsafe fn begin(cpu: *const Cpu) -> u64 {
     // SAFETY: the map's own pointer.
-    if unsafe { occupancy::is_looked_at(cpu) } { now() } else { UNTIMED }
+    if unsafe { occupancy::is_looked_at(cpu) } != 0 { now() } else { UNTIMED }
 }
 
 /// A hard interrupt's handler begins.

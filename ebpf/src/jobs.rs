@@ -156,6 +156,7 @@ pub fn reclaims(begins: bool, now: u64) {
     let Some(thread) = gate::thread(tid) else { return };
     // SAFETY: the maps' own pointers.
     unsafe {
+        let thread = thread.as_ptr();
         let Some(job) = maps::job((*thread).job) else { return };
         let since = (*job).reclaim_since_ns;
         (*job).stalled = 1;

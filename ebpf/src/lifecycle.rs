@@ -19,7 +19,7 @@ pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
         && let Some(thread) = gate::thread(old_tid)
     {
         // SAFETY: the map's own pointer.
-        let slot = unsafe { (*thread).slot }.into();
+        let slot = unsafe { thread.as_ref().slot }.into();
         gate::forget(old_tid);
         if !gate::admit(tid, slot) {
             count(Counter::DroppedThreads);
@@ -28,7 +28,7 @@ pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
     if let Some(thread) = gate::thread(tid) {
         // The others of its process are gone.
         // SAFETY: the map's own pointer.
-        unsafe { learn(thread, Siblings::None) };
+        unsafe { learn(thread.as_ptr(), Siblings::None) };
     }
     let event = Event {
         tid,
@@ -57,11 +57,11 @@ pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
         // so that none is lost. A process has none before it was looked at, and is followed until
         // then, so that its own children are told of as well: a daemon forks twice.
         // SAFETY: the map's own pointer.
-        let slot = if is_thread { unsafe { (*thread).slot }.into() } else { NO_CLASS };
+        let slot = if is_thread { unsafe { thread.as_ref().slot }.into() } else { NO_CLASS };
         if is_thread {
             // Who was alone is not any more; the other threads know it already.
             // SAFETY: the map's own pointer.
-            unsafe { learn(thread, Siblings::Some) };
+            unsafe { learn(thread.as_ptr(), Siblings::Some) };
         }
         if gate::admit(tid, slot) {
             gate::mark(child);

@@ -51,14 +51,16 @@ macro_rules! programs {
     ($($tracepoint:literal, $typed:ident, $raw:ident => |$ctx:ident, $at:ident| $body:block)*) => { $(
         #[btf_tracepoint(function = $tracepoint)]
         pub fn $typed($ctx: BtfTracePointContext) -> i32 {
-            let $at = |at| Structure::new(at, true);
+            const TYPED: bool = true;
+            let $at = |at| Structure::new(at, TYPED);
             $body;
             0
         }
 
         #[raw_tracepoint(tracepoint = $tracepoint)]
         pub fn $raw($ctx: RawTracePointContext) -> i32 {
-            let $at = |at| Structure::new(at, false);
+            const TYPED: bool = false;
+            let $at = |at| Structure::new(at, TYPED);
             $body;
             0
         }
@@ -78,7 +80,7 @@ programs! {
     // `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int
     // prev_state)`; the last argument since kernel 5.18
     "sched_switch", sched_switch, raw_sched_switch => |ctx, at| { let prev = Task(at(ctx.arg(1)));
-        wait::switched(prev, Task(at(ctx.arg(2))), || state!(ctx, prev)); }
+        wait::switched::<TYPED>(ctx.arg(1), ctx.arg(2), || state!(ctx, prev)); }
 
     // `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
     "sched_process_exec", sched_process_exec, raw_sched_process_exec => |ctx, at| { lifecycle::exec(&ctx, Task(at(ctx.arg(0))), ctx.arg(1)); }

@@ -6,6 +6,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
+use core::ptr::NonNull;
 use downbeat_abi::{
     CLASS_SLOTS, Counter, Cpu, CulpritKind, HASHED, KEEP_NS, Label, NO_CLASS, OWN_PLACES,
     PLACE_MASK, PLACES, SLICES, Thread, VICTIMS, credit_in, own_place, place, row_bit, waiting_in,
@@ -79,14 +80,14 @@ pub unsafe fn ask_for(cpu: *mut Cpu, slot: u16) {
     }
 }
 
-/// Whether it matters who has the CPU.
+/// Not 0 where it matters who has the CPU.
 ///
 /// # Safety
 /// `cpu` is a live value of its map.
 #[inline(always)]
-pub unsafe fn is_looked_at(cpu: *const Cpu) -> bool {
+pub unsafe fn is_looked_at(cpu: *const Cpu) -> u64 {
     // SAFETY: as the caller promises; volatile, since other CPUs write it.
-    unsafe { waiting(cpu) != 0 || (&raw const (*cpu).awake).read_volatile() != 0 }
+    unsafe { waiting(cpu) | u64::from((&raw const (*cpu).awake).read_volatile()) }
 }
 
 /// The rows of threads that wait on the CPU, as bits.
@@ -101,7 +102,13 @@ pub unsafe fn waiting(cpu: *const Cpu) -> u64 {
 
 /// The CPU went from `prev` to `next`.
 #[inline(always)]
-pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Thread>, next: Task) {
+pub fn switched(
+    cpu: *mut Cpu,
+    now: u64,
+    prev: Task,
+    prev_thread: Option<NonNull<Thread>>,
+    next: Task,
+) {
     // SAFETY: the map's own pointer.
     unsafe {
         if waiting(cpu) != 0 || (*cpu).owes != 0 {
@@ -127,7 +134,7 @@ pub fn switched(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Th
 
 /// Blames what the thread that leaves had of the CPU since somebody waits for it.
 #[inline(always)]
-unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<*mut Thread>) {
+unsafe fn charge_slice(cpu: *mut Cpu, now: u64, prev: Task, prev_thread: Option<NonNull<Thread>>) {
     // SAFETY: the map's own pointer.
     unsafe {
         let rest = present_ns(cpu, now);
@@ -363,12 +370,15 @@ pub fn place_of_interrupt(cpu: *mut Cpu, now: u64, kind: CulpritKind, id: u32) -
 }
 
 #[inline(always)]
-fn place_of(cpu: *mut Cpu, now: u64, task: Task, thread: Option<*mut Thread>) -> u32 {
+fn place_of(cpu: *mut Cpu, now: u64, task: Task, thread: Option<NonNull<Thread>>) -> u32 {
     if task.tid() == 0 {
         return place::IDLE as u32;
     }
     // SAFETY: the map's own pointer.
-    let managed = thread.map(|thread| unsafe { (u32::from((*thread).slot), (*thread).process) });
+    let managed = thread.map(|thread| unsafe {
+        let thread = thread.as_ptr();
+        (u32::from((*thread).slot), (*thread).process)
+    });
     let who = if let Some((slot, process)) = managed
         && slot != NO_CLASS
     {

@@ -9,7 +9,7 @@ use downbeat_abi::{
 use crate::maps::{self, BLAME_ON, LAST_WAIT_PART, WAIT_PARTS_SHARED, WAITS, count};
 use crate::occupancy::index;
 use crate::opaque::opaque;
-use crate::task::Task;
+use crate::task::{Structure, Task};
 use crate::{atomic, blame, gate, jobs, occupancy};
 
 /// `TASK_RUNNING`: a thread left its CPU that would rather have stayed.
@@ -31,9 +31,8 @@ pub fn waking(task: Task) {
 /// A function of its own, so that nothing is saved on the stack for threads that are not marked.
 #[inline(never)]
 fn wakes(task: Task) {
-    let Some(thread) = gate::thread(task.tid()) else {
-        return;
-    };
+    let Some(thread) = gate::kept(task.tid()) else { return };
+    let thread = thread.as_ptr();
     let number = task.cpu();
     let Some(cpu) = occupancy::of(number) else { return };
     // SAFETY: the maps' own pointers.
@@ -59,9 +58,8 @@ fn wakes(task: Task) {
 /// A new thread may run.
 #[inline(always)]
 pub fn born(task: Task) {
-    let Some(thread) = gate::thread(task.tid()) else {
-        return;
-    };
+    let Some(thread) = gate::thread(task.tid()) else { return };
+    let thread = thread.as_ptr();
     let number = task.cpu();
     if let Some(cpu) = occupancy::of(number) {
         // SAFETY: the maps' own pointers.
@@ -80,9 +78,8 @@ pub fn migrated(task: Task, number: u32) {
 /// As [`wakes`].
 #[inline(never)]
 fn moves(task: Task, number: u32) {
-    let Some(thread) = gate::thread(task.tid()) else {
-        return;
-    };
+    let Some(thread) = gate::kept(task.tid()) else { return };
+    let thread = thread.as_ptr();
     // SAFETY: the map's own pointer.
     unsafe {
         if (*thread).ready_ns == 0 {
@@ -98,30 +95,53 @@ fn moves(task: Task, number: u32) {
 /// A CPU went from one thread to another. `state` gives the state bits with which `prev` leaves it;
 /// [`RUNNABLE`] where it was preempted.
 #[inline(always)]
-pub fn switched(prev: Task, next: Task, state: impl FnOnce() -> u64) {
+pub fn switched<const TYPED: bool>(prev: *const u8, next: *const u8, state: impl FnOnce() -> u64) {
+    let tid = |at| Task(Structure::new(at, TYPED)).tid();
     // The idle task's pid 0 is never in the gate.
-    let prev_thread = gate::thread(prev.tid());
-    let next_thread = gate::thread(next.tid());
+    let passes = gate::passes(tid(prev)) * PREV_PASSES | gate::passes(tid(next)) * NEXT_PASSES;
     let number = occupancy::number();
     let Some(cpu) = occupancy::of(number) else { return };
+    // SAFETY: the map's own pointer.
+    if unsafe { occupancy::is_looked_at(cpu) } | passes != 0 {
+        changes::<TYPED>(prev, next, cpu, number, passes | state());
+    }
+}
+
+/// What [`changes`] is told in one word, since a function takes five at most: the state's bits, and above
+/// them which of both threads may be managed.
+const STATE: u64 = 0xffff_ffff;
+const PREV_PASSES: u64 = 1 << 32;
+const NEXT_PASSES: u64 = 1 << 33;
+
+/// A function of its own, so that a switch between others runs through few lines of instructions: these
+/// seldom stay in the cache from one switch to the next.
+#[inline(never)]
+fn changes<const TYPED: bool>(
+    prev: *const u8,
+    next: *const u8,
+    cpu: *mut Cpu,
+    number: u32,
+    passes_and_state: u64,
+) {
+    let task = |at| Task(Structure::new(at, TYPED));
+    let (prev, next) = (task(prev), task(next));
+    let kept = |passes, task: Task| {
+        gate::kept(if opaque(passes_and_state) & passes != 0 { task.tid() } else { 0 })
+    };
+    let (prev_thread, next_thread) = (kept(PREV_PASSES, prev), kept(NEXT_PASSES, next));
     // SAFETY: the maps' own pointers.
     unsafe {
-        let looked_at = occupancy::is_looked_at(cpu);
-        // Each on its own: LLVM would test both pointers at once, which the verifier calls arithmetic.
-        if !looked_at && opaque(prev_thread.is_none().into()) != 0 && next_thread.is_none() {
-            return;
-        }
         let now = now();
         // Where blame is off nobody waits and this is not reached; the verifier learns it here and
         // drops what a kernel may refuse.
-        if looked_at && BLAME_ON.load() != 0 {
+        if BLAME_ON.load() != 0 && occupancy::is_looked_at(cpu) != 0 {
             occupancy::switched(cpu, now, prev, prev_thread, next);
         }
         if let Some(thread) = prev_thread {
-            leaves(thread, (cpu, number), prev, state(), now);
+            leaves(thread.as_ptr(), (cpu, number), prev, passes_and_state & STATE, now);
         }
         if let Some(thread) = next_thread {
-            runs(thread, (cpu, number), next, now);
+            runs(thread.as_ptr(), (cpu, number), next, now);
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod clock;
+pub mod cpu_time;
 pub mod guest;
 pub mod processes;
 pub mod prometheus;

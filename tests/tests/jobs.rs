@@ -12,6 +12,7 @@ use downbeat_agent::model::rhythm::rhythm;
 use downbeat_agent::observe::kernel::{KernelEvent, KernelProbes, ProbeOptions};
 use downbeat_agent::roots::Roots;
 use downbeat_api::Rhythm;
+use downbeat_tests::cpu_time::HostTime;
 use downbeat_tests::threads::Scheduling;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
@@ -108,8 +109,24 @@ struct Seen {
     rhythm: Option<Rhythm>,
 }
 
-/// Runs several `downbeat-load periodic` at a time, each with its thread followed.
+/// Runs several `downbeat-load periodic` at a time, each with its thread followed; again where the
+/// hypervisor took so much meanwhile that no timer was on time.
 fn follow(probes: &mut KernelProbes, loads: &[&[&str]]) -> Vec<Seen> {
+    const TRIES: usize = 5;
+    const SPOILT: f64 = 0.05;
+    for _ in 1..TRIES {
+        let before = HostTime::read().unwrap();
+        let seen = follow_once(probes, loads);
+        let stolen = HostTime::read().unwrap().steal_since(&before);
+        if stolen < SPOILT {
+            return seen;
+        }
+        println!("again: {:.0} % was stolen", stolen * 100.0);
+    }
+    follow_once(probes, loads)
+}
+
+fn follow_once(probes: &mut KernelProbes, loads: &[&[&str]]) -> Vec<Seen> {
     // They and this thread go before whatever else the machine is busy with: of a job that begins
     // seconds late, and of a thread that is followed only then, nothing can be said.
     let inherited = Scheduling { reset_on_fork: false, ..Scheduling::fifo(PRIORITY) };

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use downbeat_tests::agent::{Agent, Place};
 use downbeat_tests::clock::now_ns;
+use downbeat_tests::cpu_time::HostTime;
 use downbeat_tests::processes::tids;
 use downbeat_tests::threads::{self, FIFO, Scheduling};
 
-use crate::demo::{self, cpu_time::HostTime, report::ms, report::quantile, scene::Scene};
+use crate::demo::{self, report::ms, report::quantile, scene::Scene};
 use crate::signals::Signals;
 use crate::workspace;
 

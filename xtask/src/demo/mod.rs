@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: the main job in one command.
 
 mod by_hand;
-pub mod cpu_time;
 pub mod janitor;
 pub mod report;
 mod rounds;

@@ -15,8 +15,8 @@ use super::client::{self, Results};
 use super::report::{Asked, Row};
 use super::running::{Ground, Order, Running};
 use super::{Bench, Measured};
-use crate::demo::cpu_time::{self, HostTime};
 use crate::demo::work::median;
+use downbeat_tests::cpu_time::{self, HostTime};
 
 const POOL: &str = r#"
 [worker.mic]

@@ -24,9 +24,9 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use crate::demo::cpu_time::HostTime;
 use crate::signals::Signals;
 use crate::workspace;
+use downbeat_tests::cpu_time::HostTime;
 use report::Row;
 
 /// What can be measured alone.

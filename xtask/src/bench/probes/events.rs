@@ -9,9 +9,9 @@ use aya::sys::{Stats, enable_stats};
 use super::storm::Storm;
 use super::tools::{Cost, Manage, Running, Runs, Tool};
 use super::{Extent, Spread, beside, verdict};
-use crate::demo::cpu_time::HostTime;
 use crate::packages::{RUNQLAT, RUNQSLOWER};
 use crate::signals::Signals;
+use downbeat_tests::cpu_time::HostTime;
 
 /// Of `runqlat`'s wakeup + switch.
 const UNMANAGED: f64 = 0.25;

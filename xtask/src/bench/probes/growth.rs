@@ -9,8 +9,8 @@ use downbeat_tests::processes::pids;
 use super::crowd::{Crowd, Size};
 use super::tools::Runs;
 use super::{Extent, beside, switches, verdict};
-use crate::demo::cpu_time::{HostTime, of_process};
 use crate::signals::Signals;
+use downbeat_tests::cpu_time::{HostTime, of_process};
 
 /// What was asked about.
 const USUAL: Size = Size { switches: 50_000, processes: 1_000, managed: 100 };

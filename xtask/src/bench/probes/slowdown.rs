@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use super::storm::{Passed, Storm};
 use super::tools::{Manage, Running};
 use super::{Extent, Spread, beside, verdict};
-use crate::demo::cpu_time::HostTime;
 use crate::signals::Signals;
+use downbeat_tests::cpu_time::HostTime;
 
 /// Each n-th of the storm's threads is managed.
 const EVERY: u32 = 10;

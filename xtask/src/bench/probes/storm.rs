@@ -10,7 +10,7 @@ use downbeat_tests::agent::die_with_this_thread;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 
-use crate::demo::cpu_time::HostTime;
+use downbeat_tests::cpu_time::HostTime;
 
 /// Groups of 20 senders and 20 receivers.
 pub const GROUPS: u32 = 2;

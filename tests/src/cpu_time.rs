@@ -16,6 +16,9 @@ pub struct HostTime {
 
 impl HostTime {
     /// Up to now.
+    ///
+    /// # Errors
+    /// Where the file is not what Linux writes.
     pub fn read() -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
         // user nice system idle iowait irq softirq steal; guest time is part of user time.
@@ -27,12 +30,14 @@ impl HostTime {
     }
 
     /// Share of all CPUs' time since `before` that the hypervisor took.
+    #[must_use]
     pub fn steal_since(&self, before: &Self) -> f64 {
         let total = self.total.saturating_sub(before.total).max(1);
         self.steal.saturating_sub(before.steal) as f64 / total as f64
     }
 
     /// Share of all CPUs' time since `before` in which they worked.
+    #[must_use]
     pub fn busy_since(&self, before: &Self) -> f64 {
         let total = self.total.saturating_sub(before.total).max(1);
         let idle = self.idle.saturating_sub(before.idle);
@@ -41,6 +46,9 @@ impl HostTime {
 }
 
 /// CPU time of a process with all its threads up to now, by the kernel's own clock of it.
+///
+/// # Errors
+/// Where it has ended.
 pub fn of_process(pid: u32) -> Result<Duration> {
     let number = Pid::from_raw(pid.cast_signed());
     let clock = clock_getcpuclockid(number)
