@@ -276,6 +276,64 @@ fn waits_agree_with_the_kernels_own_book() {
     }
 }
 
+/// A thread that sleeps until it is woken, and tells when it was.
+struct Sleeper {
+    tid: u32,
+    wake: mpsc::Sender<()>,
+    woken: mpsc::Receiver<u32>,
+}
+
+impl Sleeper {
+    fn new() -> Self {
+        let ((wake, waits), (say, woken)) = (mpsc::channel(), mpsc::channel());
+        thread::spawn(move || {
+            say.send(own_tid()).unwrap();
+            while waits.recv().is_ok() {
+                say.send(own_tid()).unwrap();
+            }
+        });
+        Self { tid: woken.recv().unwrap(), wake, woken }
+    }
+
+    fn falls_asleep(&self) {
+        let stat = format!("/proc/self/task/{}/stat", self.tid);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+            thread::yield_now();
+        }
+    }
+
+    fn is_woken(&self, times: u64) {
+        for _ in 0..times {
+            self.falls_asleep();
+            self.wake.send(()).unwrap();
+            self.woken.recv().unwrap();
+        }
+        self.falls_asleep();
+    }
+}
+
+#[test]
+fn of_a_sleeper_that_is_put_in_one_wake_at_most_is_not_seen() {
+    const SLOT: u32 = 5;
+    const WAKES: u64 = 20;
+    for mut probes in both_ways() {
+        let sleeper = Sleeper::new();
+        let mut counted = 0;
+        // Once put in it is known, also after it was taken out.
+        for unseen in [1, 0] {
+            sleeper.falls_asleep();
+            probes.manage(sleeper.tid, SLOT).unwrap();
+            sleeper.is_woken(WAKES);
+            let waits = probes.waits(SLOT).unwrap().count();
+            probes.unmanage(sleeper.tid);
+            println!("{} of {WAKES} waits", waits - counted);
+            // More where it was preempted as well.
+            assert!(waits - counted >= WAKES - unseen, "{waits} after {counted}");
+            counted = waits;
+        }
+    }
+}
+
 #[test]
 fn nothing_is_told_of_threads_that_nobody_asked_about() {
     for mut probes in both_ways() {

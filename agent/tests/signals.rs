@@ -26,7 +26,8 @@ async fn signals_do_not_end_a_load() {
         probes.map(|probes| probes.limits().to_vec())
     });
     while !load.is_finished() {
-        pthread_kill(load.as_pthread_t(), Signal::SIGCHLD).unwrap();
+        // Fails where it has just ended, with an older glibc.
+        let _ = pthread_kill(load.as_pthread_t(), Signal::SIGCHLD);
         thread::sleep(GAP);
     }
     let limits = load.join().unwrap();

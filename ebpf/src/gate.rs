@@ -4,9 +4,11 @@
 //!
 //! Before the gate, for a thread that is not on a CPU, are the marks: one bit by where the kernel has its
 //! `task_struct`. Its pid there is in a line of memory that a wake needs for nothing else, and to wait
-//! for that line was most of what the wake of an unmanaged thread cost. A thread is marked when it is
-//! born managed, or else when a switch first tells of it; one wake at most is not seen until then. Marks
-//! stay, since others may have the same: one too many costs what all did without.
+//! for that line was most of what the wake of an unmanaged thread cost. A thread is marked when a managed
+//! one makes it, when it first leaves the CPU on which the agent found it, and when it has a CPU although
+//! nobody was seen to wake it: of one that the agent put in while it slept, one wake is not seen. Marks
+//! stay, since others may have the same. One too many costs a look at the gate; they become as many as
+//! the kernel had places for managed threads so far.
 
 use core::ptr::NonNull;
 
@@ -55,8 +57,7 @@ pub fn thread(tid: u32) -> Option<NonNull<Thread>> {
     if passes(tid) != 0 { find(tid) } else { None }
 }
 
-/// The same for one that is managed in all likelihood, or for nobody, whose id is 0: the record is looked
-/// at before the gate.
+/// The same for one whose gate was asked already, or for nobody, whose id is 0.
 #[inline(always)]
 pub fn kept(tid: u32) -> Option<NonNull<Thread>> {
     if tid != 0 { find(tid) } else { None }

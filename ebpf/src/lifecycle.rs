@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
-use downbeat_abi::{Counter, Event, EventKind, NO_CLASS, Siblings, Thread};
+use downbeat_abi::{Counter, Event, EventKind, NO_CLASS, Siblings};
 
 use crate::events::{self, Wake};
 use crate::gate;
@@ -28,7 +28,7 @@ pub fn exec(ctx: &impl EbpfContext, task: Task, old_tid: u32) {
     if let Some(thread) = gate::thread(tid) {
         // The others of its process are gone.
         // SAFETY: the map's own pointer.
-        unsafe { learn(thread.as_ptr(), Siblings::None) };
+        unsafe { (*thread.as_ptr()).siblings = Siblings::None as u8 };
     }
     let event = Event {
         tid,
@@ -61,7 +61,7 @@ pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
         if is_thread {
             // Who was alone is not any more; the other threads know it already.
             // SAFETY: the map's own pointer.
-            unsafe { learn(thread.as_ptr(), Siblings::Some) };
+            unsafe { (*thread.as_ptr()).siblings = Siblings::Some as u8 };
         }
         if gate::admit(tid, slot) {
             gate::mark(child);
@@ -82,20 +82,6 @@ pub fn fork(ctx: &impl EbpfContext, parent: Task, child: Task) {
     };
     debug!(ctx, "fork: thread {} of {} made by {}", event.tid, event.tgid, event.other_tid);
     events::send(&event, Wake::Now);
-}
-
-/// Whether a thread's process has others now. Where nobody has looked yet, its first turn tells.
-///
-/// # Safety
-/// `thread` is a live value of `THREADS`.
-#[inline(always)]
-unsafe fn learn(thread: *mut Thread, siblings: Siblings) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        if (*thread).siblings != Siblings::Unknown as u8 {
-            (*thread).siblings = siblings as u8;
-        }
-    }
 }
 
 /// A thread ends.

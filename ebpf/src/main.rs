@@ -1,9 +1,9 @@
 //! downbeat's kernel programs: how long managed threads wait for a CPU, and which processes and
 //! threads come, go and change their names.
 //!
-//! The loader and the layouts are in `agent/src/observe/kernel` and `ebpf/abi`. All programs
+//! The loader and the layouts are in `agent/src/observe/kernel` and `ebpf/abi`. Programs
 //! attach with tp_btf, so each argument's type is known to the verifier and a field is read by a
-//! plain load.
+//! plain load; each has a twin on a raw tracepoint for kernels that do not tell the types.
 #![no_std]
 #![no_main]
 #![expect(

@@ -63,8 +63,8 @@ impl Structure {
         if offset == 0 { T::default() } else { self.load(offset) }
     }
 
-    /// A number that no other structure has while the programs are loaded: how far it is from a fixed
-    /// place. The verifier allows no other arithmetic with a pointer whose type it knows.
+    /// A number that no other structure has while the programs are loaded: where it is, or how far from a
+    /// fixed place. The verifier allows no other arithmetic with a pointer whose type it knows.
     #[inline(always)]
     fn number(self) -> u64 {
         let mut number = self.at as u64;

@@ -31,7 +31,7 @@ pub fn waking(task: Task) {
 /// A function of its own, so that nothing is saved on the stack for threads that are not marked.
 #[inline(never)]
 fn wakes(task: Task) {
-    let Some(thread) = gate::kept(task.tid()) else { return };
+    let Some(thread) = gate::thread(task.tid()) else { return };
     let thread = thread.as_ptr();
     let number = task.cpu();
     let Some(cpu) = occupancy::of(number) else { return };
@@ -60,6 +60,7 @@ fn wakes(task: Task) {
 pub fn born(task: Task) {
     let Some(thread) = gate::thread(task.tid()) else { return };
     let thread = thread.as_ptr();
+    gate::mark(task);
     let number = task.cpu();
     if let Some(cpu) = occupancy::of(number) {
         // SAFETY: the maps' own pointers.
@@ -78,7 +79,7 @@ pub fn migrated(task: Task, number: u32) {
 /// As [`wakes`].
 #[inline(never)]
 fn moves(task: Task, number: u32) {
-    let Some(thread) = gate::kept(task.tid()) else { return };
+    let Some(thread) = gate::thread(task.tid()) else { return };
     let thread = thread.as_ptr();
     // SAFETY: the map's own pointer.
     unsafe {
@@ -192,8 +193,9 @@ unsafe fn leaves(
     unsafe {
         let job = maps::job((*thread).job);
         tell_wake(thread, job, task);
-        let Thread { run_ns, woken_ns, slot, siblings, .. } = *thread;
-        if siblings == Siblings::Unknown as u8 {
+        let Thread { run_ns, woken_ns, slot, .. } = *thread;
+        if run_ns == 0 {
+            // It was put in since it has the CPU.
             gate::mark(task);
         }
         if run_ns != 0 && run_ns < now {
@@ -226,6 +228,10 @@ unsafe fn runs(thread: *mut Thread, (here, number): (*mut Cpu, u32), task: Task,
     unsafe {
         let Thread { ready_ns, slot, wake, .. } = *thread;
         let job = maps::job((*thread).job);
+        if ready_ns == 0 {
+            // Nobody was seen to wake it: most likely it has no mark yet.
+            gate::mark(task);
+        }
         if ready_ns == 0
             && wake == WakeKind::None as u8
             && let Some(job) = job
@@ -254,7 +260,6 @@ unsafe fn runs(thread: *mut Thread, (here, number): (*mut Cpu, u32), task: Task,
         (*thread).unsure = 0;
         let mut siblings = (*thread).siblings;
         if siblings == Siblings::Unknown as u8 {
-            gate::mark(task);
             siblings = if task.has_siblings() { Siblings::Some } else { Siblings::None } as u8;
             (*thread).siblings = siblings;
         }

@@ -77,7 +77,7 @@ impl Prometheus {
         die_with_this_thread(&mut command, Signal::SIGKILL);
         let child = command.spawn().context("prometheus: starting it")?;
         let server = Self { child, address, folder };
-        let ready = || server.get("/-/ready").is_ok_and(|(status, _)| status == 200);
+        let ready = || get(server.address, "/-/ready").is_ok_and(|(status, _)| status == 200);
         ensure!(wait_until(PATIENCE, ready), "prometheus does not answer:\n{}", server.log());
         Ok(server)
     }
@@ -92,7 +92,7 @@ impl Prometheus {
                 .is_ok_and(|found| !found.is_empty())
         };
         let came = wait_until(PATIENCE, enough);
-        let (_, targets) = self.get("/api/v1/targets")?;
+        let (_, targets) = get(self.address, "/api/v1/targets")?;
         let targets: Value = serde_json::from_str(&targets).context("its targets")?;
         let active = targets["data"]["activeTargets"].as_array().map_or(&[][..], Vec::as_slice);
         let well = |target: &Value| target["lastError"].as_str() == Some("");
@@ -108,7 +108,7 @@ impl Prometheus {
     /// # Errors
     /// When Prometheus refuses the query; with its reason.
     pub fn query(&self, query: &str) -> Result<Vec<f64>> {
-        let (status, body) = self.get(&format!("/api/v1/query?query={}", encoded(query)))?;
+        let (status, body) = get(self.address, &format!("/api/v1/query?query={}", encoded(query)))?;
         let answer: Value =
             serde_json::from_str(&body).with_context(|| format!("{status} to {query}: {body}"))?;
         if answer["status"] != "success" {
@@ -129,18 +129,6 @@ impl Prometheus {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
-
-    /// HTTP 1.0, so that the answer comes in one piece and the connection ends with it.
-    fn get(&self, target: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {target} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((status.context("no status")?, body.to_owned()))
-    }
 }
 
 impl Drop for Prometheus {
@@ -149,6 +137,22 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Status and body of what `address` answers for `target`. By HTTP 1.0, so that the answer comes in one
+/// piece and the connection ends with it.
+///
+/// # Errors
+/// When nobody answers there, or not by HTTP.
+pub fn get(address: SocketAddr, target: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {target} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.context("no status")?, body.to_owned()))
 }
 
 fn encoded(text: &str) -> String {

@@ -288,7 +288,7 @@ impl Attempt<'_> {
 struct SignalsWait(SigSet);
 
 impl SignalsWait {
-    /// All but those that ask to end, which may find no handler yet.
+    /// All but those by which somebody ends the agent: also while it loads.
     fn begin() -> Result<Self, ProbeError> {
         let mut waiting = SigSet::all();
         for end in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {

@@ -223,7 +223,8 @@ impl KernelProbes {
     }
 
     /// Counts the waits of a thread under a class slot (`0..CLASS_SLOTS`) from now on, and
-    /// reports its life; with [`NO_CLASS`] it only reports. Threads that it makes follow it.
+    /// reports its life; with [`NO_CLASS`] it only reports. Threads that it makes follow it. Of one
+    /// that sleeps now, the next wake and the wait after it are not seen (`ebpf/src/gate.rs`).
     ///
     /// A thread that has ended meanwhile stays in until its id is used again: check that it
     /// lives afterwards, or [`KernelProbes::unmanage`] it when acting on it fails.
