@@ -89,6 +89,18 @@ fn run_delay_ns(tid: u32) -> u64 {
     text.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
+/// A new thread that ends when somebody else comes to the gate.
+fn waits_at_a_gate() -> (u32, Arc<Barrier>, thread::JoinHandle<()>) {
+    let gate = Arc::new(Barrier::new(2));
+    let (say, hear) = mpsc::channel();
+    let waits = Arc::clone(&gate);
+    let child = thread::spawn(move || {
+        say.send(own_tid()).unwrap();
+        waits.wait();
+    });
+    (hear.recv().unwrap(), gate, child)
+}
+
 #[test]
 fn an_exec_is_seen_at_once_with_its_ids() {
     for mut probes in both_ways() {
@@ -114,16 +126,7 @@ fn threads_of_a_managed_thread_follow_it_until_they_end() {
     for mut probes in both_ways() {
         let own = own_tid();
         probes.manage(own, 7).unwrap();
-        let (say, hear) = mpsc::channel();
-        let gate = Arc::new(Barrier::new(2));
-        let child = {
-            let gate = Arc::clone(&gate);
-            thread::spawn(move || {
-                say.send(own_tid()).unwrap();
-                gate.wait();
-            })
-        };
-        let tid = hear.recv().unwrap();
+        let (tid, gate, child) = waits_at_a_gate();
         assert_eq!(probes.slot(tid), Some(7), "not put in by the kernel itself");
         let fork = await_event(
             &mut probes,
@@ -166,16 +169,7 @@ fn a_thread_whose_place_is_taken_has_another() {
     for next in 1..=PLACES / 4 {
         probes.manage(own + PLACES + next, 3).unwrap();
     }
-    let gate = Arc::new(Barrier::new(2));
-    let (say, hear) = mpsc::channel();
-    let child = {
-        let gate = Arc::clone(&gate);
-        thread::spawn(move || {
-            say.send(own_tid()).unwrap();
-            gate.wait();
-        })
-    };
-    let tid = hear.recv().unwrap();
+    let (tid, gate, child) = waits_at_a_gate();
     assert_eq!(probes.slot(tid), Some(7), "{own} made {tid}");
     gate.wait();
     child.join().unwrap();

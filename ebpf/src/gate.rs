@@ -12,6 +12,7 @@
 
 use core::ptr::NonNull;
 
+use aya_ebpf::maps::Array;
 use downbeat_abi::{GATE_WORD_BITS, NO_JOB, THREAD_PLACES, Thread, thread_home, thread_refuge};
 
 use crate::atomic;
@@ -22,32 +23,19 @@ use crate::task::Task;
 /// programs were loaded) passes, and its record decides.
 #[inline(always)]
 pub fn passes(tid: u32) -> u64 {
-    match GATE.get_ptr(tid / GATE_WORD_BITS) {
-        // SAFETY: the map's own pointer; volatile, since other CPUs write it.
-        Some(word) => (unsafe { word.read_volatile() } >> (tid % GATE_WORD_BITS)) & 1,
-        None => 1,
-    }
+    bit(&GATE, tid)
 }
 
 /// Whether the thread may be managed, as far as its mark tells.
 #[inline(always)]
 pub fn is_marked(task: Task) -> bool {
-    let mark = task.mark(MARK_BITS);
-    match MARKS.get_ptr(mark / GATE_WORD_BITS) {
-        // SAFETY: the map's own pointer; volatile, since other CPUs write it.
-        Some(word) => (unsafe { word.read_volatile() } & bit(mark)) != 0,
-        None => true,
-    }
+    bit(&MARKS, task.mark(MARK_BITS)) != 0
 }
 
 /// Marks a managed thread.
 #[inline(always)]
 pub fn mark(task: Task) {
-    let mark = task.mark(MARK_BITS);
-    if let Some(word) = MARKS.get_ptr_mut(mark / GATE_WORD_BITS) {
-        // SAFETY: the map's own pointer, 8-byte aligned.
-        unsafe { atomic::or(word, bit(mark)) };
-    }
+    set(&MARKS, task.mark(MARK_BITS));
 }
 
 /// What is kept of a managed thread. Not an `Option` of a plain pointer: LLVM would leave its inside
@@ -57,7 +45,7 @@ pub fn thread(tid: u32) -> Option<NonNull<Thread>> {
     if passes(tid) != 0 { find(tid) } else { None }
 }
 
-/// The same for one whose gate was asked already, or for nobody, whose id is 0.
+/// The same for one that passes the gate, as was asked already, or for nobody, whose id is 0.
 #[inline(always)]
 pub fn kept(tid: u32) -> Option<NonNull<Thread>> {
     if tid != 0 { find(tid) } else { None }
@@ -83,10 +71,7 @@ pub fn admit(tid: u32, slot: u32) -> bool {
     let Some(thread) = record(tid, place) else { return false };
     // SAFETY: the map's own pointer, which is this thread's since `claim`.
     unsafe { thread.write(Thread::new(tid, slot, NO_JOB)) };
-    if let Some(word) = GATE.get_ptr_mut(tid / GATE_WORD_BITS) {
-        // SAFETY: the map's own pointer, 8-byte aligned.
-        unsafe { atomic::or(word, bit(tid)) };
-    }
+    set(&GATE, tid);
     true
 }
 
@@ -95,7 +80,7 @@ pub fn admit(tid: u32, slot: u32) -> bool {
 pub fn forget(tid: u32) {
     if let Some(word) = GATE.get_ptr_mut(tid / GATE_WORD_BITS) {
         // SAFETY: the map's own pointer, 8-byte aligned.
-        unsafe { atomic::and(word, !bit(tid)) };
+        unsafe { atomic::and(word, !mask(tid)) };
     }
     for place in 0..THREAD_PLACES {
         let Some(thread) = record(tid, place) else { return };
@@ -110,9 +95,6 @@ pub fn forget(tid: u32) {
 /// At which of its places a thread's record is; [`THREAD_PLACES`] where at none.
 #[inline(never)]
 fn place_of(tid: u32) -> u32 {
-    if passes(tid) == 0 {
-        return THREAD_PLACES;
-    }
     for place in 1..THREAD_PLACES {
         let Some(thread) = record(tid, place) else { break };
         if owner(thread) as u32 == tid {
@@ -153,7 +135,25 @@ fn owner(thread: *const Thread) -> u64 {
     unsafe { thread.cast::<u64>().read_volatile() }
 }
 
+/// A bit of a bitmap, 0 or 1; 1 beyond its end.
 #[inline(always)]
-const fn bit(tid: u32) -> u64 {
-    1 << (tid % GATE_WORD_BITS)
+fn bit(bitmap: &Array<u64>, number: u32) -> u64 {
+    match bitmap.get_ptr(number / GATE_WORD_BITS) {
+        // SAFETY: the map's own pointer; volatile, since other CPUs write it.
+        Some(word) => (unsafe { word.read_volatile() } >> (number % GATE_WORD_BITS)) & 1,
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn set(bitmap: &Array<u64>, number: u32) {
+    if let Some(word) = bitmap.get_ptr_mut(number / GATE_WORD_BITS) {
+        // SAFETY: the map's own pointer, 8-byte aligned.
+        unsafe { atomic::or(word, mask(number)) };
+    }
+}
+
+#[inline(always)]
+const fn mask(number: u32) -> u64 {
+    1 << (number % GATE_WORD_BITS)
 }

@@ -231,14 +231,13 @@ unsafe fn runs(thread: *mut Thread, (here, number): (*mut Cpu, u32), task: Task,
         if ready_ns == 0 {
             // Nobody was seen to wake it: most likely it has no mark yet.
             gate::mark(task);
-        }
-        if ready_ns == 0
-            && wake == WakeKind::None as u8
-            && let Some(job) = job
-        {
-            (*thread).wake = jobs::unseen_wake(job);
-            (*thread).woken_ns = now;
-            (*thread).late_ns = 0;
+            if wake == WakeKind::None as u8
+                && let Some(job) = job
+            {
+                (*thread).wake = jobs::unseen_wake(job);
+                (*thread).woken_ns = now;
+                (*thread).late_ns = 0;
+            }
         }
         tell_wake(thread, job, task);
         if ready_ns != 0 {

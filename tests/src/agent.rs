@@ -171,11 +171,17 @@ impl Place {
     /// `downbeatd` with this place's folders, a metrics port of its own and no TCP for the pool.
     #[must_use]
     pub fn agent_command(&self) -> Command {
+        self.agent_command_at("127.0.0.1:0", "off")
+    }
+
+    /// The same with its metrics and its pool's REST server at these addresses.
+    #[must_use]
+    pub fn agent_command_at(&self, metrics: &str, rest: &str) -> Command {
         let mut command = Command::new(self.bin("downbeatd"));
         command.arg("--policy-dir").arg(self.path("policy"));
         command.arg("--pool-dir").arg(self.path("pool.d"));
         command.arg("--run-dir").arg(self.run_dir());
-        command.args(["--listen", "127.0.0.1:0", "--pool-rest", "off", "--pool-grpc", "off"]);
+        command.args(["--listen", metrics, "--pool-rest", rest, "--pool-grpc", "off"]);
         command
     }
 

@@ -179,10 +179,7 @@ fn an_address_in_use_costs_only_the_metrics() -> Result<()> {
     let place = Place::new()?;
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    let mut command = std::process::Command::new(place.bin("downbeatd"));
-    command.arg("--policy-dir").arg(place.path("policy"));
-    command.arg("--pool-dir").arg(place.path("pool.d"));
-    command.arg("--run-dir").arg(place.run_dir()).args(["--listen", &address]);
+    let command = place.agent_command_at(&address, "off");
     let log = place.path("agent.log");
     let agent = downbeat_tests::agent::Agent::start(command, place.run_dir(), log)?;
     agent.wait_for(|snapshot| {

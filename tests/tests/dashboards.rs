@@ -422,18 +422,7 @@ fn excused(panel: &Value, host: &Snapshot) -> bool {
 /// The agent of `place` with its metrics and its pool's REST server at these addresses, and a
 /// Prometheus that scrapes both.
 fn start(place: &Place, metrics: SocketAddr, rest: SocketAddr) -> Result<(Agent, Prometheus)> {
-    let usual = place.agent_command();
-    let mut command = Command::new(usual.get_program());
-    let mut args = usual.get_args();
-    while let Some(arg) = args.next() {
-        command.arg(arg);
-        for (option, address) in [("--listen", metrics), ("--pool-rest", rest)] {
-            if arg == option {
-                args.next();
-                command.arg(address.to_string());
-            }
-        }
-    }
+    let command = place.agent_command_at(&metrics.to_string(), &rest.to_string());
     let agent = Agent::start(command, place.run_dir(), place.path("agent.log"))?;
     Ok((agent, Prometheus::scraping(&[metrics, rest])?))
 }

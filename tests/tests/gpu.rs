@@ -86,11 +86,7 @@ fn a_gpu_and_its_processes_are_seen_everywhere_and_go_with_it() -> Result<()> {
     driver.says(&crowd.pid().to_string())?;
 
     let metrics = free_address()?;
-    let mut command = Command::new(place.bin("downbeatd"));
-    command.arg("--policy-dir").arg(place.path("policy"));
-    command.arg("--pool-dir").arg(place.path("pool.d"));
-    command.arg("--run-dir").arg(place.run_dir());
-    command.args(["--pool-rest", "off", "--pool-grpc", "off", "--listen", &metrics.to_string()]);
+    let mut command = place.agent_command_at(&metrics.to_string(), "off");
     command.env("LD_LIBRARY_PATH", &driver.folder).env("DRIVER_STATE", &driver.state);
     let agent = Agent::start(command, place.run_dir(), place.path("agent.log"))?;
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::Place;
+use downbeat_tests::cpu_time::{HostTime, of_process};
 use downbeat_tests::threads::Scheduling;
 
 use crate::demo;
 use crate::workspace;
-use downbeat_tests::cpu_time::{HostTime, of_process};
 
 const PER_SECOND: u32 = 3_000;
 const LASTS: Duration = Duration::from_secs(10);

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use downbeat_api::{Mode, Request};
 use downbeat_tests::clock::now_ns;
+use downbeat_tests::cpu_time::{HostTime, of_process};
 use downbeat_tests::processes::Stat;
 
 use super::by_hand::ByHand;
 use super::report::{AgentReport, Arrangement, Report, Round, Stream, WaitQuantiles};
 use super::scene::{CAMERA, MIC, Scene};
 use crate::signals::Signals;
-use downbeat_tests::cpu_time::{HostTime, of_process};
 
 /// Length of a round.
 const ROUND: Duration = Duration::from_millis(2500);

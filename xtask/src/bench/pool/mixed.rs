@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use downbeat_tests::agent::Agent;
+use downbeat_tests::cpu_time::{self, HostTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,7 +17,6 @@ use super::report::{Asked, Row};
 use super::running::{Ground, Order, Running};
 use super::{Bench, Measured};
 use crate::demo::work::median;
-use downbeat_tests::cpu_time::{self, HostTime};
 
 const POOL: &str = r#"
 [worker.mic]

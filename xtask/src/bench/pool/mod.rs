@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use downbeat_tests::cpu_time::HostTime;
 use serde_json::{Map, Value};
 
 use crate::signals::Signals;
 use crate::workspace;
-use downbeat_tests::cpu_time::HostTime;
 use report::Row;
 
 /// What can be measured alone.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::sys::{Stats, enable_stats};
+use downbeat_tests::cpu_time::HostTime;
 
 use super::storm::Storm;
 use super::tools::{Cost, Manage, Running, Runs, Tool};
 use super::{Extent, Spread, beside, verdict};
 use crate::packages::{RUNQLAT, RUNQSLOWER};
 use crate::signals::Signals;
-use downbeat_tests::cpu_time::HostTime;
 
 /// Of `runqlat`'s wakeup + switch.
 const UNMANAGED: f64 = 0.25;

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::sys::{Stats, enable_stats};
+use downbeat_tests::cpu_time::{HostTime, of_process};
 use downbeat_tests::processes::pids;
 
 use super::crowd::{Crowd, Size};
 use super::tools::Runs;
 use super::{Extent, beside, switches, verdict};
 use crate::signals::Signals;
-use downbeat_tests::cpu_time::{HostTime, of_process};
 
 /// What was asked about.
 const USUAL: Size = Size { switches: 50_000, processes: 1_000, managed: 100 };
@@ -75,7 +75,7 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
             println!("  agent {:.4} of a core; {}", point.agent, verdict(point.agent, ASKED));
         }
     }
-    println!("programs: run statistics' own 25 ns a run included; {}", beside(&before)?);
+    println!("programs: run statistics' own included; {}", beside(&before)?);
     Ok(())
 }
 

@@ -15,12 +15,12 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use clap::ValueEnum;
+use downbeat_tests::cpu_time::HostTime;
 
 use crate::demo::work::median;
 use crate::packages::{self, HACKBENCH, RUNQLAT, RUNQSLOWER};
 use crate::signals::Signals;
 use crate::{demo, workspace};
-use downbeat_tests::cpu_time::HostTime;
 
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use downbeat_tests::cpu_time::HostTime;
 
 use super::storm::{Passed, Storm};
 use super::tools::{Manage, Running};
 use super::{Extent, Spread, beside, verdict};
 use crate::signals::Signals;
-use downbeat_tests::cpu_time::HostTime;
 
 /// Each n-th of the storm's threads is managed.
 const EVERY: u32 = 10;
@@ -101,7 +101,7 @@ pub fn run(extent: &Extent, signals: &Signals) -> Result<()> {
     }
     let all = spread(&pairs, Pair::wall).context(
         "somebody keeps switching the kernel's run statistics on (another agent? \
-         kernel.bpf_stats_enabled?): their 25 ns a run would count as downbeat's",
+         kernel.bpf_stats_enabled?): what they cost each run would count as downbeat's",
     )?;
     println!("wall time with / without: {all} in all {} pairs", pairs.len());
     println!("run statistics were off: no program counted a run; {}", beside(&before)?);
