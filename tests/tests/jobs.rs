@@ -12,7 +12,7 @@ use downbeat_agent::model::rhythm::rhythm;
 use downbeat_agent::observe::kernel::{KernelEvent, KernelProbes, ProbeOptions};
 use downbeat_agent::roots::Roots;
 use downbeat_api::Rhythm;
-use downbeat_tests::cpu_time::HostTime;
+use downbeat_tests::cpu_time::undisturbed;
 use downbeat_tests::threads::Scheduling;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
@@ -109,22 +109,9 @@ struct Seen {
     rhythm: Option<Rhythm>,
 }
 
-/// Runs several `downbeat-load periodic` at a time, each with its thread followed; again where the
-/// hypervisor took more than a twentieth of the CPUs meanwhile, whose timers are late then.
+/// Runs several `downbeat-load periodic` at a time, each with its thread followed.
 fn follow(probes: &mut KernelProbes, loads: &[&[&str]]) -> Vec<Seen> {
-    const TRIES: usize = 5;
-    const SPOILT: f64 = 0.05;
-    let mut turn = 0;
-    loop {
-        turn += 1;
-        let before = HostTime::read().unwrap();
-        let seen = follow_once(probes, loads);
-        let stolen = HostTime::read().unwrap().steal_since(&before);
-        println!("turn {turn}: {:.0} % was stolen", stolen * 100.0);
-        if stolen < SPOILT || turn == TRIES {
-            return seen;
-        }
-    }
+    undisturbed(|| follow_once(probes, loads))
 }
 
 fn follow_once(probes: &mut KernelProbes, loads: &[&[&str]]) -> Vec<Seen> {

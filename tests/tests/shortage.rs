@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result};
 use downbeat_api::{CauseKind, Miss, ThreadJobs};
 use downbeat_tests::agent::Place;
 use downbeat_tests::cgroup::Group;
+use downbeat_tests::cpu_time::undisturbed;
 use downbeat_tests::skip;
 
 const POLICY: &str = r#"
@@ -42,40 +44,39 @@ fn new_group() -> Option<(Group, &'static str)> {
     })
 }
 
-#[test]
-fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
-    if !skip::root_or_skip() {
-        return;
-    }
+/// Misses of a job that must reclaim memory, and how long it usually takes, nanoseconds; nothing
+/// where the host lacks what it takes.
+fn shortage() -> Result<Option<(Vec<Miss>, u64)>> {
     let Some((group, limit)) = new_group() else {
-        return skip::skipped("no memory controller that can be used here");
+        skip::skipped("no memory controller that can be used here");
+        return Ok(None);
     };
-    let place = Place::new().unwrap();
-    let policy = |deadline: &str| {
-        place.policy("50-frames.toml", &POLICY.replace("{deadline}", deadline)).unwrap();
-    };
-    policy(NEVER);
-    let agent = place.start(&[]).unwrap();
-    if agent.snapshot().unwrap().cost.bpf.is_none() {
-        return skip::skipped("no kernel programs here");
+    let place = Place::new()?;
+    let policy =
+        |deadline: &str| place.policy("50-frames.toml", &POLICY.replace("{deadline}", deadline));
+    policy(NEVER)?;
+    let agent = place.start(&[])?;
+    if agent.snapshot()?.cost.bpf.is_none() {
+        skip::skipped("no kernel programs here");
+        return Ok(None);
     }
     let account = place.records().join("account");
     let account = account.to_string_lossy();
     let args: Vec<_> = LOAD.split(' ').chain([&*account]).collect();
-    let load = place.load(&args).unwrap();
-    group.take_in(load.pid()).unwrap();
+    let load = place.load(&args)?;
+    group.take_in(load.pid())?;
     let wait_for_jobs = |wanted: &dyn Fn(&ThreadJobs) -> bool| {
         let of_load = |jobs: &&ThreadJobs| jobs.pid == load.pid() && wanted(jobs);
-        agent.wait_for(|snapshot| snapshot.jobs.iter().find(of_load).cloned()).unwrap()
+        agent.wait_for(|snapshot| snapshot.jobs.iter().find(of_load).cloned())
     };
     // With memory enough most jobs are shorter than the deadline.
-    let plenty = wait_for_jobs(&|jobs| jobs.total.jobs >= 50).total;
-    let usual = plenty.response.p50_ns.expect("50 jobs have a median");
+    let plenty = wait_for_jobs(&|jobs| jobs.total.jobs >= 50)?.total;
+    let usual = plenty.response.p50_ns.context("50 jobs have a median")?;
     let deadline = usual * 5 / 4 / 1_000;
-    policy(&format!("{deadline}us"));
-    wait_for_jobs(&|jobs| jobs.deadline_ns == Some(deadline * 1_000));
-    group.write(limit, LIMIT).unwrap();
-    let before = agent.snapshot().unwrap().misses.last().map_or(0, |miss| miss.id);
+    policy(&format!("{deadline}us"))?;
+    wait_for_jobs(&|jobs| jobs.deadline_ns == Some(deadline * 1_000))?;
+    group.write(limit, LIMIT)?;
+    let before = agent.snapshot()?.misses.last().map_or(0, |miss| miss.id);
     // Without reclaim it would have been in time: it was late by less, waited for less, and its own
     // work was short enough.
     let is_for_memory = |miss: &&Miss| {
@@ -84,13 +85,19 @@ fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
         let late_ns = miss.response_ns - miss.deadline_ns;
         miss.id > before && reclaim_ns > late_ns.max(miss.wait_ns) && own_ns <= miss.deadline_ns
     };
-    let misses = agent
-        .wait_for(|snapshot| {
-            let of_memory: Vec<Miss> =
-                snapshot.misses.iter().filter(is_for_memory).cloned().collect();
-            (of_memory.len() >= 8).then_some(of_memory)
-        })
-        .unwrap();
+    let misses = agent.wait_for(|snapshot| {
+        let of_memory: Vec<Miss> = snapshot.misses.iter().filter(is_for_memory).cloned().collect();
+        (of_memory.len() >= 8).then_some(of_memory)
+    })?;
+    Ok(Some((misses, usual)))
+}
+
+#[test]
+fn a_job_that_must_reclaim_memory_first_missed_for_memory() {
+    if !skip::root_or_skip() {
+        return;
+    }
+    let Some((misses, usual)) = undisturbed(shortage).unwrap() else { return };
     // Something else may have taken even more: a hypervisor its CPU, a late timer its start.
     let of = |kind| misses.iter().filter(|miss| miss.cause.kind == kind).count();
     assert_eq!(of(CauseKind::OwnCost), 0, "usually {usual} ns: {misses:#?}");

@@ -63,8 +63,10 @@ fn file() -> tempfile::NamedTempFile {
     file
 }
 
-/// How often this thread has gone to sleep by its own doing.
-fn voluntary_switches() -> i64 {
+/// How often this thread has gone to sleep by its own doing. A fast disk may have what is wanted
+/// before the thread sleeps for it, more so where the hypervisor takes its CPU meanwhile: only one
+/// that slept has waited.
+fn sleeps() -> i64 {
     getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches()
 }
 
@@ -81,17 +83,15 @@ fn a_read_from_a_disk_counts_as_waiting_for_a_disk() {
         Ok(file) => file,
         Err(error) => return println!("skipped: O_DIRECT here: {error}"),
     };
-    // A fast disk may have the piece before the thread has gone to sleep: only one that slept has
-    // waited.
     let slept = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&slept);
     let told = stories(move |n| {
         let mut bytes = vec![0; PIECE + 4096];
         let start = bytes.as_ptr().align_offset(4096);
         file.seek(SeekFrom::Start((n * PIECE) as u64)).unwrap();
-        let before = voluntary_switches();
+        let before = sleeps();
         file.read_exact(&mut bytes[start..start + PIECE]).unwrap();
-        count.fetch_add(usize::from(voluntary_switches() > before), Ordering::Relaxed);
+        count.fetch_add(usize::from(sleeps() > before), Ordering::Relaxed);
         assert_eq!(bytes[start], 7);
     });
     let Some(told) = told else { return };
@@ -128,14 +128,26 @@ fn a_page_that_must_be_read_counts_as_a_major_fault() {
     unsafe { libc::madvise(map, LEN, libc::MADV_RANDOM) };
     forget(&file);
     let start = map as usize;
+    let slept = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&slept);
     let told = stories(move |n| {
+        let before = sleeps();
         // SAFETY: within the mapping, which lives until the test's end.
         let byte = unsafe { ((start + n * PIECE) as *const u8).read_volatile() };
+        count.fetch_add(usize::from(sleeps() > before), Ordering::Relaxed);
         assert_eq!(byte, 7);
     });
     let Some(told) = told else { return };
     let faulted = told.iter().filter(|story| story.faults > 0 && story.fault_ns > 0).count();
-    assert!(faulted * 2 > told.len(), "{faulted} of {} jobs faulted: {told:?}", told.len());
+    let slept = slept.load(Ordering::Relaxed);
+    if slept == 0 {
+        return println!("skipped: no page of this disk takes long enough to sleep");
+    }
+    assert!(
+        faulted * 4 >= slept * 3 && faulted <= slept,
+        "{faulted} of {} jobs faulted, {slept} slept for a page: {told:?}",
+        told.len()
+    );
     let disk = told.iter().filter(|story| story.io_ns > story.fault_ns).count();
     assert!(disk * 4 < told.len(), "{disk} of {} jobs count as disk", told.len());
 }

@@ -191,7 +191,7 @@ pub struct Stalls {
     pub io_ns: u64,
     /// Waiting for a page that had to be read (major faults).
     pub fault_ns: u64,
-    /// Major faults.
+    /// Major faults that the thread slept for.
     pub faults: u64,
     /// Reclaiming memory for itself. This time is also running or waiting time.
     pub reclaim_ns: u64,
