@@ -2,7 +2,7 @@ use super::*;
 use crate::dispatch::Dispatcher;
 use crate::oip::Backend;
 use crate::store::Store;
-use crate::view::{Model, Route, Standing, View};
+use crate::view::{Kind, Model, Standing, View};
 use tokio::io::Lines;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -19,7 +19,7 @@ impl Client {
         let model = Model {
             standing: Standing::Ready,
             metadata: None,
-            route: Route::Stream { socket: "/s".into() },
+            kind: Kind::Denoise,
             deadline: None,
         };
         view.lock().models.insert("mic".into(), model);

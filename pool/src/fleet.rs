@@ -224,10 +224,11 @@ impl Fleet {
         }
     }
 
-    /// Whether their number follows the load.
+    /// Whether their number follows the load: not where streams are connected to instances, which no
+    /// request tells of.
     fn is_elastic(&self) -> bool {
         let Instances { min, max, .. } = self.config.instances;
-        min != max
+        min != max && self.config.program != Program::Denoise
     }
 
     fn seen(&self, slot: usize, member: &Member) -> Instance {

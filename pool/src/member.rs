@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, DenoiseWorker};
 use crate::attachment::{Attachment, EXTERNAL_BOUND, OWN_BOUND};
 use crate::config::{self, Program, WorkerConfig};
 use crate::dispatch::{Attach, Channel, Dispatcher, Transport};
@@ -279,6 +279,11 @@ impl Member {
         }
         let (transport, bound) = match (&self.config.program, self.channel.take()) {
             (Program::Model(_), Some(channel)) => (Transport::Channel(*channel), OWN_BOUND),
+            (Program::Denoise, _) => {
+                let Some(socket) = self.socket.clone() else { return };
+                let worker = DenoiseWorker::new(&self.config.name, socket, self.config.deadline);
+                (Transport::Adapter(Arc::new(Adapter::Denoise(worker))), OWN_BOUND)
+            }
             (Program::Command(_), _) => {
                 let port = port(&self.config, self.slot);
                 match Adapter::new(&self.config, port, || context.home(&self.id)) {

@@ -307,7 +307,7 @@ impl Pool {
         let models = self
             .fleets
             .iter()
-            .filter_map(|(name, fleet)| Some((name.clone(), fleet.model(&self.paths)?)))
+            .filter_map(|(name, fleet)| Some((name.clone(), fleet.model()?)))
             .collect();
         let openai = self
             .fleets

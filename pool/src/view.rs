@@ -1,7 +1,6 @@
 //! What the pool shows of itself: written by the supervising loop, read by the servers.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ pub struct Model {
     pub standing: Standing,
     /// What it takes and gives; absent while nothing is known of it.
     pub metadata: Option<Arc<Metadata>>,
-    /// How requests reach it.
-    pub route: Route,
+    /// What it is.
+    pub kind: Kind,
     /// From the arrival, for requests that bring none; without it these are background work.
     pub deadline: Option<Duration>,
 }
@@ -34,16 +33,13 @@ pub enum Standing {
     Down(String),
 }
 
-/// How requests reach a model.
+/// What a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// By the stream socket of the noise remover.
-    Stream {
-        /// The socket.
-        socket: PathBuf,
-    },
-    /// By the dispatcher.
-    Queue {
+pub enum Kind {
+    /// The noise remover.
+    Denoise,
+    /// Whatever its metadata say.
+    Declared {
         /// Its name in the model store, where it lies there.
         stored: Option<String>,
     },

@@ -1,5 +1,7 @@
-//! External workers as models: tensors to what they understand, and what they answer to tensors.
+//! Workers that have no channel as models: tensors to what they understand, and what they answer to
+//! tensors.
 
+pub mod denoise;
 mod http;
 mod oip;
 mod stdio;
@@ -11,6 +13,7 @@ use crate::config::{self, WorkerConfig};
 use crate::inference::{Refusal, Request};
 use crate::launch::Home;
 
+pub use denoise::DenoiseWorker;
 pub use http::{HttpWorker, answers};
 pub use oip::OipWorker;
 pub use stdio::StdioWorker;
@@ -18,9 +21,11 @@ pub use stdio::StdioWorker;
 /// Bytes of an answer, at most.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// One external worker.
+/// One worker.
 #[derive(Debug)]
 pub enum Adapter {
+    /// The built-in noise remover.
+    Denoise(DenoiseWorker),
     /// A server of HTTP.
     Http(HttpWorker),
     /// A program that reads its standard input.
@@ -30,7 +35,7 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// For one instance of a declared worker; nothing for one without an adapter. `port` is that of
+    /// For one instance of an external worker; nothing for one without an adapter. `port` is that of
     /// the instance, `home` is for the processes that are started for it.
     #[must_use]
     pub fn new(
@@ -61,6 +66,7 @@ impl Adapter {
     /// cannot be reached or its program is not installed, [`Refusal::Failed`] where it fails.
     pub async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
         match self {
+            Self::Denoise(denoise) => denoise.infer(request).await,
             Self::Http(http) => http.infer(request).await,
             Self::Stdio(stdio) => stdio.infer(request).await,
             Self::Oip(oip) => oip.infer(request).await,

@@ -126,12 +126,20 @@ impl WorkerConfig {
         Path::new(named).parent().filter(|folder| folder.is_absolute())
     }
 
+    /// When the answer to a request is due that says nothing of it; absent for background work, and
+    /// for the noise remover, whose deadline is that of one frame of a stream.
+    #[must_use]
+    pub fn request_deadline(&self) -> Option<Duration> {
+        let none = self.program == Program::Denoise || self.media == Some(Media::Background);
+        self.deadline.filter(|_| !none)
+    }
+
     /// Whether it is a model whose requests wait in the queue.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         match (&self.program, &self.adapter) {
-            (Program::Model(_), _) => true,
-            (Program::Denoise, _) | (_, None) => false,
+            (Program::Model(_) | Program::Denoise, _) => true,
+            (_, None) => false,
             (_, Some(Adapter::Http(http))) => http.path.is_some(),
             (_, Some(Adapter::Stdio(_) | Adapter::Oip(_))) => true,
         }

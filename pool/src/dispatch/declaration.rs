@@ -20,8 +20,7 @@ pub struct Declaration {
     pub name: String,
     /// What it works on; decides what is shed first.
     pub media: Option<Media>,
-    /// For requests that bring none. A model without one, and [`Media::Background`], takes them as
-    /// background work.
+    /// For requests that bring none; a model without one takes them as background work.
     pub deadline: Option<Duration>,
     /// Requests computed together, at most.
     pub batch: usize,
@@ -32,6 +31,9 @@ pub struct Declaration {
     /// Its workers have a channel: their requests are packed when they come, so also those that
     /// come before the first worker.
     pub channel: bool,
+    /// What a request costs grows with the first size of its first tensor, though none are computed
+    /// together: the samples of a recording.
+    pub lengthy: bool,
 }
 
 impl From<&WorkerConfig> for Declaration {
@@ -39,11 +41,12 @@ impl From<&WorkerConfig> for Declaration {
         Self {
             name: config.name.clone(),
             media: config.media,
-            deadline: config.deadline,
+            deadline: config.request_deadline(),
             batch: config.batch,
             cheaper: config.cheaper.clone(),
             cold_start: (config.instances.min == 0).then_some(Duration::from_secs(2)),
             channel: matches!(config.program, Program::Model(_)),
+            lengthy: config.program == Program::Denoise,
         }
     }
 }
@@ -70,22 +73,15 @@ pub struct Attach {
     pub transport: Transport,
 }
 
-impl Declaration {
-    pub(super) fn is_background(&self) -> bool {
-        self.media == Some(Media::Background)
-    }
-}
-
 impl State {
     pub(super) fn spec(&self, declaration: &Declaration) -> ModelSpec {
-        let background = declaration.is_background();
         ModelSpec {
             media: match declaration.media {
                 Some(Media::Audio) => downbeat_queue::Media::Audio,
                 Some(Media::Video) => downbeat_queue::Media::Video,
                 Some(Media::Text | Media::Background) | None => downbeat_queue::Media::Other,
             },
-            deadline: declaration.deadline.filter(|_| !background),
+            deadline: declaration.deadline,
             max_batch: u32::try_from(declaration.batch.min(downbeat_link::MAX_REQUESTS))
                 .unwrap_or(1),
             cheaper: declaration

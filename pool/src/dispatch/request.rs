@@ -87,14 +87,18 @@ impl Dispatcher {
         let Some(model) = state.models.get(&work.request.model) else {
             return Err(unknown(&work.request.model));
         };
-        let own = model.declaration.deadline.filter(|_| !model.declaration.is_background());
+        let own = model.declaration.deadline;
         let deadline = terms.deadline.or_else(|| Some(terms.arrival + own?));
         let offer = Offer {
             model: model.id,
             client: terms.client.as_str().into(),
             deadline: deadline.map(since),
             priority: terms.priority,
-            units: if batching { rows(&work.request.inputs) } else { 1 },
+            units: if batching || model.declaration.lengthy {
+                rows(&work.request.inputs)
+            } else {
+                1
+            },
             bytes: work.request.inputs.iter().map(|tensor| tensor.data.len() as u64).sum(),
             batch_key: batching.then(|| batch_key(&work.request)),
             sequence: terms.sequence.as_ref().map(|sequence| Step {

@@ -16,7 +16,7 @@ use crate::inference::{Request, Terms};
 use crate::oip::statistics::{Over, Statistics};
 use crate::oip::{Backend, Models};
 use crate::store::Store;
-use crate::view::{Model as Shown, Route, Standing, View};
+use crate::view::{Kind, Model as Shown, Standing, View};
 
 /// What an echoing worker does when it has read a request.
 #[derive(Clone, Copy, PartialEq)]
@@ -100,6 +100,7 @@ fn dispatcher() -> Dispatcher {
         cheaper: None,
         cold_start: None,
         channel: true,
+        lengthy: false,
     });
     dispatcher
 }
@@ -203,8 +204,8 @@ async fn a_caller_that_goes_away_cancels() {
 /// The door in front of a dispatcher that has the model `echo`.
 fn door(dispatcher: &Dispatcher) -> Models {
     let view = View::default();
-    let (standing, route) = (Standing::Ready, Route::Queue { stored: None });
-    let model = Shown { standing, metadata: None, route, deadline: None };
+    let (standing, kind) = (Standing::Ready, Kind::Declared { stored: None });
+    let model = Shown { standing, metadata: None, kind, deadline: None };
     view.lock().models.insert("echo".into(), model);
     let store = Store::new(std::path::Path::new("/no/models"));
     Models::new(Backend::new(view, dispatcher.clone(), store))

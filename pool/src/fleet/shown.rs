@@ -7,16 +7,15 @@ use std::time::Duration;
 use downbeat_api::pool::{Worker, WorkerState};
 
 use super::Fleet;
-use crate::adapters;
-use crate::config::{Adapter, Media, Program};
+use crate::adapters::{self, denoise};
+use crate::config::{Adapter, Program};
 use crate::inference::Metadata;
 use crate::member::Member;
 use crate::memory::Hold;
 use crate::outside::is_outside;
-use crate::paths::Paths;
 use crate::program::port;
 use crate::store::Target;
-use crate::view::{Model, Route, Standing};
+use crate::view::{Kind, Model, Standing};
 use crate::wyoming::services::Service;
 
 impl Fleet {
@@ -111,30 +110,26 @@ impl Fleet {
 
     /// As a model of the Open Inference Protocol; nothing for what is none.
     #[must_use]
-    pub fn model(&self, paths: &Paths) -> Option<Model> {
+    pub fn model(&self) -> Option<Model> {
         if self.leaving.is_some() {
             return None;
         }
         let standing = self.standing();
-        if self.config.program == Program::Denoise {
-            let ready = |member: &&Member| member.state() == WorkerState::Ready;
-            let id = self.members.values().find(ready).map(Member::id);
-            let socket = paths.socket(id.unwrap_or(&self.config.name)).ok()?;
-            let route = Route::Stream { socket };
-            let deadline = self.config.deadline;
-            return Some(Model { standing, metadata: None, route, deadline });
-        }
         if !self.config.takes_requests() {
             return None;
         }
-        let route = Route::Queue { stored: self.stored().map(str::to_owned) };
-        let deadline =
-            self.config.deadline.filter(|_| self.config.media != Some(Media::Background));
-        Some(Model { standing, metadata: self.metadata().map(Arc::new), route, deadline })
+        let stored = self.stored().map(str::to_owned);
+        let denoise = self.config.program == Program::Denoise;
+        let kind = if denoise { Kind::Denoise } else { Kind::Declared { stored } };
+        let deadline = self.config.request_deadline();
+        Some(Model { standing, metadata: self.metadata().map(Arc::new), kind, deadline })
     }
 
     fn metadata(&self) -> Option<Metadata> {
         let name = self.config.name.clone();
+        if self.config.program == Program::Denoise {
+            return Some(denoise::metadata(&name));
+        }
         if self.stored().is_some() {
             let Target { artifact, description, .. } = self.target.as_ref().ok()?;
             return Some(Metadata {

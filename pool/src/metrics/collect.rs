@@ -12,7 +12,7 @@ use super::status;
 use crate::inference::Metadata;
 use crate::oip::Models;
 use crate::oip::statistics::{BOUNDS_US, Counts, Histogram};
-use crate::view::{Route, Snapshot};
+use crate::view::{Kind, Snapshot};
 
 /// One model at this moment.
 struct Model<'a> {
@@ -51,8 +51,8 @@ pub(super) fn families(models: &Models) -> Families {
             counts: backend.statistics.of(name),
             load: loads.remove(name),
             snapshot: &snapshot,
-            bytes: match &model.route {
-                Route::Queue { stored: Some(stored) } => {
+            bytes: match &model.kind {
+                Kind::Declared { stored: Some(stored) } => {
                     let target = backend.store.describe(stored, None);
                     target.ok().map(|target| target.artifact.bytes)
                 }

@@ -12,7 +12,7 @@ use crate::inference::{Refusal, Response, Spent};
 use crate::oip::statistics::{BOUNDS_US, Over};
 use crate::oip::{Backend, Models};
 use crate::store::Store;
-use crate::view::{Model, Openai, Route, Standing, View};
+use crate::view::{Kind, Model, Openai, Standing, View};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -38,7 +38,7 @@ fn pool() -> Models {
     let model = |standing| Model {
         standing,
         metadata: None,
-        route: Route::Queue { stored: None },
+        kind: Kind::Declared { stored: None },
         deadline: Some(10 * MS),
     };
     let down = Standing::Down("its worker failed".into());
@@ -59,6 +59,7 @@ fn pool() -> Models {
         cheaper: None,
         cold_start: None,
         channel: false,
+        lengthy: false,
     });
     let models = Models::new(Backend::new(view, dispatcher, Store::new(Path::new("/no/models"))));
     let counted = |ms: u32, outcome| {

@@ -4,7 +4,6 @@
 //! Both servers make [`crate::inference::Request`]s and ask [`models::Models`], the one door to
 //! the rest of the pool.
 
-mod denoise;
 mod elements;
 mod grpc;
 pub(crate) mod listen;
@@ -14,7 +13,6 @@ mod repository;
 mod rest;
 mod sound;
 pub mod statistics;
-mod stream;
 mod trace;
 mod watch;
 

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-use super::denoise::Denoise;
 use super::sound;
 use super::statistics::{Counts, Over, Statistics};
 use super::watch::Watch;
+use crate::adapters::denoise;
 use crate::dispatch::Dispatcher;
 use crate::inference::{Metadata, Refusal, Request, Response};
 use crate::store::{State, Store};
-use crate::view::{Model, Openai, Route, Snapshot, Standing, View};
+use crate::view::{Kind, Model, Openai, Snapshot, Standing, View};
 use crate::wyoming::services::Services;
 
 /// What the servers ask.
@@ -48,13 +48,7 @@ impl Backend {
 
 /// The models, as the servers see them.
 #[derive(Clone, Debug)]
-pub struct Models(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    backend: Backend,
-    denoise: Denoise,
-}
+pub struct Models(Arc<Backend>);
 
 /// One version of a model in the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,31 +89,27 @@ impl Entry {
 
 /// Those that can be asked for, the newest last.
 pub(super) fn versions(model: &Model) -> Vec<String> {
-    match (&model.route, &model.metadata) {
-        (Route::Stream { .. }, _) => vec![Denoise::VERSION.into()],
-        (Route::Queue { .. }, Some(metadata)) => metadata.versions.clone(),
-        (Route::Queue { .. }, None) => Vec::new(),
-    }
+    model.metadata.as_ref().map(|metadata| metadata.versions.clone()).unwrap_or_default()
 }
 
 impl Models {
     /// Over the rest of the pool.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
-        Self(Arc::new(Inner { backend, denoise: Denoise::default() }))
+        Self(Arc::new(backend))
     }
 
     /// The rest of the pool.
     #[must_use]
     pub fn backend(&self) -> &Backend {
-        &self.0.backend
+        &self.0
     }
 
     /// Where `/v1/*` goes.
     #[must_use]
     pub fn openai(&self) -> Openai {
-        let mut workers = self.0.backend.view.lock().openai.clone();
-        for name in self.0.backend.drained().iter() {
+        let mut workers = self.0.view.lock().openai.clone();
+        for name in self.0.drained().iter() {
             // It is there and takes nothing.
             workers.get_mut(name).map(Vec::clear);
         }
@@ -128,7 +118,7 @@ impl Models {
 
     /// Whether a model takes requests, with what a person said of it.
     fn standing(&self, name: &str, model: &Model) -> Standing {
-        if self.0.backend.drained().contains(name) {
+        if self.0.drained().contains(name) {
             return Standing::Down(format!(
                 "it is drained and takes no new request; `downbeat pool load {name}` ends that"
             ));
@@ -139,13 +129,13 @@ impl Models {
     /// What workers do for Wyoming clients.
     #[must_use]
     pub fn wyoming(&self) -> Services {
-        self.0.backend.view.lock().wyoming.clone()
+        self.0.view.lock().wyoming.clone()
     }
 
     /// Whether all models are ready.
     #[must_use]
     pub fn ready(&self) -> bool {
-        let snapshot = self.0.backend.view.lock();
+        let snapshot = self.0.view.lock();
         snapshot.models.values().all(|model| model.standing == Standing::Ready)
     }
 
@@ -154,7 +144,7 @@ impl Models {
     /// # Errors
     /// [`Refusal::NotFound`].
     pub fn model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Refusal> {
-        let snapshot = self.0.backend.view.lock();
+        let snapshot = self.0.view.lock();
         let model = self.model(&snapshot, name, version)?;
         Ok(self.standing(name, model) == Standing::Ready)
     }
@@ -164,15 +154,14 @@ impl Models {
     /// # Errors
     /// [`Refusal::NotFound`], [`Refusal::Unavailable`].
     pub fn metadata(&self, name: &str, version: Option<&str>) -> Result<Metadata, Refusal> {
-        let snapshot = self.0.backend.view.lock();
+        let snapshot = self.0.view.lock();
         let model = self.model(&snapshot, name, version)?;
-        match (&model.route, &model.metadata, &model.standing) {
-            (Route::Stream { .. }, ..) => Ok(Denoise::metadata(name)),
-            (Route::Queue { .. }, Some(metadata), _) => Ok(Metadata::clone(metadata)),
-            (_, None, Standing::Down(reason) | Standing::Coming(reason)) => {
+        match (&model.metadata, &model.standing) {
+            (Some(metadata), _) => Ok(Metadata::clone(metadata)),
+            (None, Standing::Down(reason) | Standing::Coming(reason)) => {
                 Err(Refusal::Unavailable(format!("model `{name}`: {reason}")))
             }
-            (_, None, Standing::Ready) => {
+            (None, Standing::Ready) => {
                 Err(Refusal::Unavailable(format!("model `{name}` does not say what it takes")))
             }
         }
@@ -202,7 +191,7 @@ impl Models {
                  `oip` to [worker.{name}]"
             )));
         }
-        let stored = self.0.backend.store.versions(name);
+        let stored = self.0.store.versions(name);
         if !stored.is_empty() {
             return Err(Refusal::NotFound(format!(
                 "model `{name}` is not loaded; load it, or declare it in pool.d"
@@ -252,7 +241,7 @@ impl Models {
     /// Counts a request to a model that could not be read; returns the refusal.
     pub fn unreadable(&self, model: &str, arrival: Instant, refusal: Refusal) -> Refusal {
         let over = Over { at: Instant::now(), spent: arrival.elapsed(), deadline: None };
-        self.0.backend.statistics.count(model, &over, &Err(refusal.clone()));
+        self.0.statistics.count(model, &over, &Err(refusal.clone()));
         refusal
     }
 
@@ -262,7 +251,7 @@ impl Models {
             return Ok(());
         };
         self.model_ready(&request.model, request.version.as_deref())?;
-        let inherited = self.0.backend.dispatcher.deadline_of(parent)?;
+        let inherited = self.0.dispatcher.deadline_of(parent)?;
         let terms = &mut request.terms;
         terms.deadline = terms.deadline.into_iter().chain(inherited).min();
         Ok(())
@@ -270,30 +259,26 @@ impl Models {
 
     async fn dispatch(&self, request: Request) -> Result<Response, Refusal> {
         let name = &request.model;
-        let (route, metadata, deadline) = {
-            let snapshot = self.0.backend.view.lock();
+        let (kind, metadata) = {
+            let snapshot = self.0.view.lock();
             let model = self.model(&snapshot, name, request.version.as_deref())?;
-            let standing = self.standing(name, model);
-            if let Standing::Down(reason) = &standing {
+            if let Standing::Down(reason) = self.standing(name, model) {
                 return Err(Refusal::Unavailable(format!("model `{name}`: {reason}")));
             }
-            if let (Standing::Coming(reason), Route::Stream { .. }) = (&standing, &model.route) {
-                return Err(Refusal::Unavailable(format!(
-                    "model `{name}` is not ready: {reason}; try again"
-                )));
-            }
-            (model.route.clone(), model.metadata.clone(), model.deadline)
+            (model.kind.clone(), model.metadata.clone())
         };
-        match route {
-            Route::Stream { socket } => self.0.denoise.infer(socket, deadline, request).await,
-            Route::Queue { .. } => {
-                // What declares no tensors looks at them itself.
-                if let Some(metadata) = metadata.filter(|it| !it.inputs.is_empty()) {
-                    metadata.check(&request)?;
-                }
-                self.0.backend.dispatcher.infer(request).await
+        let mut sound = None;
+        match (kind, metadata) {
+            (Kind::Denoise, _) => sound = Some(denoise::check(&request)?.lasts()),
+            // What declares no tensors looks at them itself.
+            (Kind::Declared { .. }, Some(metadata)) if !metadata.inputs.is_empty() => {
+                metadata.check(&request)?;
             }
+            (Kind::Declared { .. }, _) => {}
         }
+        let mut answer = self.0.dispatcher.infer(request).await?;
+        answer.spent.sound = sound;
+        Ok(answer)
     }
 
     fn entry(&self, name: &str, model: &Model) -> Entry {
@@ -303,14 +288,14 @@ impl Models {
     /// Every model in every version.
     #[must_use]
     pub fn index(&self) -> Vec<Entry> {
-        let stored = self.0.backend.store.index();
-        let snapshot = self.0.backend.view.lock();
+        let stored = self.0.store.index();
+        let snapshot = self.0.view.lock();
         let mut entries: Vec<_> =
             snapshot.models.iter().map(|(name, model)| self.entry(name, model)).collect();
         for entry in stored {
             let version = entry.version.map(|number| number.to_string()).unwrap_or_default();
             // A declared worker's own versions go by its name.
-            let is_its = |(_, model): &(&String, &Model)| matches!(&model.route, Route::Queue { stored: Some(of) } if *of == entry.name);
+            let is_its = |(_, model): &(&String, &Model)| matches!(&model.kind, Kind::Declared { stored: Some(of) } if *of == entry.name);
             let mut names: Vec<_> =
                 snapshot.models.iter().filter(is_its).map(|(name, _)| name.clone()).collect();
             if names.is_empty() && !snapshot.models.contains_key(&entry.name) {
@@ -338,14 +323,14 @@ impl Models {
         version: Option<&str>,
     ) -> Result<Vec<(Entry, Counts)>, Refusal> {
         if let Some(name) = name {
-            self.model(&self.0.backend.view.lock(), name, version)?;
+            self.model(&self.0.view.lock(), name, version)?;
         }
         let wanted = |entry: &Entry| name.is_none_or(|name| name == entry.name);
         let with_counts = |entry: Entry| {
-            let counts = self.0.backend.statistics.of(&entry.name);
+            let counts = self.0.statistics.of(&entry.name);
             (entry, counts)
         };
-        let snapshot = self.0.backend.view.lock().models.clone();
+        let snapshot = self.0.view.lock().models.clone();
         let served = snapshot.iter().map(|(name, model)| self.entry(name, model));
         Ok(served.filter(wanted).map(with_counts).collect())
     }

@@ -9,7 +9,7 @@ use super::models::{Backend, Models, versions};
 use crate::inference::Refusal;
 use crate::store::{IndexEntry, State, StoreError, Wish};
 use crate::supervise::LOAD_LIMIT;
-use crate::view::{Route, Standing};
+use crate::view::{Kind, Standing};
 
 /// Between two looks at a model that a client has asked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -107,8 +107,8 @@ impl Models {
     /// The name in the model store of what a client calls so.
     fn stored(&self, name: &str) -> Result<String, Refusal> {
         let snapshot = self.backend().view.lock();
-        match snapshot.models.get(name).map(|model| &model.route) {
-            Some(Route::Queue { stored: Some(stored) }) => Ok(stored.clone()),
+        match snapshot.models.get(name).map(|model| &model.kind) {
+            Some(Kind::Declared { stored: Some(stored) }) => Ok(stored.clone()),
             Some(_) => Err(Refusal::Unavailable(format!(
                 "model `{name}` is no model of the store and loaded while pool.d declares it; \
                  change pool.d"

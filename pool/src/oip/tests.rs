@@ -1,7 +1,8 @@
 use super::*;
+use crate::adapters::denoise;
 use crate::dispatch::Dispatcher;
 use crate::store::Store;
-use crate::view::{Model, Route, Standing, View};
+use crate::view::{Kind, Model, Standing, View};
 use downbeat_api::pool::{PoolStatus, Worker, WorkerState};
 
 fn backend(view: View) -> Backend {
@@ -19,9 +20,10 @@ async fn a_model_that_is_none_is_told_from_one_that_is_missing() {
         refusal.to_string()
     };
     assert_eq!(missing("x", None), "no model `x`; pool.d declares none");
-    let route = Route::Stream { socket: "/s".into() };
+    let kind = Kind::Denoise;
     let standing = Standing::Down("its worker failed".into());
-    let model = Model { standing, metadata: None, route, deadline: None };
+    let metadata = Some(denoise::metadata("mic").into());
+    let model = Model { standing, metadata, kind, deadline: None };
     view.lock().models.insert("mic".into(), model);
     view.lock().status = PoolStatus {
         workers: vec![Worker {

@@ -8,7 +8,6 @@ use super::models::Models;
 use super::statistics::Over;
 use super::trace;
 use crate::inference::{Refusal, Request, Response, Terms};
-use crate::view::{Model, Route};
 
 /// Counts and logs one request, also one whose future is dropped.
 pub(super) struct Watch {
@@ -32,9 +31,7 @@ impl Watch {
         let spent = now.saturating_duration_since(arrival);
         let own = || {
             let snapshot = backend.view.lock();
-            // Of a stream it is that of one frame, and a request has many.
-            let queued = |model: &&Model| matches!(model.route, Route::Queue { .. });
-            snapshot.models.get(&self.model).filter(queued).and_then(|model| model.deadline)
+            snapshot.models.get(&self.model).and_then(|model| model.deadline)
         };
         let asked = self.terms.deadline.map(|it| it.saturating_duration_since(arrival));
         let over = Over { at: now, spent, deadline: asked.or_else(own) };

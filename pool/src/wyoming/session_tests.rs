@@ -11,7 +11,7 @@ use crate::dispatch::Dispatcher;
 use crate::inference::Metadata;
 use crate::oip::Backend;
 use crate::store::Store;
-use crate::view::{Model, Route, Standing, View};
+use crate::view::{Kind, Model, Standing, View};
 
 /// A client's end, and what came over it.
 struct Client {
@@ -73,8 +73,8 @@ fn conversation(patience: Patience) -> Client {
             max_rows: None,
         };
         let standing = Standing::Down("it is only declared".into());
-        let route = Route::Queue { stored: None };
-        let model = Model { standing, metadata: Some(Arc::new(metadata)), route, deadline: None };
+        let kind = Kind::Declared { stored: None };
+        let model = Model { standing, metadata: Some(Arc::new(metadata)), kind, deadline: None };
         let declared = Wyoming {
             service,
             languages: vec!["en".into()],

@@ -9,6 +9,7 @@ mod orphans;
 mod ort;
 mod processes;
 mod programs;
+mod recordings;
 mod rest;
 mod scaling;
 mod seeing;

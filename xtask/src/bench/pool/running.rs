@@ -79,7 +79,7 @@ impl Ground {
     }
 
     /// Inputs of a model's test set.
-    fn inputs(&self, model: &str) -> PathBuf {
+    pub fn inputs(&self, model: &str) -> PathBuf {
         self.place.path(&format!("{model}.inputs"))
     }
 

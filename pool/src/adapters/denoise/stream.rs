@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use downbeat_api::pool::FrameHead;
@@ -11,12 +12,13 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAd
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
-use super::denoise::FRAME;
+use super::sound::FRAME;
 
 /// A worker that answers nothing for so long is stuck.
 const ANSWER_LIMIT_S: i64 = 2;
 
-/// Denoises whole frames of interleaved samples. Blocks.
+/// Denoises whole frames of interleaved samples. Blocks; gives up before the next frame once
+/// `over` is set.
 ///
 /// The model's answers lag by one frame, so silence follows the recording and the first answer is
 /// dropped: what comes back is aligned with what went in.
@@ -28,6 +30,7 @@ pub fn denoise(
     deadline: Option<Duration>,
     channels: usize,
     samples: &[i16],
+    over: &AtomicBool,
 ) -> io::Result<Vec<i16>> {
     let stream =
         socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
@@ -42,6 +45,9 @@ pub fn denoise(
     let mut message = vec![0; FrameHead::LEN + silence.len() * size_of::<i16>()];
     let frames = samples.chunks_exact(silence.len()).chain([silence.as_slice()]);
     for (sequence, frame) in (0..).zip(frames) {
+        if over.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
         let head = FrameHead { release_ns: monotonic()?, sequence, deadline_us };
         message[..FrameHead::LEN].copy_from_slice(&head.to_bytes());
         let payload = &mut message[FrameHead::LEN..];
