@@ -109,6 +109,17 @@ pub struct Metadata {
     pub outputs: Vec<TensorSpec>,
     /// Most rows of one request, where the model has such a bound.
     pub max_rows: Option<u32>,
+    /// Which of its tensors is sound of one channel, where that is declared.
+    pub sound: Option<SoundAt>,
+}
+
+/// Where a model has sound as samples (INT16, FP32), and how many of them are a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoundAt {
+    /// Its first input.
+    Input(u32),
+    /// Its first output.
+    Output(u32),
 }
 
 impl Metadata {
@@ -256,6 +267,7 @@ mod tests {
             inputs: vec![spec("a", &[-1, 2]), spec("b", &[1])],
             outputs: vec![spec("y", &[1])],
             max_rows: Some(8),
+            sound: None,
         }
     }
 

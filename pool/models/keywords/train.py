@@ -252,6 +252,7 @@ description = "A second of 16 kHz sound, one channel, to the English command wor
 media = "audio"
 labels = "labels.txt"
 max_batch = 16
+sample_rate = 16000
 accuracy = "{accuracy:.1f} % of {len(test_pcm)} seconds of espeak-ng speech and noise (5 to 30 dB), in {len(HELD_OUT)} voices that were not trained on"
 
 [[input]]

@@ -8,8 +8,8 @@ use downbeat_api::pool::{Worker, WorkerState};
 
 use super::Fleet;
 use crate::adapters::{self, denoise};
-use crate::config::{Adapter, Program};
-use crate::inference::Metadata;
+use crate::config::{Adapter, Program, WyomingService};
+use crate::inference::{Metadata, SoundAt};
 use crate::member::Member;
 use crate::memory::Hold;
 use crate::outside::is_outside;
@@ -140,6 +140,7 @@ impl Fleet {
                 outputs: description.outputs.clone(),
                 // Below that, the first dimension need not be that of rows.
                 max_rows: Some(description.max_batch).filter(|rows| *rows > 1),
+                sound: description.sample_rate.map(SoundAt::Input),
             });
         }
         let or = |declared: &Vec<_>, default: fn() -> _| {
@@ -157,6 +158,12 @@ impl Fleet {
         };
         let versions = vec!["1".into()];
         let platform = platform.into();
-        Some(Metadata { name, versions, platform, inputs, outputs, max_rows: None })
+        let sound = self.config.wyoming.as_ref().map(|wyoming| match wyoming.service {
+            WyomingService::Synthesize => SoundAt::Output(wyoming.rate),
+            WyomingService::Transcribe | WyomingService::Detect { .. } => {
+                SoundAt::Input(wyoming.rate)
+            }
+        });
+        Some(Metadata { name, versions, platform, inputs, outputs, max_rows: None, sound })
     }
 }

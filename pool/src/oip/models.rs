@@ -11,7 +11,7 @@ use super::statistics::{Counts, Over, Statistics};
 use super::watch::Watch;
 use crate::adapters::denoise;
 use crate::dispatch::Dispatcher;
-use crate::inference::{Metadata, Refusal, Request, Response};
+use crate::inference::{Metadata, Refusal, Request, Response, SoundAt};
 use crate::store::{State, Store};
 use crate::view::{Kind, Model, Openai, Snapshot, Standing, View};
 use crate::wyoming::services::Services;
@@ -217,11 +217,10 @@ impl Models {
         }
         watch.terms.deadline = request.terms.deadline;
         let deadline = request.terms.deadline;
-        let sound = sound::lasts(&request.inputs);
         let work = self.dispatch(request);
         let expired =
             |when: &str| Err(Refusal::Expired(format!("the deadline passed before the {when}")));
-        let mut outcome = match deadline {
+        let outcome = match deadline {
             None => work.await,
             // Work that is late already is never begun; the timer alone would let some through.
             Some(deadline) if deadline <= Instant::now() => expired("work began"),
@@ -229,11 +228,6 @@ impl Models {
                 .await
                 .unwrap_or_else(|_| expired("answer was there")),
         };
-        if let Ok(answer) = &mut outcome
-            && answer.spent.sound.is_none()
-        {
-            answer.spent.sound = sound.or_else(|| sound::lasts(&answer.outputs));
-        }
         watch.done(&outcome);
         outcome
     }
@@ -267,17 +261,23 @@ impl Models {
             }
             (model.kind.clone(), model.metadata.clone())
         };
-        let mut sound = None;
-        match (kind, metadata) {
-            (Kind::Denoise, _) => sound = Some(denoise::check(&request)?.lasts()),
-            // What declares no tensors looks at them itself.
-            (Kind::Declared { .. }, Some(metadata)) if !metadata.inputs.is_empty() => {
-                metadata.check(&request)?;
+        let (taken, given) = match metadata.as_ref().and_then(|metadata| metadata.sound) {
+            Some(SoundAt::Input(rate)) => (Some(rate), None),
+            Some(SoundAt::Output(rate)) => (None, Some(rate)),
+            None => (None, None),
+        };
+        let sound = match (kind, metadata) {
+            (Kind::Denoise, _) => Some(denoise::check(&request)?.lasts()),
+            (Kind::Declared { .. }, metadata) => {
+                // What declares no tensors looks at them itself.
+                if let Some(metadata) = metadata.filter(|it| !it.inputs.is_empty()) {
+                    metadata.check(&request)?;
+                }
+                sound::lasts(&request.inputs, taken)
             }
-            (Kind::Declared { .. }, _) => {}
-        }
+        };
         let mut answer = self.0.dispatcher.infer(request).await?;
-        answer.spent.sound = sound;
+        answer.spent.sound = sound.or_else(|| sound::lasts(&answer.outputs, given));
         Ok(answer)
     }
 

@@ -1,4 +1,5 @@
-//! How long the sound in a request or an answer lasts, where its form says so: WAV.
+//! How long the sound in a request or an answer lasts: a WAV file says so, of samples the rate must
+//! be known.
 
 use std::time::Duration;
 
@@ -7,10 +8,21 @@ use downbeat_link::{DataType, Tensor};
 
 use crate::wyoming::wav;
 
-/// Of the first tensor that is a WAV file; nothing where none is.
-pub fn lasts(tensors: &[Tensor]) -> Option<Duration> {
+/// Of the first tensor that is a WAV file; else, where `rate` samples are a second of the first
+/// tensor, of that one; nothing where there is neither.
+pub fn lasts(tensors: &[Tensor], rate: Option<u32>) -> Option<Duration> {
     let strings = tensors.iter().filter(|tensor| tensor.datatype == DataType::Bytes);
-    strings.filter_map(|tensor| wav(&tensor.data.slice_ref(tensor.strings().next()?))).next()
+    let file = |tensor: &Tensor| wav(&tensor.data.slice_ref(tensor.strings().next()?));
+    strings.filter_map(file).next().or_else(|| samples(tensors.first()?, rate?))
+}
+
+fn samples(tensor: &Tensor, rate: u32) -> Option<Duration> {
+    let size = match tensor.datatype {
+        DataType::Int16 | DataType::Fp32 => tensor.datatype.size()?,
+        _ => return None,
+    };
+    let samples = (tensor.data.len() / size) as f64;
+    Duration::try_from_secs_f64(samples / f64::from(rate)).ok()
 }
 
 fn wav(file: &Bytes) -> Option<Duration> {
@@ -32,11 +44,27 @@ mod tests {
 
     #[test]
     fn a_wav_file_says_how_long_it_lasts() {
-        let of = |file: &[u8]| lasts(&[tensor(b"text"), tensor(file)]);
+        let of = |file: &[u8]| lasts(&[tensor(b"text"), tensor(file)], Some(16_000));
         let whole = wav::write(16_000, &[7; 8_000]);
         assert_eq!(of(&whole), Some(Duration::from_millis(500)));
         assert_eq!(of(&whole[..whole.len() - 8_000]), Some(Duration::from_millis(250)), "cut");
         assert_eq!(of(b"RIFF"), None);
-        assert_eq!(lasts(&[]), None);
+        assert_eq!(lasts(&[], Some(16_000)), None);
+    }
+
+    #[test]
+    fn samples_last_as_long_as_their_rate_says() {
+        let samples = |datatype| Tensor {
+            name: "pcm".into(),
+            datatype,
+            shape: vec![2, 8_000],
+            data: vec![0; 32_000].into(),
+        };
+        let of = |datatype, rate| lasts(&[samples(datatype)], rate);
+        assert_eq!(of(DataType::Int16, Some(16_000)), Some(Duration::from_secs(1)));
+        assert_eq!(of(DataType::Fp32, Some(16_000)), Some(Duration::from_millis(500)));
+        assert_eq!(of(DataType::Int16, None), None);
+        assert_eq!(of(DataType::Uint8, Some(16_000)), None, "a picture");
+        assert_eq!(of(DataType::Int16, Some(0)), None);
     }
 }

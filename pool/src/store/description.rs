@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use downbeat_link::{DataType, TensorSpec, checked_shape};
@@ -17,6 +18,9 @@ const MAX_TENSORS: usize = 64;
 
 /// Most requests in one batch.
 pub const MAX_BATCH: u32 = 1024;
+
+/// Samples a second of sound.
+const SAMPLE_RATES: RangeInclusive<u32> = 4_000..=192_000;
 
 /// Most versions that one folder may hold.
 pub const MAX_VERSIONS: usize = 64;
@@ -42,6 +46,8 @@ pub struct ModelDescription {
     /// Rows of one batch, 1 to [`MAX_BATCH`]. Above 1 the first dimension of every input and
     /// output is -1.
     pub max_batch: u32,
+    /// Samples a second of the first input, where that is sound of one channel as INT16 or FP32.
+    pub sample_rate: Option<u32>,
     /// How well it does, on what.
     pub accuracy: Option<String>,
     /// Checksums by version; at least one.
@@ -146,6 +152,7 @@ struct File {
     labels: Option<String>,
     #[serde(default = "one")]
     max_batch: u32,
+    sample_rate: Option<u32>,
     accuracy: Option<String>,
     #[serde(rename = "version")]
     versions: BTreeMap<String, Version>,
@@ -213,6 +220,7 @@ fn check(folder: &str, file: File) -> Result<ModelDescription, String> {
     }
     check_tensors("input", &file.inputs, file.max_batch)?;
     check_tensors("output", &file.outputs, file.max_batch)?;
+    check_sample_rate(file.sample_rate, &file.inputs)?;
     if let Some(labels) = &file.labels
         && (labels.is_empty() || labels.starts_with('.') || labels.contains(['/', '\0']))
     {
@@ -231,8 +239,26 @@ fn check(folder: &str, file: File) -> Result<ModelDescription, String> {
         outputs: file.outputs,
         labels: file.labels,
         max_batch: file.max_batch,
+        sample_rate: file.sample_rate,
         accuracy: file.accuracy,
     })
+}
+
+fn check_sample_rate(rate: Option<u32>, inputs: &[TensorSpec]) -> Result<(), String> {
+    let Some(rate) = rate else { return Ok(()) };
+    let (least, most) = (SAMPLE_RATES.start(), SAMPLE_RATES.end());
+    if !SAMPLE_RATES.contains(&rate) {
+        return Err(format!("`sample_rate`: {rate} is not {least} to {most} samples a second"));
+    }
+    match inputs.first() {
+        Some(first) if !matches!(first.datatype, DataType::Int16 | DataType::Fp32) => Err(format!(
+            "`sample_rate`: the first input, `{}`, is {}, which is no sound; it must be INT16 or \
+             FP32, or leave the key out",
+            first.name,
+            first.datatype.name()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_tensors(kind: &str, tensors: &[TensorSpec], max_batch: u32) -> Result<(), String> {

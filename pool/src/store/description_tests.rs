@@ -11,6 +11,7 @@ description = "Letters"
 media = "image"
 labels = "labels.txt"
 max_batch = 8
+sample_rate = 48000
 accuracy = "99 %"
 
 [[input]]
@@ -52,6 +53,7 @@ fn every_key_is_understood() {
             outputs: vec![spec("scores", &[-1, 62])],
             labels: Some("labels.txt".into()),
             max_batch: 8,
+            sample_rate: Some(48_000),
             accuracy: Some("99 %".into()),
             versions: BTreeMap::from([(1, Sha256::parse(SUM).unwrap())]),
         }
@@ -71,6 +73,8 @@ fn what_is_wrong_is_named_with_its_remedy() {
         ("\"glyphs\"", "\"../x\"", "cannot be a model's name"),
         ("max_batch = 8", "max_batch = 0", "`max_batch`: 0 is not 1 to 1024"),
         ("max_batch = 8", "max_batch = -1", "max_batch = 8|invalid value"),
+        ("= 48000", "= 3999", "`sample_rate`: 3999 is not 4000 to 192000 samples a second"),
+        ("\"FP32\"", "\"UINT8\"", "`sample_rate`: the first input, `image`, is UINT8, which is"),
         ("[-1, 62]", "[2, 62]", "[[output]] `scores`: batches of up to 8 need -1"),
         ("[-1, 62]", "[-1, -2]", "[[output]] `scores`: -2 in its shape"),
         ("[-1, 62]", "[-1, 0]", "[[output]] `scores`: 0 in its shape"),

@@ -71,6 +71,7 @@ fn conversation(patience: Patience) -> Client {
             inputs: vec![spec(datatype, &[-1])],
             outputs: vec![spec(DataType::Bytes, &[1])],
             max_rows: None,
+            sound: None,
         };
         let standing = Standing::Down("it is only declared".into());
         let kind = Kind::Declared { stored: None };

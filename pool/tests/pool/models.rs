@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use downbeat_api::pool::WorkerState;
+use downbeat_api::pool::{Model, WorkerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -144,6 +144,9 @@ fn what_ships_does_what_its_description_says() {
     Set::glyphs().run(&address, 32);
     Set::read("intent", "text", "UINT8", &[64]).run(&address, 64);
     Set::keywords().run(&address, 5);
+    // Of the one that takes sound it is known how long that lasts.
+    let heard = |model: &Model| (model.name == "keywords") == model.real_time_factor.is_some();
+    pool.wait("a real-time factor", |status| status.models.iter().all(heard));
 
     let metadata = call(&address, "GET /v2/models/glyphs", "", b"").json;
     assert_eq!(metadata["versions"], serde_json::json!(["1"]), "{metadata}");

@@ -3,9 +3,11 @@
 //! A frame is a miss when its answer came later than its deadline or not at all. Quantiles are
 //! over the frames that were answered. Times are nanoseconds, shares are fractions of one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use downbeat_api::CauseKind;
 use downbeat_tests::record::{DROPPED, Frame, LATE_RELEASE};
 use serde::Serialize;
 
@@ -55,6 +57,8 @@ pub struct Round {
     pub others: f64,
     /// Units of background work per second.
     pub work_per_second: f64,
+    /// Why jobs of the streams missed their deadlines, as the agent says; it keeps the latest 256.
+    pub causes: BTreeMap<CauseKind, usize>,
     /// Streams and their frames.
     pub streams: Vec<Stream>,
 }
@@ -116,6 +120,8 @@ pub struct ArrangementReport {
     pub work_per_second: f64,
     /// The same per CPU-second that neither the streams nor anything outside the demo took.
     pub work_per_cpu_second_left: Option<f64>,
+    /// See [`Round::causes`].
+    pub causes: BTreeMap<CauseKind, usize>,
     /// Streams.
     pub streams: Vec<StreamReport>,
 }
@@ -179,6 +185,8 @@ pub struct RoundReport {
     pub missed: Vec<usize>,
     /// Likewise.
     pub frames: Vec<usize>,
+    /// See [`Round::causes`].
+    pub causes: BTreeMap<CauseKind, usize>,
 }
 
 /// What the agent cost over all rounds.
@@ -247,6 +255,10 @@ impl ArrangementReport {
                 StreamReport::new(&parts, seconds)
             })
             .collect();
+        let mut causes = BTreeMap::new();
+        for (&cause, &misses) in rounds.iter().flat_map(|round| &round.causes) {
+            *causes.entry(cause).or_default() += misses;
+        }
         Some(Self {
             arrangement,
             rounds: rounds.len(),
@@ -259,6 +271,7 @@ impl ArrangementReport {
                 .map(|round| round.work_per_cpu_second_left())
                 .collect::<Option<_>>()
                 .map(median),
+            causes,
             streams,
         })
     }
@@ -324,6 +337,7 @@ impl RoundReport {
             cpu_seconds: round.streams.iter().map(|stream| stream.cpu_seconds).collect(),
             missed: round.streams.iter().map(Stream::missed).collect(),
             frames: round.streams.iter().map(|stream| stream.frames.len()).collect(),
+            causes: round.causes.clone(),
         }
     }
 }
@@ -356,6 +370,7 @@ mod tests {
             steal: 0.01,
             others: 0.02,
             work_per_second: work,
+            causes: BTreeMap::from([(CauseKind::Stolen, 2), (CauseKind::ReleasedLate, 1)]),
             streams: vec![Stream {
                 name: "mic".into(),
                 deadline_ns: 10,
@@ -403,6 +418,7 @@ mod tests {
             "100.00 ms",
             "others 2.0 %",
             "1.0 MiB",
+            "the agent's causes of late jobs: 2 stolen, 1 released_late\n",
         ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }

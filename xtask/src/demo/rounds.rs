@@ -1,10 +1,11 @@
 //! The same load under different arrangements, in rounds that take turns, so that what a shared
 //! machine does to one arrangement it does to the others as well.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use downbeat_api::{Mode, Request};
+use anyhow::{Context, Result, bail, ensure};
+use downbeat_api::{CauseKind, Miss, Mode, Request, Response};
 use downbeat_tests::clock::now_ns;
 use downbeat_tests::cpu_time::{HostTime, of_process};
 use downbeat_tests::processes::Stat;
@@ -62,6 +63,22 @@ struct Window {
     others: f64,
     /// CPU time of each of [`STREAMS`].
     stream_cpu: [Duration; STREAMS.len()],
+    /// Their processes.
+    pids: [u32; STREAMS.len()],
+}
+
+impl Window {
+    /// Why jobs of the streams missed their deadlines in it, as the agent says.
+    fn causes(&self, misses: &BTreeMap<u64, Miss>) -> BTreeMap<CauseKind, usize> {
+        let mut causes = BTreeMap::new();
+        let within = |miss: &&Miss| {
+            (self.from_ns..self.to_ns).contains(&miss.release_ns) && self.pids.contains(&miss.pid)
+        };
+        for miss in misses.values().filter(within) {
+            *causes.entry(miss.cause.kind).or_default() += 1;
+        }
+        causes
+    }
 }
 
 /// Runs the plan and reads what came of it.
@@ -70,11 +87,17 @@ pub fn run(scene: &Scene, plan: &Plan, signals: &Signals) -> Result<Report> {
     let agent = scene.agent().id()?.tid;
     let (begin, agent_before) = (now_ns(), Stat::of(agent)?);
     let mut windows = Vec::new();
+    // By their numbers: the agent keeps the latest, about those of one round.
+    let mut misses = BTreeMap::new();
     for &arrangement in &plan.rounds {
         windows.push(round(scene, arrangement, signals)?);
+        misses.extend(latest_misses(scene)?);
     }
     let (end, agent_after) = (now_ns(), Stat::of(agent)?);
     scene.client()?.request(&Request::Resume)?;
+    // Those of the last round's end are told by now.
+    signals.sleep(SETTLING)?;
+    misses.extend(latest_misses(scene)?);
     let snapshot = scene.agent().snapshot()?;
 
     let ticks = ticks_per_second()?;
@@ -89,8 +112,15 @@ pub fn run(scene: &Scene, plan: &Plan, signals: &Signals) -> Result<Report> {
         }),
         source: format!("{:?}", snapshot.source),
     };
-    let rounds = read(scene, &windows)?;
+    let rounds = read(scene, &windows, &misses)?;
     Ok(Report::new(snapshot.kernel, scene.hog_threads, (ROUND, SETTLING), &rounds, agent))
+}
+
+fn latest_misses(scene: &Scene) -> Result<BTreeMap<u64, Miss>> {
+    match scene.client()?.request(&Request::Misses)? {
+        Response::Misses { misses } => Ok(misses.into_iter().map(|miss| (miss.id, miss)).collect()),
+        other => bail!("the agent answered {other:?} when asked for its misses"),
+    }
 }
 
 fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<Window> {
@@ -131,6 +161,7 @@ fn round(scene: &Scene, arrangement: Arrangement, signals: &Signals) -> Result<W
         // The two clocks may differ by a tick, and nothing is less than nothing.
         others: (after.busy_since(&before) - demo.as_secs_f64() / all).max(0.0),
         stream_cpu,
+        pids,
     })
 }
 
@@ -142,12 +173,12 @@ fn available_cpus() -> Result<usize> {
     Ok(std::thread::available_parallelism().context("counting CPUs")?.get())
 }
 
-fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
+fn read(scene: &Scene, windows: &[Window], misses: &BTreeMap<u64, Miss>) -> Result<Vec<Round>> {
     let records = STREAMS.iter().map(|name| scene.frames(name)).collect::<Result<Vec<_>, _>>()?;
     let cpus = available_cpus()?;
     let work = scene.work()?;
     let rounds = windows.iter().map(|window| {
-        let Window { arrangement, from_ns, to_ns, steal, others, stream_cpu } = *window;
+        let Window { arrangement, from_ns, to_ns, steal, others, stream_cpu, pids: _ } = *window;
         let seconds = (to_ns - from_ns) as f64 / 1e9;
         let done: f64 = work.iter().map(|record| record.between(from_ns, to_ns)).sum();
         Round {
@@ -157,6 +188,7 @@ fn read(scene: &Scene, windows: &[Window]) -> Result<Vec<Round>> {
             steal,
             others,
             work_per_second: done / seconds,
+            causes: window.causes(misses),
             streams: STREAMS
                 .iter()
                 .zip(&records)

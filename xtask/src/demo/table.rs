@@ -69,6 +69,13 @@ impl fmt::Display for Report {
                 },
                 late.concat()
             )?;
+            let mut causes: Vec<_> = arrangement.causes.iter().collect();
+            causes.sort_by_key(|(_, misses)| std::cmp::Reverse(**misses));
+            let causes: Vec<_> =
+                causes.iter().map(|(cause, misses)| format!("{misses} {}", cause.name())).collect();
+            if !causes.is_empty() {
+                writeln!(f, "{:<14}the agent's causes of late jobs: {}", "", causes.join(", "))?;
+            }
         }
         if let Some(first) = self.work.first() {
             writeln!(

@@ -34,6 +34,7 @@ pub fn metadata(name: &str) -> Metadata {
         inputs: vec![tensor(INPUT)],
         outputs: vec![tensor(OUTPUT)],
         max_rows: None,
+        sound: None,
     }
 }
 

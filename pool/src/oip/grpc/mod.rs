@@ -207,7 +207,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let Metadata { name, versions, platform, inputs, outputs, max_rows: _ } =
+        let Metadata { name, versions, platform, inputs, outputs, .. } =
             self.0.metadata(&name, some(&version))?;
         let tensors = |specs: Vec<downbeat_link::TensorSpec>| {
             let tensor = |spec: downbeat_link::TensorSpec| TensorMetadata {

@@ -145,7 +145,7 @@ async fn metadata(
     State(service): State<Service>,
     Path(of): Path<Of>,
 ) -> Result<Json<Value>, Refusal> {
-    let Metadata { name, versions, platform, inputs, outputs, max_rows: _ } =
+    let Metadata { name, versions, platform, inputs, outputs, .. } =
         service.models.metadata(&of.name, of.version.as_deref())?;
     Ok(Json(json!({
         "name": name,

@@ -4,6 +4,7 @@ use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -32,6 +33,8 @@ pub struct Told {
     pub bytes: usize,
     pub turns: usize,
     pub here: Quantiles,
+    /// Nothing but what must wake up: see [`Hops`].
+    pub hops: Quantiles,
     pub rest: Quantiles,
     pub grpc: Quantiles,
 }
@@ -56,9 +59,10 @@ fn run_case(plan: &Added, case: &Case, runtime: &Runtime) -> Result<Told> {
     let Case { name, model, onnx, input } = case;
     let template = Template::new(&format!("/v2/models/{model}/infer"), input, true, None)?;
     let mut here = Here::load(onnx, input)?;
+    let mut hops = Hops::new()?;
     let mut rest = Rest::open(&plan.rest)?;
     let mut grpc = runtime.block_on(grpc::Client::open(&plan.grpc, model, input))?;
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; 4];
     for turn in 0..plan.warm_up + plan.turns {
         let elements = template.elements(turn as u64);
         let each = [
@@ -71,15 +75,15 @@ fn run_case(plan: &Added, case: &Case, runtime: &Runtime) -> Result<Told> {
             others.iter().all(|it| alike(first, it)),
             "turn {turn}: the answers differ: {first:?} here, {others:?} from the pool"
         );
+        let ((), bare) = timed(|| hops.ask())?;
         if turn >= plan.warm_up {
-            for (times, (_, took)) in times.iter_mut().zip(each) {
-                times.push(took);
-            }
+            let took = each.map(|(_, took)| took).into_iter().chain([bare]);
+            times.iter_mut().zip(took).for_each(|(times, took)| times.push(took));
         }
     }
-    let [here, rest, grpc] = times.map(quantiles);
+    let [here, rest, grpc, hops] = times.map(quantiles);
     let (name, bytes, turns) = (name.clone(), template.elements(0).len(), plan.turns);
-    Ok(Told { name, bytes, turns, here, rest, grpc })
+    Ok(Told { name, bytes, turns, here, hops, rest, grpc })
 }
 
 fn timed<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
@@ -138,6 +142,39 @@ impl Here {
         let outputs = self.state.run(tvec![tensor?.into_tvalue()])?;
         let first = outputs.first().context("no output")?;
         Ok(floats(first.as_bytes()))
+    }
+}
+
+/// The four wake-ups of any call through two others: from the caller to the one in the middle, to
+/// the one behind, and back. Nobody does more than pass some bytes on.
+struct Hops(UnixStream);
+
+impl Hops {
+    const BYTES: usize = 64;
+
+    fn new() -> Result<Self> {
+        let (caller, mut front) = UnixStream::pair()?;
+        let (mut back, mut behind) = UnixStream::pair()?;
+        // Both end with the caller's end of the socket.
+        thread::spawn(move || {
+            let mut bytes = [0; Self::BYTES];
+            while front.read_exact(&mut bytes).is_ok()
+                && back.write_all(&bytes).is_ok()
+                && back.read_exact(&mut bytes).is_ok()
+                && front.write_all(&bytes).is_ok()
+            {}
+        });
+        thread::spawn(move || {
+            let mut bytes = [0; Self::BYTES];
+            while behind.read_exact(&mut bytes).is_ok() && behind.write_all(&bytes).is_ok() {}
+        });
+        Ok(Self(caller))
+    }
+
+    fn ask(&mut self) -> Result<()> {
+        let mut bytes = [0; Self::BYTES];
+        self.0.write_all(&bytes)?;
+        Ok(self.0.read_exact(&mut bytes)?)
     }
 }
 

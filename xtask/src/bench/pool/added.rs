@@ -24,6 +24,7 @@ struct Told {
     bytes: usize,
     turns: usize,
     here: Quantiles,
+    hops: Quantiles,
     rest: Quantiles,
     grpc: Quantiles,
 }
@@ -78,6 +79,12 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
             middle(|it| it.rest.p99)?
         );
         rows.push(Row::new(format!("{name}, REST, p99"), "µs", asked, added).note(whole));
+        for (quantile, bare) in
+            [("p50", middle(|it| it.hops.p50)?), ("p99", middle(|it| it.hops.p99)?)]
+        {
+            let name = format!("{name}, four wake-ups alone, {quantile}");
+            rows.push(Row::new(name, "µs", Asked::Nothing, bare));
+        }
         for (quantile, added) in [
             ("p50", middle(|it| it.grpc.p50 - it.here.p50)?),
             ("p99", middle(|it| it.grpc.p99 - it.here.p99)?),
