@@ -224,11 +224,10 @@ impl Fleet {
         }
     }
 
-    /// Whether their number follows the load: not where streams are connected to instances, which no
-    /// request tells of.
+    /// Whether their number follows the load.
     fn is_elastic(&self) -> bool {
         let Instances { min, max, .. } = self.config.instances;
-        min != max && self.config.program != Program::Denoise
+        min != max
     }
 
     fn seen(&self, slot: usize, member: &Member) -> Instance {

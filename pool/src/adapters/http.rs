@@ -9,7 +9,7 @@ use downbeat_link::{Tensor, TensorSpec};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{MAX_ANSWER, default_output, first_input, output, payload};
+use super::{AdapterError, MAX_ANSWER, default_output, first_input, output, payload};
 use crate::config::{Http, HttpBody, WorkerConfig};
 use crate::inference::{Refusal, Request};
 
@@ -20,20 +20,23 @@ pub struct HttpWorker {
     base: String,
     http: Http,
     output: TensorSpec,
+    /// It is a process of the pool's own.
+    own: bool,
 }
 
 impl HttpWorker {
     pub(super) fn new(config: &WorkerConfig, http: &Http, base: String) -> Self {
         let output = config.outputs.first().cloned().unwrap_or_else(default_output);
-        Self { name: config.name.clone(), base, http: http.clone(), output }
+        let own = http.url.is_none();
+        Self { name: config.name.clone(), base, http: http.clone(), output, own }
     }
 
-    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
+    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
         let Some(path) = &self.http.path else {
-            return Err(Refusal::Invalid(format!(
-                "`{}` takes /v1/* only; give it `http.path` for inference requests",
-                self.name
-            )));
+            let name = &self.name;
+            let reason =
+                format!("`{name}` takes /v1/* only; give it `http.path` for inference requests");
+            return Err(Refusal::Invalid(reason).into());
         };
         let first = first_input(request)?;
         let media_type = self.http.content_type.as_deref().unwrap_or("application/octet-stream");
@@ -50,11 +53,12 @@ impl HttpWorker {
         if let Some(trace) = &request.terms.traceparent {
             headers.push(("traceparent", trace));
         }
-        let (status, _, answer) = post(&self.base, path, &headers, body)
-            .await
-            .map_err(|error| error.refusal(&self.name))?;
+        let (status, _, answer) = match post(&self.base, path, &headers, body).await {
+            Ok(answered) => answered,
+            Err(error) => return Err(error.of_worker(&self.name, &self.base, self.own).await),
+        };
         if !status.is_success() {
-            return Err(failed(format!("{path} answers {status}{}", excerpt(&answer))));
+            return Err(failed(format!("{path} answers {status}{}", excerpt(&answer))).into());
         }
         Ok(vec![output(&self.output, answer).map_err(failed)?])
     }
@@ -98,13 +102,19 @@ impl CallError {
         }
     }
 
-    pub fn refusal(self, name: &str) -> Refusal {
-        match self {
+    /// What it means for a request to the worker `name`. A server of the pool's own that nobody can
+    /// connect to any more has ended.
+    pub async fn of_worker(self, name: &str, base: &str, own: bool) -> AdapterError {
+        if own && connect(base).await.is_err() {
+            return AdapterError::Lost(self.reason());
+        }
+        let refusal = match self {
             Self::Connect(reason) => {
                 Refusal::Unavailable(format!("`{name}` is not reached: {reason}"))
             }
             Self::Broken(reason) => Refusal::Failed(format!("`{name}`: {reason}")),
-        }
+        };
+        refusal.into()
     }
 }
 

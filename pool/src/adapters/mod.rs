@@ -21,6 +21,17 @@ pub use stdio::StdioWorker;
 /// Bytes of an answer, at most.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// Why a worker gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdapterError {
+    /// It gives this one instead.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It is not there any more, as far as can be seen: the request can run on another.
+    #[error("{0}")]
+    Lost(String),
+}
+
 /// One worker.
 #[derive(Debug)]
 pub enum Adapter {
@@ -63,12 +74,13 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] where the request is wrong, [`Refusal::Unavailable`] where the worker
-    /// cannot be reached or its program is not installed, [`Refusal::Failed`] where it fails.
-    pub async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
+    /// cannot be reached or its program is not installed, [`Refusal::Failed`] where it fails;
+    /// [`AdapterError::Lost`] where a process of the pool's own has ended.
+    pub async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
         match self {
             Self::Denoise(denoise) => denoise.infer(request).await,
             Self::Http(http) => http.infer(request).await,
-            Self::Stdio(stdio) => stdio.infer(request).await,
+            Self::Stdio(stdio) => Ok(stdio.infer(request).await?),
             Self::Oip(oip) => oip.infer(request).await,
         }
     }

@@ -7,6 +7,7 @@ use downbeat_link::{DataType, Tensor, checked_shape};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::AdapterError;
 use super::http::{excerpt, post};
 use crate::config::{Oip, WorkerConfig};
 use crate::inference::{Refusal, Request};
@@ -20,6 +21,8 @@ pub struct OipWorker {
     name: String,
     base: String,
     model: String,
+    /// It is a process of the pool's own.
+    own: bool,
 }
 
 #[derive(Deserialize)]
@@ -44,10 +47,10 @@ struct Parameters {
 impl OipWorker {
     pub(super) fn new(config: &WorkerConfig, oip: &Oip, base: String) -> Self {
         let model = oip.model.clone().unwrap_or_else(|| config.name.clone());
-        Self { name: config.name.clone(), base, model }
+        Self { name: config.name.clone(), base, model, own: oip.url.is_none() }
     }
 
-    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
+    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
         let head = head(request).to_string();
         let length = head.len().to_string();
         let mut body = Vec::from(head);
@@ -60,20 +63,21 @@ impl OipWorker {
         if let Some(trace) = &request.terms.traceparent {
             headers.push(("traceparent", trace));
         }
-        let (status, headers, answer) = post(&self.base, &path, &headers, body.into())
-            .await
-            .map_err(|error| error.refusal(&self.name))?;
+        let (status, headers, answer) = match post(&self.base, &path, &headers, body.into()).await {
+            Ok(answered) => answered,
+            Err(error) => return Err(error.of_worker(&self.name, &self.base, self.own).await),
+        };
         let said = || format!("`{}`: {path} answers {status}{}", self.name, excerpt(&answer));
         match status.as_u16() {
             200 => {}
-            400 => return Err(Refusal::Invalid(said())),
-            404 => return Err(Refusal::NotFound(said())),
-            503 => return Err(Refusal::Unavailable(said())),
-            _ => return Err(Refusal::Failed(said())),
+            400 => return Err(Refusal::Invalid(said()).into()),
+            404 => return Err(Refusal::NotFound(said()).into()),
+            503 => return Err(Refusal::Unavailable(said()).into()),
+            _ => return Err(Refusal::Failed(said()).into()),
         }
         let length = headers.get(HEADER_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         tensors(&answer, length).map_err(|reason| {
-            Refusal::Failed(format!("`{}`: its answer is none: {reason}", self.name))
+            Refusal::Failed(format!("`{}`: its answer is none: {reason}", self.name)).into()
         })
     }
 }

@@ -48,11 +48,18 @@ fn request(input: &[u8]) -> Request {
     }
 }
 
-async fn answer(adapter: &Adapter, input: &[u8]) -> Result<Vec<u8>, Refusal> {
+async fn answer(adapter: &Adapter, input: &[u8]) -> Result<Vec<u8>, AdapterError> {
     let outputs = adapter.infer(&request(input)).await?;
     assert_eq!((outputs.len(), outputs[0].name.as_str()), (1, "output"));
     let mut strings = outputs[0].strings();
     Ok(strings.next().unwrap().to_vec())
+}
+
+async fn refusal(adapter: &Adapter, input: &[u8]) -> Refusal {
+    match answer(adapter, input).await.unwrap_err() {
+        AdapterError::Refused(refusal) => refusal,
+        AdapterError::Lost(reason) => panic!("it is taken for gone: {reason}"),
+    }
 }
 
 fn installed(program: &str) -> bool {
@@ -81,7 +88,7 @@ async fn a_kept_process_answers_job_after_job() {
     let second = answer(&pids, b"b").await.unwrap();
     let pid = |answer: &[u8]| answer.split(|byte| *byte == b' ').next().unwrap().to_vec();
     assert_eq!(pid(&first), pid(&second));
-    assert!(matches!(answer(&pids, b"a\nb").await, Err(Refusal::Invalid(_))));
+    assert!(matches!(refusal(&pids, b"a\nb").await, Refusal::Invalid(_)));
     let cat = worker(&["cat"], Some(StdioFraming::Length));
     for input in [b"one\n".as_slice(), b"", b"three"] {
         assert_eq!(answer(&cat, input).await.unwrap(), input);
@@ -105,7 +112,7 @@ async fn a_kept_process_that_ends_is_told_and_started_anew() {
 
 #[tokio::test]
 async fn what_goes_wrong_is_said() {
-    let missing = answer(&worker(&["no-such-program"], None), b"").await.unwrap_err();
+    let missing = refusal(&worker(&["no-such-program"], None), b"").await;
     assert!(
         matches!(&missing, Refusal::Unavailable(reason) if reason.contains("no-such-program: not found in PATH")),
         "{missing}"
@@ -227,17 +234,20 @@ async fn server(reply: impl Fn(&str) -> Vec<u8> + Send + 'static) -> u16 {
 }
 
 fn http(port: u16, body: config::HttpBody) -> Adapter {
-    let http = config::Http {
-        port: Some(port),
-        path: Some("/run".into()),
-        body,
-        ..config::Http::default()
-    };
+    by_http(config::Http { port: Some(port), body, ..config::Http::default() })
+}
+
+fn elsewhere(url: &str) -> Adapter {
+    by_http(config::Http { url: Some(url.into()), ..config::Http::default() })
+}
+
+fn by_http(http: config::Http) -> Adapter {
+    let http = config::Http { path: Some("/run".into()), ..http };
     let config = WorkerConfig {
         adapter: Some(config::Adapter::Http(http)),
         ..WorkerConfig::new("w", Program::Elsewhere)
     };
-    Adapter::new(&config, Some(port), home).unwrap()
+    Adapter::new(&config, None, home).unwrap()
 }
 
 #[tokio::test]
@@ -259,10 +269,13 @@ async fn http_sends_bytes_or_a_form_and_tells_errors() {
         "{sent}"
     );
     assert!(
-        matches!(answer(&form, b"wrong!").await, Err(Refusal::Failed(reason)) if reason.contains("500"))
+        matches!(refusal(&form, b"wrong!").await, Refusal::Failed(reason) if reason.contains("500"))
     );
-    let nobody = http(1, config::HttpBody::Raw);
-    assert!(matches!(answer(&nobody, b"").await, Err(Refusal::Unavailable(_))));
+    // A process of the pool's own has ended then; another's server may come back.
+    let ended = http(1, config::HttpBody::Raw);
+    assert!(matches!(answer(&ended, b"").await, Err(AdapterError::Lost(_))));
+    let nobody = elsewhere("http://127.0.0.1:1");
+    assert!(matches!(refusal(&nobody, b"").await, Refusal::Unavailable(_)));
 }
 
 #[tokio::test]

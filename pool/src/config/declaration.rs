@@ -232,10 +232,12 @@ impl File<'_> {
         if config.program == Program::Denoise && has("wyoming") {
             say("wyoming", "`denoise` has no part in a conversation; leave it out");
         }
-        if config.program == Program::Denoise && config.instances.min == 0 {
+        let Instances { min, max, .. } = config.instances;
+        if config.program == Program::Denoise && min != max {
             say(
                 "instances",
-                "streams connect to `denoise` directly, so one must run; raise `min` to 1",
+                "streams connect to each of `denoise`, so their number is fixed; write it alone, 1 \
+                 or more",
             );
         }
         if config.program.is_built_in() {

@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use downbeat_link::Tensor;
-use downbeat_queue::ModelSpec;
+use downbeat_queue::{Guess, ModelSpec};
 
 use super::State;
 use super::channel::Channel;
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, denoise};
 use crate::config::{Media, Program, WorkerConfig};
 use crate::inference::Request;
+
+/// Of the noise remover, by the frame of one channel, until the first recording was measured: about
+/// twice what it takes on a slow machine.
+const DENOISE_GUESS: Guess =
+    Guess { per_unit: Duration::from_micros(300), fixed: Duration::from_millis(1) };
 
 /// What is declared of a model; one worker declaration in pool.d is one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +36,8 @@ pub struct Declaration {
     /// Its workers have a channel: their requests are packed when they come, so also those that
     /// come before the first worker.
     pub channel: bool,
-    /// What a request costs grows with the first size of its first tensor, though none are computed
-    /// together: the samples of a recording.
-    pub lengthy: bool,
+    /// It is the noise remover: a request costs by the frames that it has, of all its channels.
+    pub denoise: bool,
 }
 
 impl From<&WorkerConfig> for Declaration {
@@ -46,7 +50,7 @@ impl From<&WorkerConfig> for Declaration {
             cheaper: config.cheaper.clone(),
             cold_start: (config.instances.min == 0).then_some(Duration::from_secs(2)),
             channel: matches!(config.program, Program::Model(_)),
-            lengthy: config.program == Program::Denoise,
+            denoise: config.program == Program::Denoise,
         }
     }
 }
@@ -89,13 +93,23 @@ impl State {
                 .as_ref()
                 .and_then(|name| self.models.get(name).map(|model| model.id)),
             cold_start: declaration.cold_start,
+            guess: if declaration.denoise { DENOISE_GUESS } else { Guess::default() },
             ..ModelSpec::named(declaration.name.clone())
         }
     }
 }
 
+/// Units of a request, by which its cost is learned.
+pub(super) fn units(declaration: &Declaration, batching: bool, inputs: &[Tensor]) -> u32 {
+    if declaration.denoise {
+        let extent = denoise::Extent::of(inputs);
+        return extent.map_or(1, denoise::Extent::frames_of_all_channels);
+    }
+    if batching { rows(inputs) } else { 1 }
+}
+
 /// Rows of a batch, as the first input's first dimension says.
-pub(super) fn rows(inputs: &[Tensor]) -> u32 {
+fn rows(inputs: &[Tensor]) -> u32 {
     let first = inputs.first().and_then(|tensor| tensor.shape.first());
     first.map_or(1, |rows| u32::try_from(*rows).unwrap_or(u32::MAX)).max(1)
 }

@@ -7,7 +7,7 @@ use downbeat_link::Package;
 use downbeat_queue::{Cancelled, Offer, Step, Ticket};
 use tokio::sync::oneshot;
 
-use super::declaration::{batch_key, rows};
+use super::declaration::{batch_key, units};
 use super::{Dispatcher, Link, Pending, State, Work, Worker, answer, unknown};
 use crate::inference::{Refusal, Request, Response};
 
@@ -94,11 +94,7 @@ impl Dispatcher {
             client: terms.client.as_str().into(),
             deadline: deadline.map(since),
             priority: terms.priority,
-            units: if batching || model.declaration.lengthy {
-                rows(&work.request.inputs)
-            } else {
-                1
-            },
+            units: units(&model.declaration, batching, &work.request.inputs),
             bytes: work.request.inputs.iter().map(|tensor| tensor.data.len() as u64).sum(),
             batch_key: batching.then(|| batch_key(&work.request)),
             sequence: terms.sequence.as_ref().map(|sequence| Step {

@@ -100,7 +100,7 @@ fn dispatcher() -> Dispatcher {
         cheaper: None,
         cold_start: None,
         channel: true,
-        lengthy: false,
+        denoise: false,
     });
     dispatcher
 }

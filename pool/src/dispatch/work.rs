@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use downbeat_link::Tensor;
 use downbeat_queue::{Event, Job, JobId, Ticket, WorkerId};
+use tracing::warn;
 
-use super::{Dispatcher, Link, Running, State, answer};
+use super::{Dispatcher, Handle, Link, Running, State, answer};
+use crate::adapters::AdapterError;
 use crate::inference::Refusal;
 
 impl Dispatcher {
@@ -53,14 +55,26 @@ impl Dispatcher {
             Link::Channel(sender) => sender.start(works, job.sequence.as_ref()),
             Link::Adapter(adapter) => {
                 let (adapter, dispatcher) = (Arc::clone(adapter), Arc::downgrade(&self.0));
-                let id = job.id;
+                let (id, worker) = (job.id, job.worker);
                 let task = tokio::spawn(async move {
                     for (ticket, work, _) in works {
                         let outcome = adapter.infer(&work.request).await;
-                        let Some(inner) = dispatcher.upgrade() else {
+                        let Some(dispatcher) = dispatcher.upgrade().map(Dispatcher) else {
                             return;
                         };
-                        Dispatcher(inner).completed(id, ticket, outcome, started.elapsed());
+                        let outcome = match outcome {
+                            Ok(outputs) => Ok(outputs),
+                            Err(AdapterError::Refused(refusal)) => Err(refusal),
+                            Err(AdapterError::Lost(reason)) => {
+                                let model = &work.request.model;
+                                warn!(
+                                    worker = model,
+                                    "an instance is not there any more: {reason}"
+                                );
+                                return dispatcher.detach(Handle(worker));
+                            }
+                        };
+                        dispatcher.completed(id, ticket, outcome, started.elapsed());
                     }
                 });
                 running.task = Some(task.abort_handle());

@@ -42,7 +42,7 @@ families! {
     SOUND = Counter "audio" "seconds" ["model"]
         "How long the sound lasts that was computed; absent where it is not known.";
     SOUND_COMPUTE = Counter "audio_compute" "seconds" ["model"]
-        "Its computation; the ratio to how long it lasts is the real-time factor.";
+        "Its computation, of a batch its part; the ratio to how long it lasts is the real-time factor.";
 
     QUEUED = Gauge "queued_requests" ["model" "tier"]
         "Requests that wait now, with a deadline (deadline) and without (background).";

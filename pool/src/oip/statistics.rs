@@ -205,7 +205,10 @@ impl Statistics {
                 batches.time = batches.time.saturating_add(spent.computed);
                 if let Some(lasts) = spent.sound {
                     let (sound, computed) = counts.sound.unwrap_or_default();
-                    counts.sound = Some((sound + lasts, computed + spent.computed));
+                    // Its part of a computation that it shared with others.
+                    let own =
+                        spent.computed / u32::try_from(spent.batch.max(1)).unwrap_or(u32::MAX);
+                    counts.sound = Some((sound + lasts, computed + own));
                 }
             }
             Err(refusal) => {
@@ -298,7 +301,7 @@ mod tests {
         assert_eq!(counts.refused, [("cancelled", 1), ("invalid", 1)].into());
         assert_eq!(counts.queue.total.ns(), 10_000_000);
         assert_eq!(counts.batches[&2].requests, 4);
-        assert_eq!(counts.sound, Some((50 * MS, 15 * MS)));
+        assert_eq!(counts.sound, Some((50 * MS, 9 * MS)));
         assert!(statistics.lock().len() == 1);
     }
 

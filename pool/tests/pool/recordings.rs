@@ -37,11 +37,11 @@ impl Drop for Stopped {
 }
 
 /// The body of a request with so many frames of silence, and how much of it is JSON.
-fn body(frames: usize, timeout_s: Option<u64>) -> (String, Vec<u8>) {
-    let samples = frames * 480;
+fn body(frames: usize, channels: usize, timeout_s: Option<u64>) -> (String, Vec<u8>) {
+    let (samples, bytes) = (frames * 480, frames * 480 * channels * 2);
     let mut head = json!({
-        "inputs": [{ "name": "pcm", "datatype": "INT16", "shape": [samples],
-            "parameters": { "binary_data_size": samples * 2 } }],
+        "inputs": [{ "name": "pcm", "datatype": "INT16", "shape": [samples, channels],
+            "parameters": { "binary_data_size": bytes } }],
         "parameters": { "binary_data_output": true },
     });
     if let Some(seconds) = timeout_s {
@@ -49,12 +49,12 @@ fn body(frames: usize, timeout_s: Option<u64>) -> (String, Vec<u8>) {
     }
     let mut body = head.to_string().into_bytes();
     let length = format!("Inference-Header-Content-Length: {}\r\n", body.len());
-    body.resize(body.len() + samples * 2, 0);
+    body.resize(body.len() + bytes, 0);
     (length, body)
 }
 
-fn denoise(address: &str, frames: usize, timeout_s: Option<u64>) -> Answer {
-    let (length, body) = body(frames, timeout_s);
+fn denoise(address: &str, frames: usize, channels: usize, timeout_s: Option<u64>) -> Answer {
+    let (length, body) = body(frames, channels, timeout_s);
     call(address, "POST /v2/models/mic/infer", &length, &body)
 }
 
@@ -65,31 +65,62 @@ fn wait(pool: &TestPool, what: &str, is: impl Fn(&Model) -> bool) {
 #[test]
 fn the_one_whose_deadline_is_earlier_goes_first() {
     let (pool, address) = start(MIC, "/no/models".as_ref());
-    let worker = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
+    pool.wait_for("mic", WorkerState::Ready);
     let order = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        let ask = |name: &'static str, timeout_s: Option<u64>| {
+        let ask = |name: &'static str, frames, channels, timeout_s: Option<u64>| {
             let (order, address) = (&order, &address);
             scope.spawn(move || {
-                assert_eq!(denoise(address, 10, timeout_s).status, 200, "{name}");
+                let answer = denoise(address, frames, channels, timeout_s);
+                assert_eq!(answer.status, 200, "{name}: {answer:?}");
                 order.lock().unwrap().push(name);
             });
         };
-        let stopped = Stopped::new(worker);
-        ask("first", None);
+        // Seconds of computing, in which the others come.
+        ask("first", LONG, 16, None);
         wait(&pool, "one that runs", |model| model.running == 1);
-        ask("whenever", None);
+        ask("whenever", 300, 1, None);
         wait(&pool, "one that waits", |model| model.queued == 1);
-        ask("in two minutes", Some(120));
+        ask("in two minutes", 300, 1, Some(120));
         wait(&pool, "two that wait", |model| model.queued == 2);
-        ask("in one minute", Some(60));
+        ask("in one minute", 300, 1, Some(60));
         wait(&pool, "three that wait", |model| model.queued == 3);
-        drop(stopped);
     });
     let order = order.into_inner().unwrap();
     assert_eq!(order, ["first", "in one minute", "in two minutes", "whenever"]);
-    assert_eq!(denoise(&address, LONG, None).status, 200);
     wait(&pool, "sound that was counted", |model| model.real_time_factor.is_some());
+}
+
+#[test]
+fn several_at_once_are_in_time_though_none_was_measured_yet() {
+    let (pool, address) = start(MIC, "/no/models".as_ref());
+    pool.wait_for("mic", WorkerState::Ready);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let answer = denoise(&address, 100, 1, Some(5));
+                assert_eq!(answer.status, 200, "{answer:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_killed_worker_costs_none_of_them() {
+    let (pool, address) = start(MIC, "/no/models".as_ref());
+    let worker = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
+    let stopped = Stopped::new(worker);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let answer = denoise(&address, 10, 1, None);
+                assert_eq!(answer.status, 200, "{answer:?}");
+            });
+        }
+        wait(&pool, "seven that wait", |model| model.running == 1 && model.queued == 7);
+        kill(stopped.0, Signal::SIGKILL).unwrap();
+    });
+    assert_ne!(pool.wait_for("mic", WorkerState::Ready).pid, Some(worker));
 }
 
 #[test]
@@ -97,7 +128,7 @@ fn one_whose_client_leaves_is_given_up() {
     let (pool, address) = start(MIC, "/no/models".as_ref());
     let worker = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
     let stopped = Stopped::new(worker);
-    let (length, body) = body(LONG, None);
+    let (length, body) = body(LONG, 1, None);
     let mut client = TcpStream::connect(&address).unwrap();
     let size = body.len();
     let head = "POST /v2/models/mic/infer HTTP/1.1\r\nHost: x\r\n";
@@ -107,23 +138,30 @@ fn one_whose_client_leaves_is_given_up() {
     drop(client);
     wait(&pool, "none that runs", |model| model.running == 0);
     drop(stopped);
-    assert_eq!(denoise(&address, 1, None).status, 200);
+    assert_eq!(denoise(&address, 1, 1, None).status, 200);
     // One of the first recording, and of the second one with the silence behind it.
     let computed = |frames: Option<u64>| frames.is_some_and(|frames| (2..=3).contains(&frames));
     pool.wait("three frames", |status| computed(status.workers[0].frames));
+    assert_eq!(pool.wait_for("mic", WorkerState::Ready).pid, Some(worker), "it was killed");
 }
 
 #[test]
 fn one_that_is_none_is_refused_before_it_waits() {
     let (pool, address) = start(MIC, "/no/models".as_ref());
     let worker = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
-    let _stopped = Stopped::new(worker);
-    let wrong = json!({ "inputs": [
-        { "name": "pcm", "datatype": "INT16", "shape": [7], "data": [0, 0, 0, 0, 0, 0, 0] },
-    ] });
-    let body = wrong.to_string().into_bytes();
-    let answer = call(&address, "POST /v2/models/mic/infer", "", &body);
-    assert_eq!(answer.status, 400, "{answer:?}");
-    let said = answer.json["error"].as_str().unwrap();
-    assert!(said.contains("send [N] or [N, CHANNELS]"), "{said}");
+    let stopped = Stopped::new(worker);
+    thread::scope(|scope| {
+        scope.spawn(|| denoise(&address, 1, 1, None));
+        wait(&pool, "one that runs", |model| model.running == 1);
+        let wrong = json!({ "inputs": [
+            { "name": "pcm", "datatype": "INT16", "shape": [7], "data": [0, 0, 0, 0, 0, 0, 0] },
+        ] });
+        let body = wrong.to_string().into_bytes();
+        let answer = call(&address, "POST /v2/models/mic/infer", "", &body);
+        assert_eq!(answer.status, 400, "{answer:?}");
+        let said = answer.json["error"].as_str().unwrap();
+        assert!(said.contains("send [N] or [N, CHANNELS]"), "{said}");
+        assert!(pool.try_status().unwrap().models.iter().all(|model| model.running == 1));
+        drop(stopped);
+    });
 }

@@ -3,6 +3,7 @@
 //! A frame is a miss when its answer came later than its deadline or not at all. Quantiles are
 //! over the frames that were answered. Times are nanoseconds, shares are fractions of one.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +20,9 @@ const SCHEMA: u32 = 2;
 /// More CPU time than this to the hypervisor and other programs spoils a round: it is marked, and
 /// counted all the same.
 const NOISY: f64 = 0.05;
+
+/// Late jobs that are told one by one.
+const LONGEST: usize = 5;
 
 /// How the load was scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,10 +61,24 @@ pub struct Round {
     pub others: f64,
     /// Units of background work per second.
     pub work_per_second: f64,
-    /// Why jobs of the streams missed their deadlines, as the agent says; it keeps the latest 256.
-    pub causes: BTreeMap<CauseKind, usize>,
+    /// The streams' jobs that missed their deadlines, as the agent tells them; it keeps the latest
+    /// 256. A frame that was dropped before its worker saw it is no job.
+    pub late_jobs: Vec<LateJob>,
     /// Streams and their frames.
     pub streams: Vec<Stream>,
+}
+
+/// A job that missed its deadline.
+#[derive(Clone, Debug, Serialize)]
+pub struct LateJob {
+    /// Of this stream.
+    pub stream: String,
+    /// Release to completion.
+    pub response_ns: u64,
+    /// Why, as the agent says.
+    pub cause: CauseKind,
+    /// The same for a person.
+    pub text: String,
 }
 
 /// One stream's frames in one round.
@@ -120,8 +138,10 @@ pub struct ArrangementReport {
     pub work_per_second: f64,
     /// The same per CPU-second that neither the streams nor anything outside the demo took.
     pub work_per_cpu_second_left: Option<f64>,
-    /// See [`Round::causes`].
+    /// Late jobs by cause.
     pub causes: BTreeMap<CauseKind, usize>,
+    /// The longest of them.
+    pub longest: Vec<LateJob>,
     /// Streams.
     pub streams: Vec<StreamReport>,
 }
@@ -185,7 +205,7 @@ pub struct RoundReport {
     pub missed: Vec<usize>,
     /// Likewise.
     pub frames: Vec<usize>,
-    /// See [`Round::causes`].
+    /// Late jobs by cause.
     pub causes: BTreeMap<CauseKind, usize>,
 }
 
@@ -255,10 +275,10 @@ impl ArrangementReport {
                 StreamReport::new(&parts, seconds)
             })
             .collect();
-        let mut causes = BTreeMap::new();
-        for (&cause, &misses) in rounds.iter().flat_map(|round| &round.causes) {
-            *causes.entry(cause).or_default() += misses;
-        }
+        let late = || rounds.iter().flat_map(|round| &round.late_jobs);
+        let mut longest: Vec<LateJob> = late().cloned().collect();
+        longest.sort_by_key(|job| Reverse(job.response_ns));
+        longest.truncate(LONGEST);
         Some(Self {
             arrangement,
             rounds: rounds.len(),
@@ -271,7 +291,8 @@ impl ArrangementReport {
                 .map(|round| round.work_per_cpu_second_left())
                 .collect::<Option<_>>()
                 .map(median),
-            causes,
+            causes: by_cause(late()),
+            longest,
             streams,
         })
     }
@@ -318,6 +339,14 @@ impl StreamReport {
     }
 }
 
+fn by_cause<'a>(jobs: impl IntoIterator<Item = &'a LateJob>) -> BTreeMap<CauseKind, usize> {
+    let mut causes = BTreeMap::new();
+    for job in jobs {
+        *causes.entry(job.cause).or_default() += 1;
+    }
+    causes
+}
+
 impl Round {
     fn noisy(&self) -> bool {
         self.steal + self.others > NOISY
@@ -337,7 +366,7 @@ impl RoundReport {
             cpu_seconds: round.streams.iter().map(|stream| stream.cpu_seconds).collect(),
             missed: round.streams.iter().map(Stream::missed).collect(),
             frames: round.streams.iter().map(|stream| stream.frames.len()).collect(),
-            causes: round.causes.clone(),
+            causes: by_cause(&round.late_jobs),
         }
     }
 }
@@ -370,7 +399,16 @@ mod tests {
             steal: 0.01,
             others: 0.02,
             work_per_second: work,
-            causes: BTreeMap::from([(CauseKind::Stolen, 2), (CauseKind::ReleasedLate, 1)]),
+            late_jobs: [CauseKind::ReleasedLate, CauseKind::Stolen, CauseKind::Stolen]
+                .into_iter()
+                .zip(1..)
+                .map(|(cause, ms)| LateJob {
+                    stream: "mic".into(),
+                    response_ns: ms * 1_000_000,
+                    cause,
+                    text: format!("for {}", cause.name()),
+                })
+                .collect(),
             streams: vec![Stream {
                 name: "mic".into(),
                 deadline_ns: 10,
@@ -419,6 +457,7 @@ mod tests {
             "others 2.0 %",
             "1.0 MiB",
             "the agent's causes of late jobs: 2 stolen, 1 released_late\n",
+            "              mic 3.00 ms: for stolen\n",
         ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use downbeat_api::{CauseKind, Miss, Mode, Request, Response};
+use downbeat_api::{Miss, Mode, Request, Response};
 use downbeat_tests::clock::now_ns;
 use downbeat_tests::cpu_time::{HostTime, of_process};
 use downbeat_tests::processes::Stat;
 
 use super::by_hand::ByHand;
-use super::report::{AgentReport, Arrangement, Report, Round, Stream, WaitQuantiles};
+use super::report::{AgentReport, Arrangement, LateJob, Report, Round, Stream, WaitQuantiles};
 use super::scene::{CAMERA, MIC, Scene};
 use crate::signals::Signals;
 
@@ -68,16 +68,19 @@ struct Window {
 }
 
 impl Window {
-    /// Why jobs of the streams missed their deadlines in it, as the agent says.
-    fn causes(&self, misses: &BTreeMap<u64, Miss>) -> BTreeMap<CauseKind, usize> {
-        let mut causes = BTreeMap::new();
-        let within = |miss: &&Miss| {
-            (self.from_ns..self.to_ns).contains(&miss.release_ns) && self.pids.contains(&miss.pid)
+    /// Jobs of the streams that missed their deadlines in it, as the agent tells them.
+    fn late_jobs(&self, misses: &BTreeMap<u64, Miss>) -> Vec<LateJob> {
+        let within = |miss: &&Miss| (self.from_ns..self.to_ns).contains(&miss.release_ns);
+        let late = |miss: &Miss| {
+            let stream = self.pids.iter().position(|pid| *pid == miss.pid)?;
+            Some(LateJob {
+                stream: STREAMS[stream].to_owned(),
+                response_ns: miss.response_ns,
+                cause: miss.cause.kind,
+                text: miss.cause.text.clone(),
+            })
         };
-        for miss in misses.values().filter(within) {
-            *causes.entry(miss.cause.kind).or_default() += 1;
-        }
-        causes
+        misses.values().filter(within).filter_map(late).collect()
     }
 }
 
@@ -188,7 +191,7 @@ fn read(scene: &Scene, windows: &[Window], misses: &BTreeMap<u64, Miss>) -> Resu
             steal,
             others,
             work_per_second: done / seconds,
-            causes: window.causes(misses),
+            late_jobs: window.late_jobs(misses),
             streams: STREAMS
                 .iter()
                 .zip(&records)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::report::{AgentReport, Report, WaitQuantiles, ms};
+use super::report::{AgentReport, LateJob, Report, WaitQuantiles, ms};
 use super::work::{Ratio, WorkComparison};
 
 impl fmt::Display for Ratio {
@@ -75,6 +75,9 @@ impl fmt::Display for Report {
                 causes.iter().map(|(cause, misses)| format!("{misses} {}", cause.name())).collect();
             if !causes.is_empty() {
                 writeln!(f, "{:<14}the agent's causes of late jobs: {}", "", causes.join(", "))?;
+            }
+            for LateJob { stream, response_ns, cause: _, text } in &arrangement.longest {
+                writeln!(f, "{:<14}{stream} {}: {text}", "", ms(Some(*response_ns)))?;
             }
         }
         if let Some(first) = self.work.first() {

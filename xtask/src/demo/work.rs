@@ -113,7 +113,7 @@ mod tests {
             steal: 0.0,
             others: 0.0,
             work_per_second,
-            causes: Default::default(),
+            late_jobs: Vec::new(),
             streams: vec![stream(stream_cpu_seconds / 2.0), stream(stream_cpu_seconds / 2.0)],
         }
     }

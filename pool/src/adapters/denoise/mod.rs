@@ -7,14 +7,16 @@ mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use downbeat_link::{DataType, Tensor, TensorSpec};
+use tracing::warn;
 
+use super::AdapterError;
 use crate::inference::{Metadata, Refusal, Request};
 pub use sound::Extent;
 use sound::{INPUT, OUTPUT, Sound};
+use stream::Line;
 
 /// The one version.
 pub const VERSION: &str = "1";
@@ -67,40 +69,42 @@ impl DenoiseWorker {
         Self { name: name.into(), socket, deadline }
     }
 
-    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, Refusal> {
-        let over = Over::default();
-        let (inputs, socket, deadline) =
-            (request.inputs.clone(), self.socket.clone(), self.deadline);
-        let watched = Arc::clone(&over.0);
-        let work = move || {
-            let sound = Sound::of(&inputs).map_err(Failure::Sound)?;
-            let clean =
-                stream::denoise(&socket, deadline, sound.channels, &sound.samples, &watched);
-            Ok(sound.with(clean.map_err(Failure::Stream)?).tensor())
+    pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
+        let name = &self.name;
+        let line = Line::new().map_err(|error| {
+            Refusal::Failed(format!("model `{name}`: socket(AF_UNIX): {error}"))
+        })?;
+        let line = Ended(Arc::new(line));
+        let (own, inputs) = (Arc::clone(&line.0), request.inputs.clone());
+        let (path, deadline) = (self.socket.clone(), self.deadline);
+        // What is computed here takes milliseconds for a long recording, and the stream blocks.
+        let work = move || -> Result<Tensor, AdapterError> {
+            let sound = Sound::of(&inputs)?;
+            match stream::denoise(&own, &path, deadline, sound.channels, &sound.samples) {
+                Ok(clean) => Ok(sound.with(clean).tensor()),
+                Err(error) if stream::is_served(&path) => {
+                    Err(Refusal::Failed(error.to_string()).into())
+                }
+                Err(error) => Err(AdapterError::Lost(error.to_string())),
+            }
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(tensor)) => Ok(vec![tensor]),
-            Ok(Err(Failure::Sound(refusal))) => Err(refusal),
-            Ok(Err(Failure::Stream(error))) => Err(Refusal::Failed(format!(
-                "model `{}`: {error}; its worker may just have died, try again",
-                self.name
-            ))),
-            Err(error) => Err(Refusal::Failed(error.to_string())),
+            Ok(Err(AdapterError::Refused(Refusal::Failed(reason)))) => {
+                warn!(worker = name, "a recording failed: {reason}");
+                Err(Refusal::Failed(format!("model `{name}`: {reason}")).into())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(Refusal::Failed(error.to_string()).into()),
         }
     }
 }
 
-enum Failure {
-    Sound(Refusal),
-    Stream(std::io::Error),
-}
-
 /// Ends the work of a request that is given up.
-#[derive(Default)]
-struct Over(Arc<AtomicBool>);
+struct Ended(Arc<Line>);
 
-impl Drop for Over {
+impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.end();
     }
 }

@@ -94,6 +94,12 @@ impl Extent {
         u32::try_from(self.samples / FRAME).unwrap_or(u32::MAX)
     }
 
+    /// Frames of all channels, each of which is computed by itself.
+    #[must_use]
+    pub fn frames_of_all_channels(self) -> u32 {
+        u32::try_from(self.channels).map_or(u32::MAX, |channels| self.frames() * channels)
+    }
+
     /// How long it lasts.
     #[must_use]
     pub fn lasts(self) -> Duration {

@@ -1,24 +1,68 @@
 //! One recording through a worker's socket.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use downbeat_api::pool::FrameHead;
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 
 use super::sound::FRAME;
 
-/// A worker that answers nothing for so long is stuck.
-const ANSWER_LIMIT_S: i64 = 2;
+/// A worker that answers nothing for so long is given up. Longer than the supervisor watches without
+/// seeing progress, so that a stuck one is killed first, and the recording runs again.
+const ANSWER_LIMIT_S: i64 = 30;
 
-/// Denoises whole frames of interleaved samples. Blocks; gives up before the next frame once
-/// `over` is set.
+/// A connection to a worker's socket.
+#[derive(Debug)]
+pub struct Line {
+    socket: OwnedFd,
+    over: AtomicBool,
+}
+
+impl Line {
+    /// Not connected yet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new() -> io::Result<Self> {
+        let socket =
+            socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let limit = TimeVal::seconds(ANSWER_LIMIT_S);
+        socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
+        socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        Ok(Self { socket, over: AtomicBool::new(false) })
+    }
+
+    fn connect(&self, path: &Path) -> io::Result<()> {
+        Ok(socket::connect(self.socket.as_raw_fd(), &UnixAddr::new(path)?)?)
+    }
+
+    /// Ends whatever goes on here, from another thread.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        // One that is not connected yet looks at the flag next.
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a worker listens at `path`: one that has ended does not.
+pub fn is_served(path: &Path) -> bool {
+    Line::new().and_then(|line| line.connect(path)).is_ok()
+}
+
+/// Denoises whole frames of interleaved samples. Blocks, until [`Line::end`] at the latest.
 ///
 /// The model's answers lag by one frame, so silence follows the recording and the first answer is
 /// dropped: what comes back is aligned with what went in.
@@ -26,18 +70,14 @@ const ANSWER_LIMIT_S: i64 = 2;
 /// # Errors
 /// The kernel's, or that the worker closed the stream.
 pub fn denoise(
+    line: &Line,
     path: &Path,
     deadline: Option<Duration>,
     channels: usize,
     samples: &[i16],
-    over: &AtomicBool,
 ) -> io::Result<Vec<i16>> {
-    let stream =
-        socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    let limit = TimeVal::seconds(ANSWER_LIMIT_S);
-    socket::setsockopt(&stream, sockopt::ReceiveTimeout, &limit)?;
-    socket::setsockopt(&stream, sockopt::SendTimeout, &limit)?;
-    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    line.connect(path)?;
+    let stream = &line.socket;
     let deadline_us =
         deadline.and_then(|deadline| u32::try_from(deadline.as_micros()).ok()).unwrap_or_default();
     let silence = vec![0; FRAME * channels];
@@ -45,7 +85,7 @@ pub fn denoise(
     let mut message = vec![0; FrameHead::LEN + silence.len() * size_of::<i16>()];
     let frames = samples.chunks_exact(silence.len()).chain([silence.as_slice()]);
     for (sequence, frame) in (0..).zip(frames) {
-        if over.load(Ordering::Relaxed) {
+        if line.is_over() {
             return Err(io::Error::other("nobody waits for it any more"));
         }
         let head = FrameHead { release_ns: monotonic()?, sequence, deadline_us };
