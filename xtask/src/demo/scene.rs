@@ -28,8 +28,9 @@ const CHANNELS: &str = "12";
 /// again. Little enough that a fair share of the CPUs suffices for all frames: where it does not,
 /// frames are dropped, and their work falls to the hogs.
 const CAMERA_COST: &str = "5ms";
-/// More hog threads than CPUs, as on a machine that is full.
-const HOGS_PER_CPU: usize = 3;
+/// More hog threads than CPUs, as on a machine that is full: enough that both streams are late without
+/// downbeat on a fast machine too.
+const HOGS_PER_CPU: usize = 4;
 const HOG_PROCESSES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Camera frames before the hogs start: by then it has measured its own cost on quiet CPUs.
