@@ -47,7 +47,7 @@ impl Attachment {
     pub fn watch(&mut self, now: Duration, leader: Pid, dispatcher: &Dispatcher) -> Verdict {
         self.watch_at = now + WATCH;
         let Some((held, completed)) = dispatcher.held(self.handle) else {
-            return Verdict::Stuck("takes no work any more and goes on running".into());
+            return Verdict::Stuck("closed its channel and goes on running".into());
         };
         // Nobody reads /proc for those that have nothing to do.
         let seen = (held > 0).then(|| processes(leader)).flatten();

@@ -9,6 +9,7 @@ pub mod adapters;
 pub mod attachment;
 pub mod backoff;
 pub mod budget;
+pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod control;

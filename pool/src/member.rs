@@ -257,6 +257,13 @@ impl Member {
         if now < attachment.due() {
             return Some(attachment.due());
         }
+        let model = matches!(self.config.program, Program::Model(_));
+        if !model && dispatcher.held(attachment.handle()).is_none() {
+            // It was taken for gone, and its process is still there: a server that starts itself
+            // anew, for one. It gets requests again.
+            self.attachment = None;
+            return Some(now);
+        }
         match attachment.watch(now, pid, dispatcher) {
             Verdict::Well => self.trouble = None,
             Verdict::Waiting(why) => self.trouble = Some(why),

@@ -1,5 +1,6 @@
 //! A server of HTTP with a path of its own: the first input as the body, or as a file in a form.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -89,8 +90,13 @@ fn form(field: &str, media_type: &str, first: &[u8], request: &Request) -> (Stri
 
 /// Why there is no answer.
 pub(super) enum CallError {
-    /// Nobody listens.
-    Connect(String),
+    /// There is no connection.
+    Connect {
+        /// Why.
+        reason: String,
+        /// Nobody listens.
+        refused: bool,
+    },
     /// It broke off, or is too long.
     Broken(String),
 }
@@ -98,24 +104,47 @@ pub(super) enum CallError {
 impl CallError {
     fn reason(self) -> String {
         match self {
-            Self::Connect(reason) | Self::Broken(reason) => reason,
+            Self::Connect { reason, .. } | Self::Broken(reason) => reason,
         }
     }
 
-    /// What it means for a request to the worker `name`. A server of the pool's own that nobody can
-    /// connect to any more has ended.
+    /// What it means for a request to the worker `name`. A server of the pool's own on whose port
+    /// nobody listens any more has ended.
     pub async fn of_worker(self, name: &str, base: &str, own: bool) -> AdapterError {
-        if own && connect(base).await.is_err() {
+        let refused = match &self {
+            Self::Connect { refused, .. } => *refused,
+            Self::Broken(_) => own && ends(base).await,
+        };
+        if own && refused {
             return AdapterError::Lost(self.reason());
         }
         let refusal = match self {
-            Self::Connect(reason) => {
+            Self::Connect { reason, .. } => {
                 Refusal::Unavailable(format!("`{name}` is not reached: {reason}"))
             }
             Self::Broken(reason) => Refusal::Failed(format!("`{name}`: {reason}")),
         };
         refusal.into()
     }
+}
+
+/// One that was told to end may close its connections before its port.
+const FAREWELL: Duration = Duration::from_millis(600);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether the server that broke off ends: within a moment nobody listens on its port.
+async fn ends(base: &str) -> bool {
+    let look = async {
+        loop {
+            match connect(base).await {
+                Err(CallError::Connect { refused: true, .. }) => return,
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    };
+    tokio::time::timeout(FAREWELL, look).await.is_ok()
 }
 
 /// How long a server may take to say that it is ready.
@@ -159,9 +188,11 @@ async fn connect(base: &str) -> Result<(TcpStream, String), CallError> {
     let uri: Uri = base.parse().map_err(|error| CallError::Broken(format!("{base}: {error}")))?;
     let host = uri.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|error| CallError::Connect(format!("{base}: {error}")))?;
+    let stream =
+        TcpStream::connect((host.as_str(), port)).await.map_err(|error| CallError::Connect {
+            reason: format!("{base}: {error}"),
+            refused: error.kind() == ErrorKind::ConnectionRefused,
+        })?;
     let _ = stream.set_nodelay(true);
     let authority = uri.authority().map_or(host, ToString::to_string);
     Ok((stream, authority))

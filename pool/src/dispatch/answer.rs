@@ -4,19 +4,12 @@ use std::time::{Duration, Instant};
 
 use downbeat_link::Tensor;
 use downbeat_queue::{Cause, Ticket};
-use nix::time::{ClockId, clock_gettime};
 
 use super::State;
 use crate::inference::{Refusal, Response, Spent};
 
 /// For refusals that do not say when to come again.
 const LATER: Duration = Duration::from_secs(1);
-
-/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the channel.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-}
 
 /// The queue's refusal for the client.
 pub(crate) fn refusal(refusal: downbeat_queue::Refusal) -> Refusal {

@@ -12,8 +12,8 @@ use downbeat_queue::{Step, Ticket};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::answer::monotonic_ns;
 use super::{Dispatcher, Handle, Inner, Work};
+use crate::clock::monotonic_ns;
 use crate::inference::Refusal;
 
 /// A worker that is ready: it said hello and loaded its model.

@@ -4,7 +4,8 @@
 //! - The supervisor declares models ([`Dispatcher::declare`]), attaches workers that are ready
 //!   ([`Dispatcher::attach`]: a [`Channel`] to a built-in worker, or an adapter to an external one),
 //!   takes them out of traffic ([`Dispatcher::drain`], then [`Dispatcher::is_idle`]) and off
-//!   ([`Dispatcher::detach`]). A worker whose channel ends is detached by itself.
+//!   ([`Dispatcher::detach`]). A worker whose channel ends, or that its adapter finds gone, is
+//!   detached by itself.
 //! - The servers call [`Dispatcher::infer`]. To drop its future is to cancel the request, up to and
 //!   including work that runs where the worker can stop it.
 //! - [`Dispatcher::loads`] is for scaling and for what the pool shows of itself.

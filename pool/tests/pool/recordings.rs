@@ -68,26 +68,27 @@ fn the_one_whose_deadline_is_earlier_goes_first() {
     pool.wait_for("mic", WorkerState::Ready);
     let order = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        let ask = |name: &'static str, frames, channels, timeout_s: Option<u64>| {
+        // Each of those that wait computes for longer than a client may take to be told.
+        let ask = |name: &'static str, timeout_s: Option<u64>| {
             let (order, address) = (&order, &address);
             scope.spawn(move || {
-                let answer = denoise(address, frames, channels, timeout_s);
+                let answer = denoise(address, LONG, 4, timeout_s);
                 assert_eq!(answer.status, 200, "{name}: {answer:?}");
                 order.lock().unwrap().push(name);
             });
         };
         // Seconds of computing, in which the others come.
-        ask("first", LONG, 16, None);
+        scope.spawn(|| assert_eq!(denoise(&address, LONG, 16, None).status, 200));
         wait(&pool, "one that runs", |model| model.running == 1);
-        ask("whenever", 300, 1, None);
+        ask("whenever", None);
         wait(&pool, "one that waits", |model| model.queued == 1);
-        ask("in two minutes", 300, 1, Some(120));
+        ask("in two minutes", Some(120));
         wait(&pool, "two that wait", |model| model.queued == 2);
-        ask("in one minute", 300, 1, Some(60));
+        ask("in one minute", Some(60));
         wait(&pool, "three that wait", |model| model.queued == 3);
     });
     let order = order.into_inner().unwrap();
-    assert_eq!(order, ["first", "in one minute", "in two minutes", "whenever"]);
+    assert_eq!(order, ["in one minute", "in two minutes", "whenever"]);
     wait(&pool, "sound that was counted", |model| model.real_time_factor.is_some());
 }
 
@@ -119,6 +120,22 @@ fn a_killed_worker_costs_none_of_them() {
         }
         wait(&pool, "seven that wait", |model| model.running == 1 && model.queued == 7);
         kill(stopped.0, Signal::SIGKILL).unwrap();
+    });
+    assert_ne!(pool.wait_for("mic", WorkerState::Ready).pid, Some(worker));
+}
+
+#[test]
+fn a_worker_that_is_told_to_end_costs_none_either() {
+    let (pool, address) = start(MIC, "/no/models".as_ref());
+    let worker = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let answer = denoise(&address, LONG, 16, None);
+            assert_eq!(answer.status, 200, "{answer:?}");
+        });
+        // It tells them each second.
+        pool.wait("frames", |status| status.workers[0].frames.is_some_and(|frames| frames > 0));
+        kill(Pid::from_raw(worker.cast_signed()), Signal::SIGTERM).unwrap();
     });
     assert_ne!(pool.wait_for("mic", WorkerState::Ready).pid, Some(worker));
 }

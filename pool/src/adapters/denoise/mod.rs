@@ -16,7 +16,7 @@ use super::AdapterError;
 use crate::inference::{Metadata, Refusal, Request};
 pub use sound::Extent;
 use sound::{INPUT, OUTPUT, Sound};
-use stream::Line;
+use stream::{Line, StreamError};
 
 /// The one version.
 pub const VERSION: &str = "1";
@@ -82,20 +82,29 @@ impl DenoiseWorker {
             let sound = Sound::of(&inputs)?;
             match stream::denoise(&own, &path, deadline, sound.channels, &sound.samples) {
                 Ok(clean) => Ok(sound.with(clean).tensor()),
-                Err(error) if stream::is_served(&path) => {
-                    Err(Refusal::Failed(error.to_string()).into())
+                Err(error @ StreamError::Gone(_)) => Err(AdapterError::Lost(error.to_string())),
+                Err(error @ StreamError::Closed { .. }) if stream::ends(&path, &own) => {
+                    Err(AdapterError::Lost(error.to_string()))
                 }
-                Err(error) => Err(AdapterError::Lost(error.to_string())),
+                Err(StreamError::Closed { answered: false }) => Err(Refusal::Unavailable(
+                    "it has as many streams open as it takes; try again".into(),
+                )
+                .into()),
+                Err(error) => Err(Refusal::Failed(format!("{error}; try again")).into()),
             }
         };
+        let of_model = |reason: String| format!("model `{name}`: {reason}");
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(tensor)) => Ok(vec![tensor]),
             Ok(Err(AdapterError::Refused(Refusal::Failed(reason)))) => {
                 warn!(worker = name, "a recording failed: {reason}");
-                Err(Refusal::Failed(format!("model `{name}`: {reason}")).into())
+                Err(Refusal::Failed(of_model(reason)).into())
+            }
+            Ok(Err(AdapterError::Refused(Refusal::Unavailable(reason)))) => {
+                Err(Refusal::Unavailable(of_model(reason)).into())
             }
             Ok(Err(error)) => Err(error),
-            Err(error) => Err(Refusal::Failed(error.to_string()).into()),
+            Err(error) => Err(Refusal::Failed(of_model(error.to_string())).into()),
         }
     }
 }

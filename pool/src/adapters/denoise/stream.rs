@@ -1,10 +1,10 @@
 //! One recording through a worker's socket.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use downbeat_api::pool::FrameHead;
 use nix::errno::Errno;
@@ -12,13 +12,36 @@ use nix::sys::socket::{
     self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::time::{ClockId, clock_gettime};
 
 use super::sound::FRAME;
+use crate::clock::monotonic_ns;
 
 /// A worker that answers nothing for so long is given up. Longer than the supervisor watches without
-/// seeing progress, so that a stuck one is killed first, and the recording runs again.
+/// seeing progress, so that one that is stuck as a whole is killed first.
 const ANSWER_LIMIT_S: i64 = 30;
+
+/// One that was told to end closes its streams first and its socket half a second later.
+const FAREWELL: Duration = Duration::from_millis(600);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Why there is no sound.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Nobody listens there.
+    #[error("nobody listens on its socket: {0}")]
+    Gone(Errno),
+    /// The worker closed the stream.
+    #[error("it closed the stream")]
+    Closed {
+        /// It answered some of it before.
+        answered: bool,
+    },
+    /// Another call of the kernel, or an answer that is none.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// A connection to a worker's socket.
 #[derive(Debug)]
@@ -32,17 +55,12 @@ impl Line {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new() -> io::Result<Self> {
-        let socket =
-            socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    pub fn new() -> nix::Result<Self> {
+        let socket = unconnected(SockFlag::empty())?;
         let limit = TimeVal::seconds(ANSWER_LIMIT_S);
         socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
         socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         Ok(Self { socket, over: AtomicBool::new(false) })
-    }
-
-    fn connect(&self, path: &Path) -> io::Result<()> {
-        Ok(socket::connect(self.socket.as_raw_fd(), &UnixAddr::new(path)?)?)
     }
 
     /// Ends whatever goes on here, from another thread.
@@ -52,32 +70,54 @@ impl Line {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether it was ended.
+    pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 }
 
-/// Whether a worker listens at `path`: one that has ended does not.
-pub fn is_served(path: &Path) -> bool {
-    Line::new().and_then(|line| line.connect(path)).is_ok()
+fn unconnected(flags: SockFlag) -> nix::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
 }
 
-/// Denoises whole frames of interleaved samples. Blocks, until [`Line::end`] at the latest.
+/// Whether the worker that closed a stream ends: within a moment nobody listens at `path`. Blocks.
+pub fn ends(path: &Path, line: &Line) -> bool {
+    let until = Instant::now() + FAREWELL;
+    while !line.is_over() {
+        let address = UnixAddr::new(path);
+        let tried = unconnected(SockFlag::SOCK_NONBLOCK)
+            .and_then(|socket| socket::connect(socket.as_raw_fd(), &address?));
+        match tried {
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => return true,
+            _ if Instant::now() >= until => return false,
+            _ => thread::sleep(LOOK),
+        }
+    }
+    false
+}
+
+/// Denoises whole frames of interleaved samples. Blocks, until soon after [`Line::end`].
 ///
 /// The model's answers lag by one frame, so silence follows the recording and the first answer is
 /// dropped: what comes back is aligned with what went in.
 ///
 /// # Errors
-/// The kernel's, or that the worker closed the stream.
+/// See [`StreamError`].
 pub fn denoise(
     line: &Line,
     path: &Path,
     deadline: Option<Duration>,
     channels: usize,
     samples: &[i16],
-) -> io::Result<Vec<i16>> {
-    line.connect(path)?;
+) -> Result<Vec<i16>, StreamError> {
+    let call = |name: &'static str| move |errno| StreamError::Failed(format!("{name}: {errno}"));
     let stream = &line.socket;
+    let address = UnixAddr::new(path).map_err(call("its socket's path"))?;
+    socket::connect(stream.as_raw_fd(), &address).map_err(|errno| match errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => StreamError::Gone(errno),
+        errno => call("connect")(errno),
+    })?;
     let deadline_us =
         deadline.and_then(|deadline| u32::try_from(deadline.as_micros()).ok()).unwrap_or_default();
     let silence = vec![0; FRAME * channels];
@@ -86,27 +126,33 @@ pub fn denoise(
     let frames = samples.chunks_exact(silence.len()).chain([silence.as_slice()]);
     for (sequence, frame) in (0..).zip(frames) {
         if line.is_over() {
-            return Err(io::Error::other("nobody waits for it any more"));
+            return Err(StreamError::Failed("nobody waits for it any more".into()));
         }
-        let head = FrameHead { release_ns: monotonic()?, sequence, deadline_us };
+        let head = FrameHead { release_ns: monotonic_ns(), sequence, deadline_us };
         message[..FrameHead::LEN].copy_from_slice(&head.to_bytes());
         let payload = &mut message[FrameHead::LEN..];
         for (bytes, sample) in payload.as_chunks_mut::<2>().0.iter_mut().zip(frame) {
             *bytes = sample.to_le_bytes();
         }
-        socket::send(stream.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)?;
-        let length = socket::recv(stream.as_raw_fd(), &mut message, MsgFlags::MSG_TRUNC).map_err(
-            |errno| match errno {
-                Errno::EAGAIN => io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {ANSWER_LIMIT_S} s"),
-                ),
-                errno => errno.into(),
-            },
-        )?;
+        let failed = |name: &'static str| {
+            move |errno| match errno {
+                Errno::EPIPE | Errno::ECONNRESET => StreamError::Closed { answered: sequence > 0 },
+                Errno::EAGAIN => {
+                    StreamError::Failed(format!("no answer within {ANSWER_LIMIT_S} s"))
+                }
+                errno => call(name)(errno),
+            }
+        };
+        socket::send(stream.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)
+            .map_err(failed("send"))?;
+        let length = socket::recv(stream.as_raw_fd(), &mut message, MsgFlags::MSG_TRUNC)
+            .map_err(failed("recv"))?;
+        if length == 0 {
+            return Err(StreamError::Closed { answered: sequence > 0 });
+        }
         let answered = FrameHead::split(&message).map(|(head, _)| head.sequence);
         if length != message.len() || answered != Some(sequence) {
-            return Err(io::Error::other("the worker closed the stream or lost its place"));
+            return Err(StreamError::Failed("it lost its place in the stream".into()));
         }
         if sequence > 0 {
             let payload = message[FrameHead::LEN..].as_chunks::<2>().0;
@@ -114,10 +160,4 @@ pub fn denoise(
         }
     }
     Ok(answers)
-}
-
-fn monotonic() -> io::Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    let now = Duration::new(now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs() as u32);
-    Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }

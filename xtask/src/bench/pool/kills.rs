@@ -24,6 +24,32 @@ const RATE: f64 = 200.0;
 /// Requests a second to the external server, which is Python and has a connection for each.
 const WEB_RATE: f64 = 50.0;
 
+/// What the pool's thread and the other model are to the kernel, as in `policies`: whoever dies and
+/// starts beside them must not be noticed.
+const POLICY: &str = r#"
+schema = 1
+
+[class.dispatcher]
+tier = "realtime"
+sched = { policy = "fifo", priority = 40 }
+
+[class.vision]
+modality = "video"
+tier = "realtime"
+deadline = "33ms"
+sched = "auto"
+
+[[rule]]
+name = "the pool's dispatcher"
+class = "dispatcher"
+match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
+
+[[rule]]
+name = "pictures"
+class = "vision"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name other*" }
+"#;
+
 /// The external server's name in the pool.
 const WEB_MODEL: &str = "web";
 
@@ -77,6 +103,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     );
     let mut pool = ground.pool(&text, Order::Deadline)?;
     pool.wait(2 * VICTIMS + 1, bench.signals)?;
+    let _agent = ground.agent(POLICY)?;
     let seconds = if bench.quick { 10.0 } else { 60.0 };
     let quiet: Results = client::run(&plan(&ground, &pool, bench.seconds(6.0)), bench.signals)?;
     let busy = Client::start(&plan(&ground, &pool, seconds))?;

@@ -3,11 +3,9 @@
 //! nobody to tell the kernel which is which.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use downbeat_tests::agent::Agent;
+use anyhow::Result;
 use downbeat_tests::cpu_time::{self, HostTime};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -145,12 +143,7 @@ struct Pair {
 
 /// Runs it.
 pub fn run(bench: &Bench<'_>) -> Result<Measured> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the agent changes how other programs are scheduled and so must be root: use sudo"
-    );
     let ground = Ground::new()?;
-    ground.place.policy("50-bench.toml", POLICY)?;
     let mut pairs = Vec::new();
     for _ in 0..if bench.quick { 1 } else { ROUNDS } {
         for arrangement in [Arrangement::Downbeat, Arrangement::PoolAlone, Arrangement::Fifo] {
@@ -215,7 +208,7 @@ fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result
     let mut pool = ground.pool(POOL, order)?;
     let status = pool.wait(WORKERS, bench.signals)?;
     let _agent = match arrangement {
-        Arrangement::Downbeat => Some(agent(ground)?),
+        Arrangement::Downbeat => Some(ground.agent(POLICY)?),
         Arrangement::PoolAlone | Arrangement::Fifo => None,
     };
     let in_front = status.workers.iter().filter(|it| !it.name.starts_with(BACKGROUND));
@@ -250,20 +243,6 @@ fn clocks(pids: &[u32]) -> Result<Duration> {
 /// CPUs of the host.
 fn cpus() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
-}
-
-/// The agent with this part's policy, and no pool of its own.
-fn agent(ground: &Ground) -> Result<Agent> {
-    let place = &ground.place;
-    let [pool, run] = ["no-pool.d", "agent-run"].map(|folder| place.path(folder));
-    for folder in [&pool, &run] {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    let mut command = Command::new(place.bin("downbeatd"));
-    command.arg("--policy-dir").arg(place.path("policy"));
-    command.arg("--pool-dir").arg(pool).arg("--run-dir").arg(&run);
-    command.args(["--listen", "127.0.0.1:0", "--pool-rest", "off", "--pool-grpc", "off"]);
-    Agent::start(command, run, place.path("agent.log"))
 }
 
 fn streams(ground: &Ground, pool: &Running<'_>) -> Result<BTreeMap<&'static str, Value>> {

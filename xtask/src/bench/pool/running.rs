@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use downbeat_api::pool::{
     CONTROL_SOCKET, POOL_DIR, PoolRequest, PoolResponse, PoolStatus, WorkerState,
 };
-use downbeat_tests::agent::{Place, die_with_this_thread};
+use downbeat_tests::agent::{Agent, Place, die_with_this_thread};
 use downbeat_tests::processes::{running_from, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -113,6 +113,25 @@ impl Ground {
         fs::write(&path, bytes).with_context(|| format!("{}: writing it", path.display()))?;
         input["data"] = json!(path);
         Ok(input)
+    }
+
+    /// Starts the agent with one file of policy, and no pool of its own.
+    pub fn agent(&self, policy: &str) -> Result<Agent> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the agent changes how other programs are scheduled and so must be root: use sudo"
+        );
+        let place = &self.place;
+        place.policy("50-bench.toml", policy)?;
+        let [pool, run] = ["no-pool.d", "agent-run"].map(|folder| place.path(folder));
+        for folder in [&pool, &run] {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        let mut command = Command::new(place.bin("downbeatd"));
+        command.arg("--policy-dir").arg(place.path("policy"));
+        command.arg("--pool-dir").arg(pool).arg("--run-dir").arg(&run);
+        command.args(["--listen", "127.0.0.1:0", "--pool-rest", "off", "--pool-grpc", "off"]);
+        Agent::start(command, run, place.path("agent.log"))
     }
 
     /// Starts a pool over one file of declarations.
