@@ -10,31 +10,30 @@ use downbeat_link::{Tensor, TensorSpec};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{AdapterError, MAX_ANSWER, default_output, first_input, output, payload};
+use super::{
+    AdapterError, FAREWELL, LOOK, MAX_ANSWER, default_output, first_input, output, payload,
+};
 use crate::config::{Http, HttpBody, WorkerConfig};
 use crate::inference::{Refusal, Request};
 
 /// See the module.
 #[derive(Debug)]
 pub struct HttpWorker {
-    name: String,
-    base: String,
+    server: Server,
     http: Http,
     output: TensorSpec,
-    /// It is a process of the pool's own.
-    own: bool,
 }
 
 impl HttpWorker {
     pub(super) fn new(config: &WorkerConfig, http: &Http, base: String) -> Self {
         let output = config.outputs.first().cloned().unwrap_or_else(default_output);
-        let own = http.url.is_none();
-        Self { name: config.name.clone(), base, http: http.clone(), output, own }
+        let server = Server::new(config, http.url.is_none(), base);
+        Self { server, http: http.clone(), output }
     }
 
     pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
         let Some(path) = &self.http.path else {
-            let name = &self.name;
+            let name = &self.server.name;
             let reason =
                 format!("`{name}` takes /v1/* only; give it `http.path` for inference requests");
             return Err(Refusal::Invalid(reason).into());
@@ -45,7 +44,7 @@ impl HttpWorker {
             HttpBody::Raw => (media_type.to_owned(), first),
             HttpBody::Form(field) => form(field, media_type, &first, request),
         };
-        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.name));
+        let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.server.name));
         let mut headers = vec![(header::CONTENT_TYPE.as_str(), content_type.as_str())];
         // What it asks other models on behalf of this request has this one's deadline.
         if HeaderValue::from_str(&request.id).is_ok() {
@@ -54,10 +53,7 @@ impl HttpWorker {
         if let Some(trace) = &request.terms.traceparent {
             headers.push(("traceparent", trace));
         }
-        let (status, _, answer) = match post(&self.base, path, &headers, body).await {
-            Ok(answered) => answered,
-            Err(error) => return Err(error.of_worker(&self.name, &self.base, self.own).await),
-        };
+        let (status, _, answer) = self.server.post(path, &headers, body).await?;
         if !status.is_success() {
             return Err(failed(format!("{path} answers {status}{}", excerpt(&answer))).into());
         }
@@ -88,8 +84,57 @@ fn form(field: &str, media_type: &str, first: &[u8], request: &Request) -> (Stri
     (format!("multipart/form-data; boundary={boundary}"), body.into())
 }
 
+/// The server that a worker is.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// The worker's name.
+    pub name: String,
+    base: String,
+    /// It is a process of the pool's own.
+    own: bool,
+}
+
+impl Server {
+    pub fn new(config: &WorkerConfig, own: bool, base: String) -> Self {
+        Self { name: config.name.clone(), base, own }
+    }
+
+    /// One POST on a connection of its own, which is closed when this is dropped.
+    pub async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<(StatusCode, axum::http::HeaderMap, Bytes), AdapterError> {
+        match call(Method::POST, &self.base, path, headers, body).await {
+            Ok(answered) => Ok(answered),
+            Err(error) => Err(self.told(error).await),
+        }
+    }
+
+    /// What it means for a request. A server of the pool's own on whose port nobody listens any more
+    /// has ended.
+    async fn told(&self, error: CallError) -> AdapterError {
+        let Self { name, base, own } = self;
+        let refused = match &error {
+            CallError::Connect { refused, .. } => *refused,
+            CallError::Broken(_) => *own && ends(base).await,
+        };
+        if *own && refused {
+            return AdapterError::Lost(error.reason());
+        }
+        let refusal = match error {
+            CallError::Connect { reason, .. } => {
+                Refusal::Unavailable(format!("`{name}` is not reached: {reason}"))
+            }
+            CallError::Broken(reason) => Refusal::Failed(format!("`{name}`: {reason}")),
+        };
+        refusal.into()
+    }
+}
+
 /// Why there is no answer.
-pub(super) enum CallError {
+enum CallError {
     /// There is no connection.
     Connect {
         /// Why.
@@ -107,32 +152,7 @@ impl CallError {
             Self::Connect { reason, .. } | Self::Broken(reason) => reason,
         }
     }
-
-    /// What it means for a request to the worker `name`. A server of the pool's own on whose port
-    /// nobody listens any more has ended.
-    pub async fn of_worker(self, name: &str, base: &str, own: bool) -> AdapterError {
-        let refused = match &self {
-            Self::Connect { refused, .. } => *refused,
-            Self::Broken(_) => own && ends(base).await,
-        };
-        if own && refused {
-            return AdapterError::Lost(self.reason());
-        }
-        let refusal = match self {
-            Self::Connect { reason, .. } => {
-                Refusal::Unavailable(format!("`{name}` is not reached: {reason}"))
-            }
-            Self::Broken(reason) => Refusal::Failed(format!("`{name}`: {reason}")),
-        };
-        refusal.into()
-    }
 }
-
-/// One that was told to end may close its connections before its port.
-const FAREWELL: Duration = Duration::from_millis(600);
-
-/// Between two looks whether it has.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Whether the server that broke off ends: within a moment nobody listens on its port.
 async fn ends(base: &str) -> bool {
@@ -171,16 +191,6 @@ pub async fn answers(base: &str, health: Option<&str>) -> Result<(), String> {
     };
     let late = || Err(format!("{base} does not answer within {} s", PROBE.as_secs()));
     tokio::time::timeout(PROBE, ask).await.unwrap_or_else(|_| late())
-}
-
-/// One POST on a connection of its own, which is closed when this is dropped.
-pub(super) async fn post(
-    base: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: Bytes,
-) -> Result<(StatusCode, axum::http::HeaderMap, Bytes), CallError> {
-    call(Method::POST, base, path, headers, body).await
 }
 
 /// A connection to a server, and its name for the server.

@@ -6,6 +6,8 @@ mod http;
 mod oip;
 mod stdio;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use downbeat_link::{DataType, Tensor, TensorSpec};
 
@@ -31,6 +33,13 @@ pub enum AdapterError {
     #[error("{0}")]
     Lost(String),
 }
+
+/// One that was told to end closes its connections first, and half a second later whatever it
+/// listens on.
+const FAREWELL: Duration = Duration::from_millis(600);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One worker.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AdapterError;
-use super::http::{excerpt, post};
+use super::http::{Server, excerpt};
 use crate::config::{Oip, WorkerConfig};
 use crate::inference::{Refusal, Request};
 
@@ -18,11 +18,8 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 /// See the module.
 #[derive(Debug)]
 pub struct OipWorker {
-    name: String,
-    base: String,
+    server: Server,
     model: String,
-    /// It is a process of the pool's own.
-    own: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +44,7 @@ struct Parameters {
 impl OipWorker {
     pub(super) fn new(config: &WorkerConfig, oip: &Oip, base: String) -> Self {
         let model = oip.model.clone().unwrap_or_else(|| config.name.clone());
-        Self { name: config.name.clone(), base, model, own: oip.url.is_none() }
+        Self { server: Server::new(config, oip.url.is_none(), base), model }
     }
 
     pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
@@ -63,11 +60,9 @@ impl OipWorker {
         if let Some(trace) = &request.terms.traceparent {
             headers.push(("traceparent", trace));
         }
-        let (status, headers, answer) = match post(&self.base, &path, &headers, body.into()).await {
-            Ok(answered) => answered,
-            Err(error) => return Err(error.of_worker(&self.name, &self.base, self.own).await),
-        };
-        let said = || format!("`{}`: {path} answers {status}{}", self.name, excerpt(&answer));
+        let (status, headers, answer) = self.server.post(&path, &headers, body.into()).await?;
+        let name = &self.server.name;
+        let said = || format!("`{name}`: {path} answers {status}{}", excerpt(&answer));
         match status.as_u16() {
             200 => {}
             400 => return Err(Refusal::Invalid(said()).into()),
@@ -77,7 +72,7 @@ impl OipWorker {
         }
         let length = headers.get(HEADER_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         tensors(&answer, length).map_err(|reason| {
-            Refusal::Failed(format!("`{}`: its answer is none: {reason}", self.name)).into()
+            Refusal::Failed(format!("`{name}`: its answer is none: {reason}")).into()
         })
     }
 }

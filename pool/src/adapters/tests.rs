@@ -136,7 +136,7 @@ async fn a_job_that_is_given_up_takes_its_processes_along() {
     let pid: PathBuf = loop {
         tokio::select! {
             _ = &mut job => panic!("it sleeps"),
-            () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
         }
         if let Ok(pid) = std::fs::read_to_string(&file) {
             break ["/proc", pid.trim()].iter().collect();
@@ -149,7 +149,7 @@ async fn a_job_that_is_given_up_takes_its_processes_along() {
         if gone() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{} still runs", pid.display());
 }
@@ -299,7 +299,7 @@ async fn another_oip_server_gets_binary_tensors_and_the_deadline() {
     };
     let adapter = Adapter::new(&config, None, home).unwrap();
     let mut request = request(b"x");
-    request.terms.deadline = Some(std::time::Instant::now() + std::time::Duration::from_secs(60));
+    request.terms.deadline = Some(std::time::Instant::now() + Duration::from_secs(60));
     let outputs = adapter.infer(&request).await.unwrap();
     assert_eq!((outputs[0].name.as_str(), &outputs[0].data[..]), ("y", [1, 0, 2, 0].as_slice()));
 }

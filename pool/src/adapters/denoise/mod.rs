@@ -5,11 +5,12 @@
 mod sound;
 mod stream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use downbeat_link::{DataType, Tensor, TensorSpec};
+use tokio::task::JoinError;
 use tracing::warn;
 
 use super::AdapterError;
@@ -19,7 +20,7 @@ use sound::{INPUT, OUTPUT, Sound};
 use stream::{Line, StreamError};
 
 /// The one version.
-pub const VERSION: &str = "1";
+const VERSION: &str = "1";
 
 /// What it takes and gives.
 #[must_use]
@@ -70,7 +71,7 @@ impl DenoiseWorker {
     }
 
     pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
-        let name = &self.name;
+        let name = self.name.clone();
         let line = Line::new().map_err(|error| {
             Refusal::Failed(format!("model `{name}`: socket(AF_UNIX): {error}"))
         })?;
@@ -78,35 +79,37 @@ impl DenoiseWorker {
         let (own, inputs) = (Arc::clone(&line.0), request.inputs.clone());
         let (path, deadline) = (self.socket.clone(), self.deadline);
         // What is computed here takes milliseconds for a long recording, and the stream blocks.
-        let work = move || -> Result<Tensor, AdapterError> {
+        let work = move || {
             let sound = Sound::of(&inputs)?;
-            match stream::denoise(&own, &path, deadline, sound.channels, &sound.samples) {
-                Ok(clean) => Ok(sound.with(clean).tensor()),
-                Err(error @ StreamError::Gone(_)) => Err(AdapterError::Lost(error.to_string())),
-                Err(error @ StreamError::Closed { .. }) if stream::ends(&path, &own) => {
-                    Err(AdapterError::Lost(error.to_string()))
-                }
-                Err(StreamError::Closed { answered: false }) => Err(Refusal::Unavailable(
-                    "it has as many streams open as it takes; try again".into(),
-                )
-                .into()),
-                Err(error) => Err(Refusal::Failed(format!("{error}; try again")).into()),
-            }
+            let clean = stream::denoise(&own, &path, deadline, sound.channels, &sound.samples);
+            let clean = clean.map_err(|error| told(&name, &error, &path, &own))?;
+            Ok(vec![sound.with(clean).tensor()])
         };
-        let of_model = |reason: String| format!("model `{name}`: {reason}");
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(tensor)) => Ok(vec![tensor]),
-            Ok(Err(AdapterError::Refused(Refusal::Failed(reason)))) => {
-                warn!(worker = name, "a recording failed: {reason}");
-                Err(Refusal::Failed(of_model(reason)).into())
-            }
-            Ok(Err(AdapterError::Refused(Refusal::Unavailable(reason)))) => {
-                Err(Refusal::Unavailable(of_model(reason)).into())
-            }
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(Refusal::Failed(of_model(error.to_string())).into()),
-        }
+        let ended = |error: JoinError| {
+            Err(Refusal::Failed(format!("model `{}`: {error}", self.name)).into())
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
     }
+}
+
+/// What it means for a request that its stream to the worker `name` failed. Blocks.
+fn told(name: &str, error: &StreamError, path: &Path, line: &Line) -> AdapterError {
+    let refusal = match error {
+        StreamError::Gone(_) => return AdapterError::Lost(error.to_string()),
+        StreamError::Closed { .. } if stream::ends(path, line) => {
+            return AdapterError::Lost(error.to_string());
+        }
+        StreamError::Closed { answered: false } => Refusal::Unavailable(format!(
+            "model `{name}`: it has as many streams open as it takes; try again"
+        )),
+        StreamError::Closed { answered: true } | StreamError::Failed(_) => {
+            if !line.is_over() {
+                warn!(worker = name, "a recording failed: {error}");
+            }
+            Refusal::Failed(format!("model `{name}`: {error}; try again"))
+        }
+    };
+    refusal.into()
 }
 
 /// Ends the work of a request that is given up.

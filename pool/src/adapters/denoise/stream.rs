@@ -14,17 +14,12 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::sound::FRAME;
+use crate::adapters::{FAREWELL, LOOK};
 use crate::clock::monotonic_ns;
 
 /// A worker that answers nothing for so long is given up. Longer than the supervisor watches without
 /// seeing progress, so that one that is stuck as a whole is killed first.
 const ANSWER_LIMIT_S: i64 = 30;
-
-/// One that was told to end closes its streams first and its socket half a second later.
-const FAREWELL: Duration = Duration::from_millis(600);
-
-/// Between two looks whether it has.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Why there is no sound.
 #[derive(Debug, thiserror::Error)]

@@ -24,31 +24,8 @@ const RATE: f64 = 200.0;
 /// Requests a second to the external server, which is Python and has a connection for each.
 const WEB_RATE: f64 = 50.0;
 
-/// What the pool's thread and the other model are to the kernel, as in `policies`: whoever dies and
-/// starts beside them must not be noticed.
-const POLICY: &str = r#"
-schema = 1
-
-[class.dispatcher]
-tier = "realtime"
-sched = { policy = "fifo", priority = 40 }
-
-[class.vision]
-modality = "video"
-tier = "realtime"
-deadline = "33ms"
-sched = "auto"
-
-[[rule]]
-name = "the pool's dispatcher"
-class = "dispatcher"
-match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
-
-[[rule]]
-name = "pictures"
-class = "vision"
-match = { exe = "{bin}/downbeat-worker", cmdline = "* --name other*" }
-"#;
+/// The other model's name in the pool: by it the agent knows that these are pictures.
+const OTHER: &str = "video";
 
 /// The external server's name in the pool.
 const WEB_MODEL: &str = "web";
@@ -92,7 +69,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     let text = format!(
         "[worker.victim]\nmodel = \"intent\"\nmedia = \"text\"\ndeadline = \"1s\"\n\
          instances = {VICTIMS}\n\
-         [worker.other]\nmodel = \"glyphs\"\nmedia = \"video\"\ndeadline = \"33ms\"\n\
+         [worker.{OTHER}]\nmodel = \"glyphs\"\nmedia = \"video\"\ndeadline = \"33ms\"\n\
          [worker.{WEB_MODEL}]\ncommand = [\"python3\", \"{}\", \"{{port}}\"]\n\
          deadline = \"1s\"\ninstances = {VICTIMS}\n\
          http = {{ port = {}, path = \"/\", health = \"/\" }}\n\
@@ -103,7 +80,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     );
     let mut pool = ground.pool(&text, Order::Deadline)?;
     pool.wait(2 * VICTIMS + 1, bench.signals)?;
-    let _agent = ground.agent(POLICY)?;
+    let _agent = ground.agent()?;
     let seconds = if bench.quick { 10.0 } else { 60.0 };
     let quiet: Results = client::run(&plan(&ground, &pool, bench.seconds(6.0)), bench.signals)?;
     let busy = Client::start(&plan(&ground, &pool, seconds))?;
@@ -118,9 +95,9 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     let busy: Results = busy.results(bench.signals)?;
     // The pool itself, last: nothing may outlive it.
     let left = pool.end(Signal::SIGKILL)?;
-    let all = [busy.of("victim")?, busy.of(WEB_MODEL)?, busy.of("other")?];
+    let all = [busy.of("victim")?, busy.of(WEB_MODEL)?, busy.of(OTHER)?];
     let [victim, web, other] = all;
-    let before = quiet.of("other")?.attainment * 100.0;
+    let before = quiet.of(OTHER)?.attainment * 100.0;
     let sum = |count: fn(&Told) -> u64| all.into_iter().map(count).sum::<u64>();
     let zero = Asked::AtMost(0.0);
     let [ours, theirs] = killed;
@@ -156,7 +133,7 @@ fn plan(ground: &Ground, pool: &Running<'_>, seconds: f64) -> Value {
     };
     let mut victim = stream("victim", ground.input("intent", 1), RATE, 1000.0);
     victim["expected"] = json!(ground.expected("intent"));
-    let mut other = stream("other", ground.input("glyphs", 1), RATE, 33.0);
+    let mut other = stream(OTHER, ground.input("glyphs", 1), RATE, 33.0);
     other["expected"] = json!(ground.expected("glyphs"));
     let numbers = ground.inputs(WEB_MODEL);
     let input = json!({ "name": "x", "datatype": "FP32", "shape": [WEB_NUMBERS], "data": numbers });

@@ -37,60 +37,6 @@ media = "background"
 instances = 2
 "#;
 
-/// What the workers of [`POOL`] are to the kernel, and the pool's thread that carries every frame: as
-/// `policies/50-pool.toml` has it.
-const POLICY: &str = r#"
-schema = 1
-
-[class.dispatcher]
-tier = "realtime"
-sched = { policy = "fifo", priority = 40 }
-
-[class.voice]
-modality = "audio"
-tier = "realtime"
-deadline = "10ms"
-sched = "auto"
-
-[class.vision]
-modality = "video"
-tier = "realtime"
-deadline = "33ms"
-sched = "auto"
-
-[class.talk]
-tier = "interactive"
-
-[class.rest]
-tier = "background"
-sched = "idle"
-
-[[rule]]
-name = "the pool's dispatcher"
-class = "dispatcher"
-match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
-
-[[rule]]
-name = "sound"
-class = "voice"
-match = { exe = "{bin}/downbeat-worker", cmdline = "* --name mic*" }
-
-[[rule]]
-name = "pictures"
-class = "vision"
-match = { exe = "{bin}/downbeat-worker", cmdline = "* --name video*" }
-
-[[rule]]
-name = "text"
-class = "talk"
-match = { exe = "{bin}/downbeat-worker", cmdline = "* --name text*" }
-
-[[rule]]
-name = "embedding"
-class = "rest"
-match = { exe = "{bin}/downbeat-worker", cmdline = "* --name embed*" }
-"#;
-
 /// Workers of [`POOL`].
 const WORKERS: usize = 5;
 
@@ -208,7 +154,7 @@ fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result
     let mut pool = ground.pool(POOL, order)?;
     let status = pool.wait(WORKERS, bench.signals)?;
     let _agent = match arrangement {
-        Arrangement::Downbeat => Some(ground.agent(POLICY)?),
+        Arrangement::Downbeat => Some(ground.agent()?),
         Arrangement::PoolAlone | Arrangement::Fifo => None,
     };
     let in_front = status.workers.iter().filter(|it| !it.name.starts_with(BACKGROUND));

@@ -25,6 +25,60 @@ use crate::workspace;
 /// What a pool may take to be ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What workers are to the kernel by their names, and the pool's thread that carries every frame: as
+/// `policies/50-pool.toml` has it.
+const POLICY: &str = r#"
+schema = 1
+
+[class.dispatcher]
+tier = "realtime"
+sched = { policy = "fifo", priority = 40 }
+
+[class.voice]
+modality = "audio"
+tier = "realtime"
+deadline = "10ms"
+sched = "auto"
+
+[class.vision]
+modality = "video"
+tier = "realtime"
+deadline = "33ms"
+sched = "auto"
+
+[class.talk]
+tier = "interactive"
+
+[class.rest]
+tier = "background"
+sched = "idle"
+
+[[rule]]
+name = "the pool's dispatcher"
+class = "dispatcher"
+match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
+
+[[rule]]
+name = "sound"
+class = "voice"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name mic*" }
+
+[[rule]]
+name = "pictures"
+class = "vision"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name video*" }
+
+[[rule]]
+name = "text"
+class = "talk"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name text*" }
+
+[[rule]]
+name = "embedding"
+class = "rest"
+match = { exe = "{bin}/downbeat-worker", cmdline = "* --name embed*" }
+"#;
+
 /// How the queue orders what waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -115,14 +169,14 @@ impl Ground {
         Ok(input)
     }
 
-    /// Starts the agent with one file of policy, and no pool of its own.
-    pub fn agent(&self, policy: &str) -> Result<Agent> {
+    /// Starts the agent with [`POLICY`], and no pool of its own.
+    pub fn agent(&self) -> Result<Agent> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "the agent changes how other programs are scheduled and so must be root: use sudo"
         );
         let place = &self.place;
-        place.policy("50-bench.toml", policy)?;
+        place.policy("50-bench.toml", POLICY)?;
         let [pool, run] = ["no-pool.d", "agent-run"].map(|folder| place.path(folder));
         for folder in [&pool, &run] {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
