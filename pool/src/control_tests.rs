@@ -93,6 +93,7 @@ async fn a_drained_model_takes_nothing_until_it_is_loaded() {
         version: None,
         id: String::new(),
         inputs: vec![],
+        shared: vec![],
         outputs: vec![],
         terms: crate::inference::Terms::of("test"),
     };

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use downbeat_link::{Tensor, TensorSpec};
+use downbeat_link::{DataType, SharedInput, Tensor, TensorError, TensorSpec};
 use downbeat_queue::Cause;
 
 /// A request, checked as far as that is possible without the model.
@@ -17,10 +17,63 @@ pub struct Request {
     pub id: String,
     /// In the order in which they came.
     pub inputs: Vec<Tensor>,
+    /// Further ones, which are in memory that the client shares.
+    pub shared: Vec<SharedInput>,
     /// Names of the outputs that are wanted; all where empty.
     pub outputs: Vec<String>,
     /// What the client asks of the pool.
     pub terms: Terms,
+}
+
+/// What is known of an input without its elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Outline<'a> {
+    /// Its name in the model.
+    pub name: &'a str,
+    /// Of its elements.
+    pub datatype: DataType,
+    /// Elements per dimension.
+    pub shape: &'a [u64],
+    /// Of its elements.
+    pub bytes: u64,
+}
+
+impl Request {
+    /// Of all inputs.
+    pub fn outlines(&self) -> impl Iterator<Item = Outline<'_>> {
+        let inputs = self.inputs.iter().map(|Tensor { name, datatype, shape, data }| Outline {
+            name,
+            datatype: *datatype,
+            shape,
+            bytes: data.len() as u64,
+        });
+        let shared = self.shared.iter().map(|SharedInput { name, datatype, shape, region }| {
+            Outline { name, datatype: *datatype, shape, bytes: region.length }
+        });
+        inputs.chain(shared)
+    }
+
+    /// With the elements of all inputs here: for workers that cannot read them where they are.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for an input whose memory ends too early, or holds no such elements.
+    pub async fn with_shared_read(mut self) -> Result<Self, Refusal> {
+        if self.shared.is_empty() {
+            return Ok(self);
+        }
+        let read = move || {
+            for SharedInput { name, datatype, shape, region } in std::mem::take(&mut self.shared) {
+                let data = region.read().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let tensor = Tensor { name, datatype, shape, data };
+                tensor.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
+                self.inputs.push(tensor);
+            }
+            Ok(self)
+        };
+        // Megabytes are no work for the thread that requests come by.
+        let done = tokio::task::spawn_blocking(read).await;
+        done.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
+    }
 }
 
 /// What a client asks of the pool besides the answer.
@@ -132,18 +185,18 @@ impl Metadata {
         let names = |specs: &[TensorSpec]| {
             specs.iter().map(|spec| format!("`{}`", spec.name)).collect::<Vec<_>>().join(", ")
         };
-        for (place, input) in request.inputs.iter().enumerate() {
-            let name = &input.name;
-            let Some(spec) = self.inputs.iter().find(|spec| spec.name == *name) else {
+        for (place, input) in request.outlines().enumerate() {
+            let name = input.name;
+            let Some(spec) = self.inputs.iter().find(|spec| spec.name == name) else {
                 return Err(Refusal::Invalid(format!(
                     "model `{model}` has no input `{name}`; it takes {}",
                     names(&self.inputs)
                 )));
             };
-            if request.inputs[..place].iter().any(|before| before.name == *name) {
+            if request.outlines().take(place).any(|before| before.name == name) {
                 return Err(Refusal::Invalid(format!("input `{name}` comes twice")));
             }
-            fits(spec, input).map_err(Refusal::Invalid)?;
+            fits(spec, &input).map_err(Refusal::Invalid)?;
             if let (Some(max), Some(&rows)) = (self.max_rows, input.shape.first())
                 && rows > u64::from(max)
             {
@@ -152,9 +205,11 @@ impl Metadata {
                      request (`max_batch` of its model.toml): send the others in another request"
                 )));
             }
-            input.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
         }
-        let lacks = |spec: &&TensorSpec| request.inputs.iter().all(|it| it.name != spec.name);
+        let wrong = |error: TensorError| Refusal::Invalid(error.to_string());
+        request.inputs.iter().try_for_each(Tensor::check).map_err(wrong)?;
+        request.shared.iter().try_for_each(SharedInput::check).map_err(wrong)?;
+        let lacks = |spec: &&TensorSpec| request.outlines().all(|it| it.name != spec.name);
         if let Some(missing) = self.inputs.iter().find(lacks) {
             return Err(Refusal::Invalid(format!(
                 "input `{}` is missing; model `{model}` takes {}",
@@ -173,8 +228,8 @@ impl Metadata {
     }
 }
 
-fn fits(spec: &TensorSpec, tensor: &Tensor) -> Result<(), String> {
-    let name = &tensor.name;
+fn fits(spec: &TensorSpec, tensor: &Outline<'_>) -> Result<(), String> {
+    let name = tensor.name;
     if tensor.datatype != spec.datatype {
         return Err(format!(
             "input `{name}` has datatype {}; send {}",
@@ -183,7 +238,7 @@ fn fits(spec: &TensorSpec, tensor: &Tensor) -> Result<(), String> {
         ));
     }
     let same = |(&wanted, &is): (&i64, &u64)| wanted < 0 || wanted.unsigned_abs() == is;
-    if tensor.shape.len() == spec.shape.len() && spec.shape.iter().zip(&tensor.shape).all(same) {
+    if tensor.shape.len() == spec.shape.len() && spec.shape.iter().zip(tensor.shape).all(same) {
         return Ok(());
     }
     Err(format!(
@@ -287,6 +342,7 @@ mod tests {
             version: None,
             id: String::new(),
             inputs,
+            shared: Vec::new(),
             outputs: Vec::new(),
             terms: Terms::of("test"),
         }

@@ -2,8 +2,9 @@
 //!
 //! A message is twelve bytes of prefix, a head in postcard's encoding, and the elements of the small
 //! tensors, in order and without gaps. The large ones are in memory files, one for each package that
-//! has any, in order. Nothing in a message says where something lies: it follows from the order, so
-//! there are no offsets that could be wrong.
+//! has any, in order. Nothing in a message says where these lie: it follows from the order, so there
+//! are no offsets that could be wrong. Behind a package's memory file come the files of clients that
+//! some of its inputs lie in, by their numbers; those have offsets, which are the client's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,18 +14,19 @@ use serde::{Deserialize, Serialize};
 use crate::error::LinkError;
 use crate::message::{MAX_REQUESTS, Message};
 use crate::package::{INLINE, MAX_PACKAGE, MAX_TENSORS, Package};
+use crate::region::{self, MAX_REGIONS};
 use crate::shared;
 use crate::tensor::{DataType, MAX_DIMENSIONS, Tensor, TensorError};
 
 /// Of the language that this release speaks. Every message begins with it.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Bytes of one message, at most: what fits in a Unix socket's buffer of its usual size (208 KiB).
 pub const MAX_MESSAGE: usize = 192 << 10;
 
-/// Descriptors of one message, at most: one for each request, and one for small tensors that do not
-/// all fit in the message.
-pub const MAX_DESCRIPTORS: usize = MAX_REQUESTS + 1;
+/// Descriptors of one message, at most: for each request one and those of its regions, and one for
+/// small tensors that do not all fit in the message. The kernel passes on 253 (`SCM_MAX_FD`).
+pub const MAX_DESCRIPTORS: usize = MAX_REQUESTS * (1 + MAX_REGIONS) + 1;
 
 const MAGIC: [u8; 4] = *b"dbwk";
 
@@ -48,8 +50,18 @@ pub(crate) struct TensorHead {
     pub shape: Vec<u64>,
     /// Bytes of its elements.
     pub length: u64,
-    /// In the package's memory file, not in the message.
-    pub shared: bool,
+    pub place: Place,
+}
+
+/// Where a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// In the message.
+    Message,
+    /// In the package's memory file.
+    File,
+    /// In a client's file, which its package has as this number.
+    Region { number: u8, offset: u64 },
 }
 
 impl PackageHead {
@@ -58,26 +70,39 @@ impl PackageHead {
         if self.tensors.len() > MAX_TENSORS {
             return Err(LinkError::Tensors(self.tensors.len()));
         }
-        let (mut inline, mut file) = (0_u64, 0_u64);
+        let (mut inline, mut file, mut elsewhere) = (0_u64, 0_u64, 0_u64);
         for tensor in &self.tensors {
             if tensor.shape.len() > MAX_DIMENSIONS {
                 let (name, dimensions) = (tensor.name.clone(), tensor.shape.len());
                 return Err(TensorError::Dimensions { name, dimensions }.into());
             }
-            // Each sum stays below three times this, so none overflows.
+            // Each sum stays below four times this, so none overflows.
             if tensor.length > MAX_PACKAGE {
                 return Err(LinkError::TooLarge(tensor.length));
             }
-            if tensor.shared {
-                file = shared::aligned(file) + tensor.length;
-            } else {
-                inline += tensor.length;
+            match tensor.place {
+                Place::File => file = shared::aligned(file) + tensor.length,
+                Place::Message => inline += tensor.length,
+                Place::Region { .. } => elsewhere += tensor.length,
             }
-            if inline + file > MAX_PACKAGE {
-                return Err(LinkError::TooLarge(inline + file));
+            let all = inline + file + elsewhere;
+            if all > MAX_PACKAGE {
+                return Err(LinkError::TooLarge(all));
             }
         }
         Ok((inline, file))
+    }
+
+    /// Files of clients that it refers to.
+    fn regions(&self) -> Result<usize, LinkError> {
+        let numbers = self.tensors.iter().filter_map(|tensor| match tensor.place {
+            Place::Region { number, .. } => Some(usize::from(number) + 1),
+            Place::Message | Place::File => None,
+        });
+        match numbers.max().unwrap_or(0) {
+            files if files > MAX_REGIONS => Err(LinkError::Regions(files)),
+            files => Ok(files),
+        }
     }
 }
 
@@ -123,7 +148,7 @@ pub(crate) fn encode<M: Message>(message: &M) -> Result<Frame<'_>, LinkError> {
     bytes[6..8].copy_from_slice(&flags.to_le_bytes());
     // At most MAX_MESSAGE, see above.
     bytes[8..PREFIX].copy_from_slice(&(head as u32).to_le_bytes());
-    let files = message.packages().filter_map(Package::file).collect();
+    let files = message.packages().flat_map(Package::files).collect();
     Ok(Frame { bytes, files, spilled })
 }
 
@@ -145,7 +170,7 @@ pub(crate) fn decode<M: Message>(
     let length = u32::from_le_bytes(length) as usize;
     let (head, inline) = rest.split_at_checked(length).ok_or(LinkError::Truncated(bytes.len()))?;
     let spilled = u16::from_le_bytes([f0, f1]) & SPILLED != 0;
-    let mut arrived = Arrived::new(inline, spilled, files)?;
+    let mut arrived = Arrived::new(inline, spilled, files, M::REGIONS)?;
     let message = M::decode(head, |package| arrived.open(package))?;
     arrived.end()?;
     Ok(message)
@@ -159,10 +184,17 @@ struct Arrived {
     small: Bytes,
     small_came: usize,
     small_wanted: u64,
+    /// Tensors may lie in files of clients.
+    regions: bool,
 }
 
 impl Arrived {
-    fn new(inline: &[u8], spilled: bool, mut files: Vec<OwnedFd>) -> Result<Self, LinkError> {
+    fn new(
+        inline: &[u8],
+        spilled: bool,
+        mut files: Vec<OwnedFd>,
+        regions: bool,
+    ) -> Result<Self, LinkError> {
         let came = files.len();
         let small = if spilled {
             let wanted = LinkError::Descriptors { is: came, wanted: came + 1 };
@@ -171,7 +203,14 @@ impl Arrived {
             Bytes::copy_from_slice(inline)
         };
         let (wanted, small_came) = (usize::from(spilled), small.len());
-        Ok(Self { files: files.into_iter(), came, wanted, small, small_came, small_wanted: 0 })
+        let files = files.into_iter();
+        Ok(Self { files, came, wanted, small, small_came, small_wanted: 0, regions })
+    }
+
+    fn next_file(&mut self) -> Result<OwnedFd, LinkError> {
+        self.wanted += 1;
+        let (is, wanted) = (self.came, self.wanted);
+        self.files.next().ok_or(LinkError::Descriptors { is, wanted })
     }
 
     fn open(&mut self, package: PackageHead) -> Result<Vec<Tensor>, LinkError> {
@@ -181,23 +220,32 @@ impl Arrived {
             return Err(LinkError::Inline { is: self.small_came, wanted: self.small_wanted });
         }
         let mut file = Bytes::new();
-        if package.tensors.iter().any(|tensor| tensor.shared) {
-            self.wanted += 1;
-            let (is, wanted) = (self.came, self.wanted);
-            let descriptor = self.files.next().ok_or(LinkError::Descriptors { is, wanted })?;
-            file = shared::map(descriptor, length)?;
+        if package.tensors.iter().any(|tensor| tensor.place == Place::File) {
+            file = shared::map(self.next_file()?, length)?;
         }
+        let regions = package.regions()?;
+        if regions > 0 && !self.regions {
+            return Err(LinkError::Regions(regions));
+        }
+        let regions = (0..regions).map(|_| self.next_file()).collect::<Result<Vec<_>, _>>()?;
         let mut end = 0;
         let tensors = package.tensors.into_iter().map(|head| {
-            let TensorHead { name, datatype, shape, length, shared } = head;
+            let TensorHead { name, datatype, shape, length, place } = head;
             // Both sums were compared with what is there.
-            let length = length as usize;
-            let data = if shared {
-                let start = shared::aligned(end as u64) as usize;
-                end = start + length;
-                file.slice(start..end)
-            } else {
-                self.small.split_to(length)
+            let data = match place {
+                Place::File => {
+                    let start = shared::aligned(end as u64) as usize;
+                    end = start + length as usize;
+                    file.slice(start..end)
+                }
+                Place::Message => self.small.split_to(length as usize),
+                Place::Region { number, offset } => {
+                    // One that cannot be read, or ends too early, is its client's doing: the model's
+                    // check tells that one alone, the channel goes on.
+                    let file = regions[usize::from(number)].as_fd();
+                    let data = region::read(file, offset, length).unwrap_or_default();
+                    return Ok(Tensor { name, datatype, shape, data });
+                }
             };
             let tensor = Tensor { name, datatype, shape, data };
             tensor.check()?;

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -6,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::*;
+use crate::region::{Region, SharedInput};
 use crate::tensor::TensorSpec;
 
 fn tensor(length: usize) -> Tensor {
@@ -91,7 +93,7 @@ fn small_tensors_that_do_not_fit_in_a_message_together_spill_into_a_file() {
     let sent = infer(mixed);
     let (came, _, files) = there_and_back(&packed(sent.clone()));
     assert_eq!(came, sent);
-    assert_eq!(files, MAX_DESCRIPTORS);
+    assert_eq!(files, MAX_REQUESTS + 1);
 }
 
 #[test]
@@ -135,8 +137,8 @@ fn forged(heads: Vec<PackageHead>, inline: &[u8], flags: u16) -> Vec<u8> {
     bytes
 }
 
-fn says(length: u64, shared: bool) -> TensorHead {
-    TensorHead { name: "x".into(), datatype: DataType::Uint8, shape: vec![length], length, shared }
+fn says(length: u64, place: Place) -> TensorHead {
+    TensorHead { name: "x".into(), datatype: DataType::Uint8, shape: vec![length], length, place }
 }
 
 fn one(tensor: TensorHead) -> Vec<PackageHead> {
@@ -170,11 +172,11 @@ fn a_prefix_that_is_not_ours_is_refused() {
 
 #[test]
 fn bytes_that_do_not_add_up_are_refused() {
-    let more = forged(one(says(5, false)), b"1234", 0);
+    let more = forged(one(says(5, Place::Message)), b"1234", 0);
     assert!(matches!(refusal(&more, vec![]), LinkError::Inline { is: 4, wanted: 5 }));
-    let less = forged(one(says(3, false)), b"1234", 0);
+    let less = forged(one(says(3, Place::Message)), b"1234", 0);
     assert!(matches!(refusal(&less, vec![]), LinkError::Inline { is: 4, wanted: 3 }));
-    let shape = TensorHead { shape: vec![2, 3], ..says(4, false) };
+    let shape = TensorHead { shape: vec![2, 3], ..says(4, Place::Message) };
     assert!(matches!(refusal(&forged(one(shape), b"1234", 0), vec![]), LinkError::Tensor(_)));
     let behind = [forged(vec![], &[], 0), vec![0]].concat();
     assert!(matches!(refusal(&behind, vec![]), LinkError::Inline { is: 1, wanted: 0 }));
@@ -182,36 +184,106 @@ fn bytes_that_do_not_add_up_are_refused() {
 
 #[test]
 fn descriptors_that_do_not_add_up_are_refused() {
-    let without = forged(one(says(20_000, true)), &[], 0);
+    let without = forged(one(says(20_000, Place::File)), &[], 0);
     assert!(matches!(refusal(&without, vec![]), LinkError::Descriptors { is: 0, wanted: 1 }));
     let two = vec![sealed(20_000), sealed(20_000)];
     assert!(matches!(refusal(&without, two), LinkError::Descriptors { is: 2, wanted: 1 }));
-    let none = forged(one(says(1, false)), b"1", 0);
+    let none = forged(one(says(1, Place::Message)), b"1", 0);
     let one_too_many = refusal(&none, vec![sealed(1)]);
     assert!(matches!(one_too_many, LinkError::Descriptors { is: 1, wanted: 0 }));
-    let spilled = forged(one(says(1, false)), &[], SPILLED);
+    let spilled = forged(one(says(1, Place::Message)), &[], SPILLED);
     assert!(matches!(refusal(&spilled, vec![]), LinkError::Descriptors { is: 0, wanted: 1 }));
 }
 
 #[test]
 fn huge_lengths_are_refused_before_anything_is_mapped() {
     for length in [MAX_PACKAGE + 1, u64::MAX / 2, u64::MAX] {
-        for shared in [true, false] {
-            let error = refusal(&forged(one(says(length, shared)), b"", 0), vec![sealed(1)]);
+        for place in [Place::File, Place::Message, Place::Region { number: 0, offset: 0 }] {
+            let error = refusal(&forged(one(says(length, place)), b"", 0), vec![sealed(1)]);
             assert!(matches!(error, LinkError::TooLarge(is) if is == length), "{error}");
         }
     }
-    let halves = PackageHead { tensors: vec![says(MAX_PACKAGE, true), says(1, true)] };
+    let halves =
+        PackageHead { tensors: vec![says(MAX_PACKAGE, Place::File), says(1, Place::File)] };
     let error = refusal(&forged(vec![halves], b"", 0), vec![sealed(1)]);
     assert!(matches!(error, LinkError::TooLarge(_)), "{error}");
-    let short = refusal(&forged(one(says(MAX_PACKAGE, true)), b"", 0), vec![sealed(20_000)]);
+    let short = refusal(&forged(one(says(MAX_PACKAGE, Place::File)), b"", 0), vec![sealed(20_000)]);
     assert!(matches!(short, LinkError::Length { is: 20_000, .. }), "{short}");
-    let flat = PackageHead { tensors: vec![says(0, false); MAX_TENSORS + 1] };
+    let flat = PackageHead { tensors: vec![says(0, Place::Message); MAX_TENSORS + 1] };
     assert!(matches!(refusal(&forged(vec![flat], b"", 0), vec![]), LinkError::Tensors(257)));
-    let deep = TensorHead { shape: vec![1; 17], ..says(1, false) };
+    let deep = TensorHead { shape: vec![1; 17], ..says(1, Place::Message) };
     assert!(matches!(refusal(&forged(one(deep), b"1", 0), vec![]), LinkError::Tensor(_)));
     let many = vec![PackageHead::default(); MAX_REQUESTS + 1];
     assert!(matches!(refusal(&forged(many, b"", 0), vec![]), LinkError::Requests(65)));
+}
+
+/// A client's file.
+fn of_client(bytes: &[u8]) -> Arc<OwnedFd> {
+    let file = rustix::fs::memfd_create("client", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    assert_eq!(rustix::io::write(&file, bytes), Ok(bytes.len()));
+    Arc::new(file)
+}
+
+fn in_region(name: &str, file: &Arc<OwnedFd>, offset: u64, length: u64) -> SharedInput {
+    let region = Region { file: Arc::clone(file), offset, length };
+    SharedInput { name: name.into(), datatype: DataType::Uint8, shape: vec![length], region }
+}
+
+#[test]
+fn what_lies_with_the_client_is_read_at_the_other_end() {
+    let (one, two, three) = (of_client(b"abcdef"), of_client(b"gh"), of_client(b"ijk"));
+    let shared = [
+        in_region("a", &one, 1, 2),
+        in_region("b", &two, 0, 2),
+        in_region("c", &one, 3, 3),
+        in_region("third file", &three, 1, 2),
+    ];
+    let package = Package::with(vec![tensor(20_000)], &shared).unwrap();
+    assert_eq!(package.bytes(), 20_000 + 2 + 2 + 3 + 2);
+    let message = ToWorker::Infer(Infer {
+        model: ModelNumber(1),
+        requests: vec![Work {
+            id: RequestNumber(1),
+            deadline_ns: None,
+            outputs: vec![],
+            sequence: None,
+            inputs: package,
+        }],
+    });
+    let frame = encode(&message).unwrap();
+    assert_eq!(frame.descriptors().len(), 3, "the large tensor's and two of the client's");
+    rustix::fs::ftruncate(&two, 1).unwrap();
+    let came = decode::<ToWorker<Package>>(&frame.bytes, owned(&frame)).unwrap();
+    let ToWorker::Infer(came) = came else { panic!("{came:?}") };
+    let found: Vec<(&str, &[u8])> =
+        came.requests[0].inputs[1..].iter().map(|it| (it.name.as_str(), &it.data[..])).collect();
+    let wanted: [(&str, &[u8]); 4] =
+        [("third file", b"jk"), ("a", b"bc"), ("b", b"g"), ("c", b"def")];
+    assert_eq!(found, wanted);
+    let error = came.requests[0].inputs[3].check().unwrap_err().to_string();
+    assert_eq!(error, "`b` has 1 bytes; UINT8 with shape [2] has 2");
+}
+
+#[test]
+fn no_more_files_of_clients_than_a_request_may_have_and_none_from_a_worker() {
+    let second = Place::Region { number: 1, offset: 0 };
+    let one_only = forged(one(says(1, second)), &[], 0);
+    let missing = refusal(&one_only, vec![sealed(1)]);
+    assert!(matches!(missing, LinkError::Descriptors { is: 1, wanted: 2 }), "{missing}");
+    let third = Place::Region { number: 2, offset: 0 };
+    let many = refusal(&forged(one(says(1, third)), &[], 0), vec![sealed(1), sealed(1), sealed(1)]);
+    assert!(matches!(many, LinkError::Regions(3)), "{many}");
+
+    let place = Place::Region { number: 0, offset: 0 };
+    let outputs = PackageHead { tensors: vec![says(1, place)] };
+    let answers = vec![Answer { id: RequestNumber(1), outputs }];
+    let done = ToPool::Done(Done { answers, started_ns: 0, wall_ns: 0, cpu_ns: 0 });
+    let head = postcard::to_stdvec(&done).unwrap();
+    let mut bytes = forged(vec![], &[], 0)[..PREFIX].to_vec();
+    bytes[8..PREFIX].copy_from_slice(&(head.len() as u32).to_le_bytes());
+    bytes.extend(head);
+    let error = decode::<ToPool<Package>>(&bytes, vec![sealed(1)]).unwrap_err();
+    assert!(matches!(error, LinkError::Regions(1)), "{error}");
 }
 
 prop_compose! {

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::codec::{MAX_MESSAGE, VERSION};
 use crate::package::{MAX_PACKAGE, MAX_TENSORS};
+use crate::region::MAX_REGIONS;
 use crate::tensor::TensorError;
 use crate::{MAX_REQUESTS, shared};
 
@@ -40,6 +41,11 @@ pub enum LinkError {
     /// Too many tensors in one request or answer.
     #[error("{0} tensors in one request or answer; {MAX_TENSORS} is the most")]
     Tensors(usize),
+    /// Inputs in too many files of clients, or in any where none may be.
+    #[error(
+        "tensors in {0} files of clients; a request has {MAX_REGIONS} at most, and an answer none"
+    )]
+    Regions(usize),
     /// Too many bytes in one request or answer.
     #[error("{0} bytes of tensors in one request or answer; {MAX_PACKAGE} is the most")]
     TooLarge(u64),

@@ -30,6 +30,9 @@
 //! tensors on as [`Bytes`](bytes::Bytes) that keep the mapping alive. Types, shapes and lengths are
 //! checked at both ends.
 //!
+//! Inputs may also lie in shared memory of the client's own ([`SharedInput`]): the worker gets the
+//! client's file and reads it once. What is missing there when it does is that client's error.
+//!
 //! # Example
 //!
 //! ```
@@ -86,6 +89,7 @@ mod codec;
 mod error;
 mod message;
 mod package;
+mod region;
 mod shared;
 mod socket;
 mod tensor;
@@ -102,6 +106,7 @@ pub use message::{
     ModelNumber, RequestNumber, SequencePlace, ToPool, ToWorker, Work,
 };
 pub use package::{INLINE, MAX_PACKAGE, MAX_TENSORS, Package};
+pub use region::{MAX_REGIONS, Region, SharedInput};
 pub use socket::{connect, pair};
 pub use tensor::{
     DataType, MAX_DIMENSIONS, Tensor, TensorError, TensorSpec, checked_shape, elements,

@@ -218,6 +218,10 @@ pub trait Message: Serialize + sealed::Sealed {
     /// As they come out at the other end.
     type Received;
 
+    /// Whether tensors in it may lie in files of clients ([`SharedInput`](crate::SharedInput)).
+    #[doc(hidden)]
+    const REGIONS: bool;
+
     /// The tensors in it, in the order in which they are encoded.
     #[doc(hidden)]
     fn packages(&self) -> impl Iterator<Item = &Package>;
@@ -238,6 +242,7 @@ mod sealed {
 
 impl Message for ToWorker<Package> {
     type Received = ToWorker;
+    const REGIONS: bool = true;
 
     fn packages(&self) -> impl Iterator<Item = &Package> {
         let requests = match self {
@@ -271,6 +276,8 @@ impl Message for ToWorker<Package> {
 
 impl Message for ToPool<Package> {
     type Received = ToPool;
+    // A worker has none, and one that did could have the pool read anything.
+    const REGIONS: bool = false;
 
     fn packages(&self) -> impl Iterator<Item = &Package> {
         let answers = match self {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use crate::codec::{PackageHead, TensorHead};
+use crate::codec::{PackageHead, Place, TensorHead};
 use crate::error::LinkError;
+use crate::region::{MAX_REGIONS, SharedInput};
 use crate::shared;
 use crate::tensor::Tensor;
 
@@ -35,6 +36,7 @@ struct Inner {
     head: PackageHead,
     inline: Vec<Bytes>,
     file: Option<OwnedFd>,
+    regions: Vec<Arc<OwnedFd>>,
 }
 
 impl Package {
@@ -44,25 +46,56 @@ impl Package {
     /// A tensor whose data are not what type and shape say, too many or too large ones, or a system
     /// call that failed.
     pub fn new(tensors: Vec<Tensor>) -> Result<Self, LinkError> {
-        if tensors.len() > MAX_TENSORS {
-            return Err(LinkError::Tensors(tensors.len()));
+        Self::with(tensors, &[])
+    }
+
+    /// The same with inputs that are in a client's own shared memory, behind the others: they are
+    /// not read here, the worker gets their files. Those of more than [`MAX_REGIONS`] files are read
+    /// and travel as others do.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(mut tensors: Vec<Tensor>, shared: &[SharedInput]) -> Result<Self, LinkError> {
+        let count = tensors.len() + shared.len();
+        if count > MAX_TENSORS {
+            return Err(LinkError::Tensors(count));
+        }
+        let mut regions: Vec<Arc<OwnedFd>> = Vec::new();
+        let mut places = Vec::new();
+        for input in shared {
+            input.check()?;
+            let SharedInput { name, datatype, shape, region } = input;
+            let (name, datatype, shape) = (name.clone(), *datatype, shape.clone());
+            let known = regions.iter().position(|file| Arc::ptr_eq(file, &region.file));
+            let Some(number) = known.or((regions.len() < MAX_REGIONS).then_some(regions.len()))
+            else {
+                tensors.push(Tensor { name, datatype, shape, data: region.read()? });
+                continue;
+            };
+            if known.is_none() {
+                regions.push(Arc::clone(&region.file));
+            }
+            // At most MAX_REGIONS.
+            let place = Place::Region { number: number as u8, offset: region.offset };
+            places.push(TensorHead { name, datatype, shape, length: region.length, place });
         }
         let mut head = PackageHead::default();
         let (mut inline, mut large) = (Vec::new(), Vec::new());
         for tensor in tensors {
             tensor.check()?;
             let Tensor { name, datatype, shape, data } = tensor;
-            let shared = data.len() > INLINE;
             let length = data.len() as u64;
-            head.tensors.push(TensorHead { name, datatype, shape, length, shared });
-            if shared { large.push(data) } else { inline.push(data) }
+            let place = if data.len() > INLINE { Place::File } else { Place::Message };
+            head.tensors.push(TensorHead { name, datatype, shape, length, place });
+            if place == Place::File { large.push(data) } else { inline.push(data) }
         }
+        head.tensors.extend(places);
         head.bytes()?;
         let file = match large.as_slice() {
             [] => None,
             large => Some(shared::seal(large.iter().map(AsRef::as_ref))?),
         };
-        Ok(Self(Arc::new(Inner { head, inline, file })))
+        Ok(Self(Arc::new(Inner { head, inline, file, regions })))
     }
 
     /// Bytes of its tensors.
@@ -75,8 +108,10 @@ impl Package {
         &self.0.inline
     }
 
-    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.0.file.as_ref().map(AsFd::as_fd)
+    /// Its memory file, and those of clients that it refers to.
+    pub(crate) fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let regions = self.0.regions.iter().map(|file| file.as_fd());
+        self.0.file.as_ref().map(AsFd::as_fd).into_iter().chain(regions)
     }
 }
 

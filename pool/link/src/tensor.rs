@@ -200,6 +200,25 @@ pub fn elements(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size))
 }
 
+/// Bytes that type and shape say; nothing for byte strings.
+///
+/// # Errors
+/// [`TensorError::Shape`] for a shape whose size in bytes does not fit in 64 bits.
+pub(crate) fn size(
+    name: &str,
+    datatype: DataType,
+    shape: &[u64],
+) -> Result<Option<u64>, TensorError> {
+    let bytes = elements(shape).and_then(|elements| match datatype.size() {
+        None => Some(None),
+        Some(size) => elements.checked_mul(size as u64).map(Some),
+    });
+    bytes.ok_or_else(|| TensorError::Shape {
+        name: name.to_owned(),
+        shape: shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+    })
+}
+
 impl Tensor {
     /// Whether the data are as long as type and shape say.
     ///
@@ -207,15 +226,9 @@ impl Tensor {
     /// [`TensorError::Size`], [`TensorError::Strings`], or [`TensorError::Shape`] for a shape whose
     /// size in bytes does not fit in 64 bits.
     pub fn check(&self) -> Result<(), TensorError> {
-        let overflow = || TensorError::Shape {
-            name: self.name.clone(),
-            shape: self.shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+        let Some(wanted) = size(&self.name, self.datatype, &self.shape)? else {
+            return self.check_strings(elements(&self.shape).unwrap_or(0));
         };
-        let elements = elements(&self.shape).ok_or_else(overflow)?;
-        let Some(size) = self.datatype.size() else {
-            return self.check_strings(elements);
-        };
-        let wanted = elements.checked_mul(size as u64).ok_or_else(overflow)?;
         if self.data.len() as u64 == wanted {
             return Ok(());
         }

@@ -37,6 +37,7 @@ fn request(input: &[u8]) -> Request {
         model: "w".into(),
         version: None,
         id: String::new(),
+        shared: vec![],
         inputs: vec![Tensor {
             name: "input".into(),
             datatype: DataType::Bytes,

@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use downbeat_link::Tensor;
 use downbeat_queue::{Guess, ModelSpec};
 
 use super::State;
@@ -100,24 +99,24 @@ impl State {
 }
 
 /// Units of a request, by which its cost is learned.
-pub(super) fn units(declaration: &Declaration, batching: bool, inputs: &[Tensor]) -> u32 {
+pub(super) fn units(declaration: &Declaration, batching: bool, request: &Request) -> u32 {
     if declaration.denoise {
-        let extent = denoise::Extent::of(inputs);
+        let extent = denoise::Extent::of(&request.inputs);
         return extent.map_or(1, denoise::Extent::frames_of_all_channels);
     }
-    if batching { rows(inputs) } else { 1 }
+    if batching { rows(request) } else { 1 }
 }
 
 /// Rows of a batch, as the first input's first dimension says.
-fn rows(inputs: &[Tensor]) -> u32 {
-    let first = inputs.first().and_then(|tensor| tensor.shape.first());
+fn rows(request: &Request) -> u32 {
+    let first = request.outlines().next().and_then(|input| input.shape.first());
     first.map_or(1, |rows| u32::try_from(*rows).unwrap_or(u32::MAX)).max(1)
 }
 
 /// Equal for requests whose rows can be put under each other.
 pub(super) fn batch_key(request: &Request) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for tensor in &request.inputs {
+    for tensor in request.outlines() {
         tensor.name.hash(&mut hasher);
         tensor.datatype.hash(&mut hasher);
         tensor.shape.get(1..).hash(&mut hasher);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use downbeat_link::Package;
+use downbeat_link::{DataType, Package};
 use downbeat_queue::{Cancelled, Offer, Step, Ticket};
 use tokio::sync::oneshot;
 
 use super::declaration::{batch_key, units};
-use super::{Dispatcher, Link, Pending, State, Work, Worker, answer, unknown};
+use super::{Dispatcher, Link, Model, Pending, State, Work, Worker, answer, unknown};
 use crate::inference::{Refusal, Request, Response};
 
 /// Cancels a request whose caller goes away.
@@ -52,7 +52,8 @@ impl Dispatcher {
             (model.declaration.channel, model.batching)
         };
         // Before the lock: a large tensor is copied here, once.
-        let package = channel.then(|| Package::new(request.inputs.clone())).transpose();
+        let package =
+            channel.then(|| Package::with(request.inputs.clone(), &request.shared)).transpose();
         let package = package.map_err(|error| Refusal::Invalid(error.to_string()))?;
         let (answer, mut answered) = oneshot::channel();
         let ticket = self.submit(Work { request, package }, batching, answer)?;
@@ -60,6 +61,15 @@ impl Dispatcher {
         let outcome = (&mut answered).await;
         guard.armed = false;
         outcome.unwrap_or_else(|_| Err(Refusal::Failed("the request was lost; try again".into())))
+    }
+
+    /// Whether the workers that a request goes to read its inputs where their client shares them.
+    /// Byte strings are looked at here.
+    #[must_use]
+    pub fn takes_shared(&self, request: &Request) -> bool {
+        let channel = |model: &Model| model.declaration.channel;
+        request.shared.iter().all(|input| input.datatype != DataType::Bytes)
+            && self.lock().models.get(&request.model).is_some_and(channel)
     }
 
     /// When the answer to a request that waits or runs is of no use any more; nothing inside where it
@@ -94,8 +104,8 @@ impl Dispatcher {
             client: terms.client.as_str().into(),
             deadline: deadline.map(since),
             priority: terms.priority,
-            units: units(&model.declaration, batching, &work.request.inputs),
-            bytes: work.request.inputs.iter().map(|tensor| tensor.data.len() as u64).sum(),
+            units: units(&model.declaration, batching, &work.request),
+            bytes: work.request.outlines().map(|input| input.bytes).sum(),
             batch_key: batching.then(|| batch_key(&work.request)),
             sequence: terms.sequence.as_ref().map(|sequence| Step {
                 id: sequence.id.as_str().into(),

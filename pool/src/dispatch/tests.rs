@@ -110,6 +110,7 @@ fn request(value: u8, bytes: usize) -> Request {
         model: "echo".into(),
         version: None,
         id: String::new(),
+        shared: vec![],
         inputs: vec![Tensor {
             name: "x".into(),
             datatype: DataType::Uint8,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
+use super::shared::Regions;
 use super::sound;
 use super::statistics::{Counts, Over, Statistics};
 use super::watch::Watch;
@@ -27,6 +28,8 @@ pub struct Backend {
     pub store: Store,
     /// What became of requests.
     pub statistics: Arc<Statistics>,
+    /// Memory that clients share.
+    pub regions: Arc<Regions>,
     /// Models that let no new request in, as a person asked.
     drained: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -35,8 +38,8 @@ impl Backend {
     /// Of these, with nothing counted and nothing drained.
     #[must_use]
     pub fn new(view: View, dispatcher: Dispatcher, store: Store) -> Self {
-        let (statistics, drained) = Default::default();
-        Self { view, dispatcher, store, statistics, drained }
+        let (statistics, regions, drained) = Default::default();
+        Self { view, dispatcher, store, statistics, regions, drained }
     }
 
     /// Models that let no new request in.
@@ -174,16 +177,17 @@ impl Models {
         version: Option<&str>,
     ) -> Result<&'a Model, Refusal> {
         if let Some(model) = snapshot.models.get(name) {
-            let known = versions(model);
-            return match version {
-                Some(version) if !known.is_empty() && known.iter().all(|it| it != version) => {
-                    Err(Refusal::NotFound(format!(
-                        "model `{name}` has no version `{version}`; it has `{}`",
-                        known.join("`, `")
-                    )))
-                }
-                _ => Ok(model),
+            let Some(version) = version else {
+                return Ok(model);
             };
+            let known = versions(model);
+            if known.is_empty() || known.iter().any(|it| it == version) {
+                return Ok(model);
+            }
+            return Err(Refusal::NotFound(format!(
+                "model `{name}` has no version `{version}`; it has `{}`",
+                known.join("`, `")
+            )));
         }
         if snapshot.status.workers.iter().any(|worker| worker.name == name) {
             return Err(Refusal::NotFound(format!(
@@ -251,9 +255,9 @@ impl Models {
         Ok(())
     }
 
-    async fn dispatch(&self, request: Request) -> Result<Response, Refusal> {
-        let name = &request.model;
+    async fn dispatch(&self, mut request: Request) -> Result<Response, Refusal> {
         let (kind, metadata) = {
+            let name = &request.model;
             let snapshot = self.0.view.lock();
             let model = self.model(&snapshot, name, request.version.as_deref())?;
             if let Standing::Down(reason) = self.standing(name, model) {
@@ -261,6 +265,9 @@ impl Models {
             }
             (model.kind.clone(), model.metadata.clone())
         };
+        if !request.shared.is_empty() && !self.0.dispatcher.takes_shared(&request) {
+            request = request.with_shared_read().await?;
+        }
         let (taken, given) = match metadata.as_ref().and_then(|metadata| metadata.sound) {
             Some(SoundAt::Input(rate)) => (Some(rate), None),
             Some(SoundAt::Output(rate)) => (None, Some(rate)),
@@ -273,7 +280,8 @@ impl Models {
                 if let Some(metadata) = metadata.filter(|it| !it.inputs.is_empty()) {
                     metadata.check(&request)?;
                 }
-                sound::lasts(&request.inputs, taken)
+                let shared = || sound::shared_lasts(&request.shared, taken);
+                sound::lasts(&request.inputs, taken).or_else(shared)
             }
         };
         let mut answer = self.0.dispatcher.infer(request).await?;

@@ -12,9 +12,10 @@
 //! Others are left alone: clients send what only some servers know.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::inference::{Refusal, Sequence, Terms};
 
@@ -25,8 +26,7 @@ pub type Parameters = HashMap<String, Parameter>;
 const MAX_SEQUENCE: usize = 128;
 
 /// The value of one parameter.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Parameter {
     /// true or false.
     Bool(bool),
@@ -39,7 +39,58 @@ pub enum Parameter {
     /// A string.
     Text(String),
     /// What the protocol has no parameters of.
-    Other(serde::de::IgnoredAny),
+    Other,
+}
+
+// By hand: what is derived tries one kind after the other, and puts each failure into words.
+impl<'de> Deserialize<'de> for Parameter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ParameterVisitor)
+    }
+}
+
+struct ParameterVisitor;
+
+impl<'de> Visitor<'de> for ParameterVisitor {
+    type Value = Parameter;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a parameter")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Parameter, E> {
+        Ok(Parameter::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Parameter, E> {
+        Ok(Parameter::Unsigned(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Parameter, E> {
+        Ok(u64::try_from(value).map_or(Parameter::Signed(value), Parameter::Unsigned))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Parameter, E> {
+        Ok(Parameter::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Parameter, E> {
+        Ok(Parameter::Text(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Parameter, E> {
+        Ok(Parameter::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Parameter, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Parameter::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameter, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Parameter::Other)
+    }
 }
 
 /// A whole number that is no less than 0.
@@ -98,6 +149,20 @@ pub fn terms(parameters: &Parameters, terms: &mut Terms) -> Result<(), Refusal> 
                 "parameter `parent` is no string with the `id` of another request".into(),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Refuses what Triton offers and this server does not: to ignore it would be a wrong answer.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn offered(tensor: &str, parameters: &Parameters) -> Result<(), Refusal> {
+    if parameters.contains_key("classification") {
+        return Err(Refusal::Invalid(format!(
+            "`{tensor}` has the parameter `classification`, which is not offered here; leave it \
+             out, and sort the output yourself"
+        )));
     }
     Ok(())
 }

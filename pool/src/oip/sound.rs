@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use downbeat_link::{DataType, Tensor};
+use downbeat_link::{DataType, SharedInput, Tensor};
 
 use crate::wyoming::wav;
 
@@ -13,15 +13,24 @@ use crate::wyoming::wav;
 pub fn lasts(tensors: &[Tensor], rate: Option<u32>) -> Option<Duration> {
     let strings = tensors.iter().filter(|tensor| tensor.datatype == DataType::Bytes);
     let file = |tensor: &Tensor| wav(&tensor.data.slice_ref(tensor.strings().next()?));
-    strings.filter_map(file).next().or_else(|| samples(tensors.first()?, rate?))
+    strings.filter_map(file).next().or_else(|| {
+        let first = tensors.first()?;
+        samples(first.datatype, first.data.len() as u64, rate?)
+    })
 }
 
-fn samples(tensor: &Tensor, rate: u32) -> Option<Duration> {
-    let size = match tensor.datatype {
-        DataType::Int16 | DataType::Fp32 => tensor.datatype.size()?,
+/// The same of samples that are in shared memory, where these are all that there is.
+pub fn shared_lasts(inputs: &[SharedInput], rate: Option<u32>) -> Option<Duration> {
+    let first = inputs.first()?;
+    samples(first.datatype, first.region.length, rate?)
+}
+
+fn samples(datatype: DataType, bytes: u64, rate: u32) -> Option<Duration> {
+    let size = match datatype {
+        DataType::Int16 | DataType::Fp32 => datatype.size()? as u64,
         _ => return None,
     };
-    let samples = (tensor.data.len() / size) as f64;
+    let samples = (bytes / size) as f64;
     Duration::try_from_secs_f64(samples / f64::from(rate)).ok()
 }
 

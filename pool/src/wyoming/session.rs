@@ -434,6 +434,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             version: None,
             id: String::new(),
             inputs: vec![input],
+            shared: Vec::new(),
             outputs: Vec::new(),
             terms,
         };

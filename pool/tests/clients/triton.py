@@ -4,6 +4,7 @@ the models that ship in its folder.
 usage: triton.py REST_ADDRESS GRPC_ADDRESS GRPC_SOCKET
 """
 
+import os
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import tritonclient.grpc as grpc
 import tritonclient.http as http
+import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 from checks import check, main, refused
@@ -226,6 +228,89 @@ def a_stored_model_over_all_ways():
     check(model["platform"] == "tract_onnx" and model["versions"] == ["1"], model)
 
 
+def shared(kind, client, places, names):
+    """The pictures by shared memory, and the answer the same way; two regions of one client."""
+    given, taken = names
+    size = PICTURES.nbytes
+    tensor = kind.InferInput("image", [2, 28, 28], "UINT8")
+    tensor.set_shared_memory(given, size, offset=64)
+    wanted = kind.InferRequestedOutput("probabilities")
+    wanted.set_shared_memory(taken, 2 * 47 * 4)
+    shm.set_shared_memory_region(places[0], [PICTURES], offset=64)
+    answer = client.infer("glyphs", [tensor], outputs=[wanted])
+    told = answer.get_output("probabilities")
+    return told, shm.get_contents_as_numpy(places[1], np.float32, [2, 47])
+
+
+def tensors_in_shared_memory():
+    key = f"downbeat-test-{os.getpid()}"
+    places = [shm.create_shared_memory_region(key, f"{key}-{name}", 8192) for name in "io"]
+    expected = http_client().infer("glyphs", pictures(http)).as_numpy("probabilities")
+    try:
+        calls = [(http, http_client()), (grpc, grpc.InferenceServerClient(grpc_address)),
+                 (grpc, over_unix())]
+        for number, (kind, client) in enumerate(calls):
+            # The last two come by different ways and are the same user.
+            names = [f"{key}-{number}-in", f"{key}-{number}-out"]
+            for name, place in zip(names, "io"):
+                client.register_system_shared_memory(name, f"{key}-{place}", 8192)
+            shm.set_shared_memory_region(places[1], [np.zeros((2, 47), np.float32)])
+            told, answer = shared(kind, client, places, names)
+            check(np.allclose(answer, expected, atol=1e-6), answer)
+            check(names[1] in str(told) and "376" in str(told), told)
+        status = http_client().get_system_shared_memory_status()
+        check(len(status) == 6 and status[0]["byte_size"] == 8192, status)
+        check(f"{key}-0-in" in str(calls[1][1].get_system_shared_memory_status()), "one user")
+        # The noise remover cannot read it there: the pool does, for it.
+        shm.set_shared_memory_region(places[0], [SOUND])
+        tensor = http.InferInput("pcm", [960], "FP32")
+        tensor.set_shared_memory(f"{key}-0-in", SOUND.nbytes)
+        answer = http_client().infer("mic", [tensor]).as_numpy("denoised")
+        over_http = http_client().infer("mic", inputs(http, SOUND)).as_numpy("denoised")
+        check(np.array_equal(answer, over_http), "same answers")
+    finally:
+        http_client().unregister_system_shared_memory()
+        check(http_client().get_system_shared_memory_status() == [], "all forgotten")
+        for place in places:
+            shm.destroy_shared_memory_region(place)
+
+
+def shared_memory_refuses():
+    client, key = http_client(), f"downbeat-test-{os.getpid()}"
+    region = shm.create_shared_memory_region(key, key, 4096)
+    register = client.register_system_shared_memory
+
+    def ask(name, size=PICTURES.nbytes, offset=0, out=None):
+        tensor = http.InferInput("image", [2, 28, 28], "UINT8")
+        tensor.set_shared_memory(name, size, offset=offset)
+        wanted = http.InferRequestedOutput("probabilities")
+        if out:
+            wanted.set_shared_memory(name, out)
+        return client.infer("glyphs", [tensor], outputs=[wanted])
+
+    try:
+        refused("400", "no such file", lambda: register(key, "downbeat-test-nothing", 10))
+        refused("400", "no key of shared memory", lambda: register(key, "../../etc/passwd", 10))
+        refused("400", "it has 4096 bytes", lambda: register(key, key, 4097))
+        refused("400", "no shared memory region", lambda: ask(key))
+        register(key, key, 4096)
+        refused("400", "registered already", lambda: register(key, key, 4096))
+        refused("400", "no part of it", lambda: ask(key, offset=4000))
+        refused("400", "has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key, 100))
+        refused("400", "`shared_memory_byte_size` 376 at least", lambda: ask(key, out=375))
+        client.infer("glyphs", pictures(http))
+        # It becomes shorter after it was registered: this client's error, and nobody else's.
+        os.truncate(f"/dev/shm/{key}", 100)
+        refused("400", "has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key))
+        client.infer("glyphs", pictures(http))
+        over_grpc = grpc.InferenceServerClient(grpc_address)
+        refused("INVALID_ARGUMENT", "no such file",
+                lambda: over_grpc.register_system_shared_memory("x", "downbeat-test-nothing", 10))
+    finally:
+        client.unregister_system_shared_memory(key)
+        shm.destroy_shared_memory_region(region)
+
+
 def a_stored_model_refuses():
     narrow = PICTURES[:, :, :27].copy()
     floats = PICTURES.astype(np.float32)
@@ -278,6 +363,8 @@ def models_are_loaded_and_unloaded():
 main(
     a_stored_model_over_all_ways,
     a_stored_model_refuses,
+    tensors_in_shared_memory,
+    shared_memory_refuses,
     a_sequence_has_a_beginning,
     models_are_loaded_and_unloaded,
     http_health_and_metadata,

@@ -7,19 +7,28 @@ use downbeat_link::{DataType, Tensor, checked_shape};
 use half::{bf16, f16};
 
 use super::proto::infer_parameter::ParameterChoice;
+use super::proto::model_infer_request::InferInputTensor;
 use super::proto::model_infer_response::InferOutputTensor;
 use super::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::inference::{Refusal, Request, Response, Terms};
 use crate::oip::parameters::{self, Parameter, Parameters};
+use crate::oip::shared::{Place, Placed, PlacedInput};
 
-/// The names that Triton refuses here and this server does not offer.
-const NOT_OFFERED: [&str; 2] = ["classification", "shared_memory_region"];
+/// A request, and how its answer is to be written.
+#[derive(Debug)]
+pub struct Read {
+    /// Without what is in shared memory.
+    pub request: Request,
+    pub placed: Placed,
+    /// Its inputs came as raw contents, or are in shared memory: its outputs go as raw contents.
+    pub raw: bool,
+}
 
-/// Reads a request; and says whether its inputs came as raw contents, as its outputs then go.
+/// Reads a request.
 ///
 /// # Errors
 /// [`Refusal::Invalid`].
-pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<(Request, bool), Refusal> {
+pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<Read, Refusal> {
     let ModelInferRequest {
         model_name,
         model_version,
@@ -30,26 +39,29 @@ pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<(Request,
         raw_input_contents,
     } = message;
     parameters::terms(&read(parameters), &mut terms)?;
-    let raw = !raw_input_contents.is_empty();
-    if raw && raw_input_contents.len() != inputs.len() {
+    let mut placed = Placed::default();
+    let mut here = Vec::with_capacity(inputs.len());
+    for mut input in inputs {
+        let place = place(&input.name, std::mem::take(&mut input.parameters))?;
+        match place {
+            None => here.push(input),
+            Some(place) => placed.inputs.push(placed_input(input, place)?),
+        }
+    }
+    let raw = !raw_input_contents.is_empty() || (here.is_empty() && !placed.inputs.is_empty());
+    if raw && raw_input_contents.len() != here.len() {
         return Err(Refusal::Invalid(format!(
-            "{} raw_input_contents for {} inputs; give one for each input, or none at all",
+            "{} raw_input_contents for {} inputs that are not in shared memory; give one for each, \
+             or none at all",
             raw_input_contents.len(),
-            inputs.len()
+            here.len()
         )));
     }
     let mut contents = raw_input_contents.into_iter();
-    let mut tensors = Vec::with_capacity(inputs.len());
-    for input in inputs {
+    let mut tensors = Vec::with_capacity(here.len());
+    for input in here {
         let name = input.name;
-        offered(&name, &input.parameters)?;
-        let datatype = DataType::parse(&input.datatype).ok_or_else(|| {
-            let names = DataType::ALL.map(DataType::name).join(", ");
-            Refusal::Invalid(format!(
-                "input `{name}` has datatype `{}`, which is none of {names}",
-                input.datatype
-            ))
-        })?;
+        let datatype = datatype(&name, &input.datatype)?;
         let shape = checked_shape(&name, &input.shape).map_err(invalid)?;
         let data = match (contents.next(), input.contents) {
             (Some(data), None) => data,
@@ -70,31 +82,56 @@ pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<(Request,
         tensor.check().map_err(invalid)?;
         tensors.push(tensor);
     }
-    for output in &outputs {
-        offered(&output.name, &output.parameters)?;
+    let mut wanted = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        if let Some(place) = place(&output.name, output.parameters)? {
+            placed.outputs.push((output.name.clone(), place));
+        }
+        wanted.push(output.name);
     }
     let request = Request {
         model: model_name,
         version: Some(model_version).filter(|version| !version.is_empty()),
         id,
         inputs: tensors,
-        outputs: outputs.into_iter().map(|output| output.name).collect(),
+        shared: Vec::new(),
+        outputs: wanted,
         terms,
     };
-    Ok((request, raw))
+    Ok(Read { request, placed, raw })
+}
+
+fn datatype(input: &str, name: &str) -> Result<DataType, Refusal> {
+    DataType::parse(name).ok_or_else(|| {
+        let names = DataType::ALL.map(DataType::name).join(", ");
+        Refusal::Invalid(format!("input `{input}` has datatype `{name}`, which is none of {names}"))
+    })
+}
+
+fn placed_input(input: InferInputTensor, place: Place) -> Result<PlacedInput, Refusal> {
+    let InferInputTensor { name, datatype: kind, shape, contents, parameters: _ } = input;
+    if contents.is_some() {
+        return Err(Refusal::Invalid(format!(
+            "input `{name}` has its elements twice: in shared memory and in its contents"
+        )));
+    }
+    let datatype = datatype(&name, &kind)?;
+    let shape = checked_shape(&name, &shape).map_err(invalid)?;
+    Ok(PlacedInput { name, datatype, shape, place })
 }
 
 fn invalid(error: impl std::fmt::Display) -> Refusal {
     Refusal::Invalid(error.to_string())
 }
 
-fn offered(tensor: &str, parameters: &HashMap<String, InferParameter>) -> Result<(), Refusal> {
-    match NOT_OFFERED.into_iter().find(|key| parameters.contains_key(*key)) {
-        None => Ok(()),
-        Some(key) => Err(Refusal::Invalid(format!(
-            "`{tensor}` has the parameter `{key}`, which is not offered here; leave it out"
-        ))),
-    }
+/// Where a tensor is, or goes, that is in shared memory.
+fn place(
+    tensor: &str,
+    parameters: HashMap<String, InferParameter>,
+) -> Result<Option<Place>, Refusal> {
+    let parameters = read(parameters);
+    parameters::offered(tensor, &parameters)?;
+    Place::of(tensor, &parameters)
 }
 
 fn read(parameters: HashMap<String, InferParameter>) -> Parameters {
@@ -106,7 +143,7 @@ fn read(parameters: HashMap<String, InferParameter>) -> Parameters {
         Some(ParameterChoice::Uint64Param(value)) => Parameter::Unsigned(value),
         Some(ParameterChoice::DoubleParam(value)) => Parameter::Float(value),
         Some(ParameterChoice::StringParam(value)) => Parameter::Text(value),
-        None => Parameter::Other(serde::de::IgnoredAny),
+        None => Parameter::Other,
     };
     parameters.into_iter().map(|(key, parameter)| (key, value(parameter))).collect()
 }
@@ -201,20 +238,28 @@ fn typed(name: &str, datatype: DataType, contents: InferTensorContents) -> Resul
 }
 
 /// The answer to a request, in the form in which the request came.
-pub fn answer(model: String, id: String, response: Response, raw: bool) -> ModelInferResponse {
+pub fn answer(
+    model: String,
+    id: String,
+    response: Response,
+    placed: &Placed,
+    raw: bool,
+) -> ModelInferResponse {
     let mut raw_output_contents = Vec::new();
     let mut outputs = Vec::with_capacity(response.outputs.len());
     for tensor in response.outputs {
-        let contents = (!raw).then(|| contents(&tensor));
+        let place = placed.output(&tensor.name);
+        let contents = (!raw && place.is_none()).then(|| contents(&tensor));
         outputs.push(InferOutputTensor {
             name: tensor.name,
             datatype: tensor.datatype.name().into(),
             shape: tensor.shape.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect(),
-            parameters: HashMap::new(),
+            parameters: place.map(|place| told(place, tensor.data.len())).unwrap_or_default(),
             contents,
         });
         if raw {
-            raw_output_contents.push(tensor.data);
+            // Clients count through both lists: one that is in shared memory has its empty place.
+            raw_output_contents.push(if place.is_some() { Bytes::new() } else { tensor.data });
         }
     }
     ModelInferResponse {
@@ -225,6 +270,19 @@ pub fn answer(model: String, id: String, response: Response, raw: bool) -> Model
         outputs,
         raw_output_contents,
     }
+}
+
+/// Where an output was written to.
+fn told(place: &Place, bytes: usize) -> HashMap<String, InferParameter> {
+    let number =
+        |number: u64| ParameterChoice::Int64Param(i64::try_from(number).unwrap_or(i64::MAX));
+    let all = [
+        ("shared_memory_region", ParameterChoice::StringParam(place.region.clone())),
+        ("shared_memory_byte_size", number(bytes as u64)),
+        ("shared_memory_offset", number(place.offset)),
+    ];
+    let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
+    all.into_iter().map(|(key, choice)| (key.to_owned(), parameter(choice))).collect()
 }
 
 fn contents(tensor: &Tensor) -> InferTensorContents {

@@ -11,11 +11,14 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::error;
 
+use convert::Read;
+
 use super::listen::{Accept, Connection, Listener, Peer};
 use super::models::{Entry, Models};
 use super::parameters::earlier;
+use super::shared::{self, Shown};
 use super::statistics::{Counts, Total};
-use super::{EXTENSIONS, SERVER_NAME, since_epoch_ms};
+use super::{EXTENSIONS, SERVER_NAME, apart, since_epoch_ms};
 use crate::inference::{self, Metadata, Refusal, Terms};
 
 #[expect(
@@ -32,6 +35,7 @@ mod proto {
 use proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use proto::model_metadata_response::TensorMetadata;
 use proto::repository_index_response::ModelIndex;
+use proto::system_shared_memory_status_response::RegionStatus;
 use proto::*;
 
 /// Bytes of one message.
@@ -130,7 +134,7 @@ fn deadline(metadata: &MetadataMap) -> Option<Duration> {
 pub fn parse(message: bytes::Bytes, terms: Terms) -> Result<inference::Request, Refusal> {
     let message = <ModelInferRequest as prost::Message>::decode(message)
         .map_err(|error| Refusal::Invalid(format!("not a ModelInferRequest: {error}")))?;
-    Ok(convert::request(message, terms)?.0)
+    Ok(convert::request(message, terms)?.request)
 }
 
 /// At most eight digits and a unit.
@@ -153,17 +157,23 @@ fn time_limit(text: &str) -> Option<Duration> {
 
 async fn infer(
     models: &Models,
+    peer: Option<&Peer>,
     message: ModelInferRequest,
     terms: Terms,
 ) -> Result<ModelInferResponse, Refusal> {
     // A missing model is told before its tensors are looked at.
     models.model_ready(&message.model_name, some(&message.model_version))?;
     let (model, arrival) = (message.model_name.clone(), terms.arrival);
-    let (request, raw) = convert::request(message, terms)
-        .map_err(|refusal| models.unreadable(&model, arrival, refusal))?;
-    let (model, id) = (request.model.clone(), request.id.clone());
+    let unreadable = |refusal| models.unreadable(&model, arrival, refusal);
+    let Read { mut request, placed, raw } = convert::request(message, terms).map_err(unreadable)?;
+    let (inputs, targets) = placed.open(&models.backend().regions, peer).map_err(unreadable)?;
+    request.shared = inputs;
+    let id = request.id.clone();
     let response = models.infer(request).await?;
-    Ok(convert::answer(model, id, response, raw))
+    let size = targets.size(&response.outputs);
+    let response =
+        apart(size, move || targets.write(&response.outputs).map(|()| response)).await??;
+    Ok(convert::answer(model, id, response, &placed, raw))
 }
 
 #[tonic::async_trait]
@@ -227,7 +237,8 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<ModelInferResponse>, Status> {
         let terms = terms(&request);
         let limit = terms.deadline;
-        match infer(&self.0, request.into_inner(), terms).await {
+        let peer = request.extensions().get::<Peer>().cloned();
+        match infer(&self.0, peer.as_ref(), request.into_inner(), terms).await {
             Ok(answer) => Ok(Response::new(answer)),
             // The call's own deadline has a status of its own.
             Err(Refusal::Expired(reason)) if limit.is_some_and(|it| it <= Instant::now()) => {
@@ -244,9 +255,10 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let head = terms(&request);
+        let peer = request.extensions().get::<Peer>().cloned();
         let answers = request
             .into_inner()
-            .map(answering(self.0.clone(), head))
+            .map(answering(self.0.clone(), peer, head))
             // In the order of the requests; each is asked in that order too, so a sequence keeps its.
             .buffered(STREAM_DEPTH);
         Ok(Response::new(answers.boxed()))
@@ -275,6 +287,41 @@ impl GrpcInferenceService for Service {
         Ok(Response::new(RepositoryIndexResponse { models: entries.map(shown).collect() }))
     }
 
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<SystemSharedMemoryStatusResponse>, Status> {
+        let user = shared::user(request.extensions().get())?;
+        let name = request.into_inner().name;
+        let found = self.0.backend().regions.shown(user, some(&name))?;
+        let status = |Shown { name, key, offset, byte_size }: Shown| {
+            (name.clone(), RegionStatus { name, key, offset, byte_size })
+        };
+        let regions = found.into_iter().map(status).collect();
+        Ok(Response::new(SystemSharedMemoryStatusResponse { regions }))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryRegisterResponse>, Status> {
+        let user = shared::user(request.extensions().get())?;
+        let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } =
+            request.into_inner();
+        self.0.backend().regions.register(user, Shown { name, key, offset, byte_size })?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryUnregisterResponse>, Status> {
+        let user = shared::user(request.extensions().get())?;
+        let name = request.into_inner().name;
+        self.0.backend().regions.unregister(user, some(&name));
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
+    }
+
     async fn repository_model_load(
         &self,
         request: Request<RepositoryModelLoadRequest>,
@@ -298,16 +345,17 @@ type Answer =
 
 fn answering(
     models: Models,
+    peer: Option<Peer>,
     head: Terms,
 ) -> impl FnMut(Result<ModelInferRequest, Status>) -> Answer {
     move |message| {
-        let models = models.clone();
+        let (models, peer) = (models.clone(), peer.clone());
         // Each message arrives at its own time; the call's deadline is that of the whole stream.
         let terms = Terms { arrival: Instant::now(), ..head.clone() };
         Box::pin(async move {
             let message = message?;
             let id = message.id.clone();
-            Ok(match infer(&models, message, terms).await {
+            Ok(match infer(&models, peer.as_ref(), message, terms).await {
                 Ok(response) => ModelStreamInferResponse {
                     error_message: String::new(),
                     infer_response: Some(response),

@@ -1,12 +1,14 @@
 use super::convert::{answer, request};
 use super::proto::infer_parameter::ParameterChoice;
-use super::proto::model_infer_request::InferInputTensor;
+use super::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use super::proto::{InferTensorContents, ModelInferRequest};
+use super::shared::Place;
 use super::*;
 use crate::inference::Spent;
 use bytes::Bytes;
-use downbeat_link::DataType;
+use downbeat_link::{DataType, Tensor};
 use proptest::prelude::*;
+use std::collections::HashMap;
 use tonic::Code;
 
 fn of(datatype: &str, shape: &[i64]) -> ModelInferRequest {
@@ -60,14 +62,14 @@ fn typed_contents_of_every_type_come_back_as_they_went() {
             },
         };
         let message = with(datatype.name(), &[2], contents.clone());
-        let (request, raw) = request(message, Terms::of("test")).unwrap();
+        let Read { request, placed, raw } = request(message, Terms::of("test")).unwrap();
         assert!(!raw);
         let response = inference::Response {
             version: "1".into(),
             outputs: request.inputs,
             spent: Spent::default(),
         };
-        let answered = answer("m".into(), "7".into(), response, false);
+        let answered = answer("m".into(), "7".into(), response, &placed, false);
         assert_eq!(answered.outputs[0].contents.as_ref(), Some(&contents), "{}", datatype.name());
         assert_eq!(answered.outputs[0].shape, [2]);
     }
@@ -78,13 +80,50 @@ fn raw_contents_are_not_copied() {
     let data = Bytes::from(vec![1; 8]);
     let mut message = of("FP32", &[2]);
     message.raw_input_contents = vec![data.clone()];
-    let (request, raw) = request(message, Terms::of("test")).unwrap();
+    let Read { request, placed, raw } = request(message, Terms::of("test")).unwrap();
     assert!(raw && std::ptr::eq(&raw const request.inputs[0].data[0], &raw const data[0]));
     let outputs = request.inputs;
     let response = inference::Response { version: "1".into(), outputs, spent: Spent::default() };
-    let answered = answer("m".into(), String::new(), response, true);
+    let answered = answer("m".into(), String::new(), response, &placed, true);
     assert!(std::ptr::eq(&raw const answered.raw_output_contents[0][0], &raw const data[0]));
     assert_eq!(answered.outputs[0].contents, None);
+}
+
+fn in_region(region: &str, bytes: u64) -> HashMap<String, InferParameter> {
+    [
+        ("shared_memory_region", ParameterChoice::StringParam(region.into())),
+        ("shared_memory_byte_size", ParameterChoice::Int64Param(bytes as i64)),
+    ]
+    .map(|(key, choice)| (key.into(), InferParameter { parameter_choice: Some(choice) }))
+    .into()
+}
+
+#[test]
+fn what_is_in_shared_memory_has_no_contents() {
+    let mut message = of("FP32", &[2]);
+    let mut second = message.inputs[0].clone();
+    second.name = "b".into();
+    second.parameters = in_region("frames", 8);
+    message.inputs.push(second);
+    message.raw_input_contents = vec![vec![0; 8].into()];
+    for name in ["y", "z"] {
+        let parameters = if name == "y" { in_region("answers", 40) } else { HashMap::new() };
+        message.outputs.push(InferRequestedOutputTensor { name: name.into(), parameters });
+    }
+    let Read { request, placed, raw } = request(message.clone(), Terms::of("test")).unwrap();
+    assert!(raw && request.inputs.len() == 1 && placed.inputs[0].name == "b");
+    let place = Place { region: "frames".into(), offset: 0, bytes: 8 };
+    assert_eq!(placed.inputs[0].place, place);
+    let output = |name: &str| Tensor { name: name.into(), ..request.inputs[0].clone() };
+    let outputs = vec![output("y"), output("z")];
+    let response = inference::Response { version: "1".into(), outputs, spent: Spent::default() };
+    let answered = answer("m".into(), String::new(), response, &placed, raw);
+    assert_eq!(answered.raw_output_contents.iter().map(Bytes::len).collect::<Vec<_>>(), [0, 8]);
+    assert_eq!(answered.outputs[0].parameters.len(), 3);
+    assert_eq!(answered.outputs[1].parameters.len(), 0);
+    message.raw_input_contents.push(Bytes::new());
+    let why = self::message(message);
+    assert!(why.contains("2 raw_input_contents for 1 inputs that are not in shared"), "{why}");
 }
 
 #[test]

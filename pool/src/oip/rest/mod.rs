@@ -8,6 +8,7 @@ mod body;
 mod json;
 mod openai;
 mod request;
+mod shared;
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use bytes::Bytes;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,11 +33,12 @@ use tracing::debug;
 use super::listen::{Accept, Connection, Listener, Peer};
 use super::models::{Entry, Models};
 use super::statistics::{Counts, Total};
-use super::{EXTENSIONS, SERVER_NAME, elements, since_epoch_ms};
-use crate::inference::{Metadata, Refusal, Request, Terms};
+use super::{EXTENSIONS, SERVER_NAME, apart, elements, since_epoch_ms};
+use crate::inference::{Metadata, Refusal, Terms};
 use crate::metrics;
 use answer::error;
 use body::{Budget, Patience, Refused};
+use request::Parsed;
 pub use request::parse;
 
 /// How much of a body is JSON, where raw contents follow; in requests and in answers.
@@ -53,9 +57,6 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// Head of one request, and what is read of a body at a time.
 const BUFFER: usize = 256 << 10;
 
-/// JSON from which on it is read and written on a thread of its own, so that nobody waits for it.
-const LARGE_JSON: usize = 128 << 10;
-
 /// What the handlers share.
 #[derive(Clone, Debug)]
 struct Service {
@@ -66,18 +67,29 @@ struct Service {
 /// Serves until the task is dropped.
 pub async fn serve(listener: Listener, models: Models) {
     let accept = Accept::new(listener);
-    let router = router(Service { models, budget: Budget::default() });
+    let service = Service { models, budget: Budget::default() };
+    let router = TowerToHyperService::new(router(service.clone()));
     loop {
         let connection = accept.next().await;
-        tokio::spawn(converse(connection, router.clone()));
+        tokio::spawn(converse(connection, service.clone(), router.clone()));
     }
 }
 
-async fn converse(connection: Connection, router: Router) {
+async fn converse(connection: Connection, service: Service, router: TowerToHyperService<Router>) {
     let peer = connection.peer().clone();
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        TowerToHyperService::new(router.clone()).call(request)
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let (peer, service, router) = (peer.clone(), service.clone(), router.clone());
+        async move {
+            // What is asked most finds its way without the router: its ten layers cost as much as
+            // reading the request.
+            if let Some(of) = Of::inferred(request.method(), request.uri().path()) {
+                let (parts, body) = request.into_parts();
+                let answer = infer(&service, of, &peer, &parts.headers, body).await;
+                return answer.or_else(Ok);
+            }
+            request.extensions_mut().insert(peer);
+            router.call(request).await
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -95,7 +107,7 @@ fn router(service: Service) -> Router {
         .route("/", get(metadata))
         .route("/ready", get(model_ready))
         .route("/stats", get(statistics))
-        .route("/infer", post(infer));
+        .route("/infer", post(routed_infer));
     Router::new()
         .route("/v2", get(server))
         .route("/v2/", get(server))
@@ -107,6 +119,7 @@ fn router(service: Service) -> Router {
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{name}/load", post(load))
         .route("/v2/repository/models/{name}/unload", post(unload))
+        .nest("/v2/systemsharedmemory", shared::routes())
         .route("/v1/{*path}", any(openai::pass))
         .route("/metrics", get(metrics))
         .fallback(nothing_here)
@@ -119,6 +132,23 @@ fn router(service: Service) -> Router {
 struct Of {
     name: String,
     version: Option<String>,
+}
+
+impl Of {
+    /// The model that a request asks, where its path can be read as it is.
+    fn inferred(method: &Method, path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+        if *method != Method::POST || path.contains('%') {
+            return None;
+        }
+        let (name, version) = match path.split_once("/versions/") {
+            Some((name, version)) => (name, Some(version)),
+            None => (path, None),
+        };
+        let plain = |part: &str| !part.is_empty() && !part.contains('/');
+        let known = plain(name) && version.is_none_or(plain);
+        known.then(|| Self { name: name.to_owned(), version: version.map(str::to_owned) })
+    }
 }
 
 async fn server() -> Response {
@@ -251,20 +281,34 @@ async fn unload(State(service): State<Service>, Path(of): Path<Of>) -> Result<()
     service.models.unload(&of.name)
 }
 
-async fn infer(
+async fn routed_infer(
     State(service): State<Service>,
-    Path(Of { name, version }): Path<Of>,
+    Path(of): Path<Of>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Response> {
-    let terms = terms(&headers, &peer);
+    infer(&service, of, &peer, &headers, body).await
+}
+
+async fn infer<B>(
+    service: &Service,
+    Of { name, version }: Of,
+    peer: &Peer,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, Response>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let terms = terms(headers, peer);
     let arrival = terms.arrival;
     // A missing model is told before the body is looked at.
     let refused = |refusal: Refusal| refusal.into_response();
     service.models.model_ready(&name, version.as_deref()).map_err(refused)?;
     let not_taken = |(status, message): Refused| error(status, &message);
-    let json = lengths(&headers).map_err(not_taken)?;
+    let json = lengths(headers).map_err(not_taken)?;
     let whole = body::take(body, &service.budget, Patience::default()).await.map_err(not_taken)?;
     let bytes = whole.bytes.clone();
     let length = json.unwrap_or(bytes.len());
@@ -274,28 +318,25 @@ async fn infer(
         .await
         .and_then(|parsed| parsed)
         .map_err(|refusal| refused(service.models.unreadable(&name, arrival, refusal)))?;
-    let (form, id) = (parsed.form, parsed.request.id.clone());
-    let request: Request = parsed.request;
+    let Parsed { mut request, placed, form } = parsed;
+    let (id, unreadable) =
+        (request.id.clone(), |refusal| service.models.unreadable(&name, arrival, refusal));
+    let (inputs, targets) = placed
+        .open(&service.models.backend().regions, Some(peer))
+        .map_err(|refusal| refused(unreadable(refusal)))?;
+    request.shared = inputs;
     let answered = service.models.infer(request).await.map_err(refused)?;
     drop(whole);
     let outputs = answered.outputs.iter().filter(|tensor| !form.is_binary(&tensor.name));
-    let size = outputs.map(|tensor| tensor.data.len()).sum();
-    let write = move || answer::write(&name, &id, answered, &form);
+    let json: usize = outputs.map(|tensor| tensor.data.len()).sum();
+    let size = json + targets.size(&answered.outputs);
+    let write = move || {
+        targets.write(&answered.outputs)?;
+        answer::write(&name, &id, answered, &form, &placed)
+    };
     let (header, segments) =
         apart(size, write).await.and_then(|written| written).map_err(refused)?;
     Ok(answer::response(header, segments))
-}
-
-/// Does `work` at once, or on a thread of its own where it has much to do.
-async fn apart<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    if size < LARGE_JSON {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// What the head of a request says.

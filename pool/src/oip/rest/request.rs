@@ -6,7 +6,8 @@ use downbeat_link::{Tensor, checked_shape};
 
 use super::json::{self, Data};
 use crate::inference::{Refusal, Request, Terms};
-use crate::oip::parameters::{self, Parameters};
+use crate::oip::parameters;
+use crate::oip::shared::{Place, Placed, PlacedInput};
 
 /// The most JSON of one request, without the raw contents behind it. The elements that are read
 /// from it take up to four times as much.
@@ -15,7 +16,9 @@ pub const MAX_JSON: usize = 16 << 20;
 /// A request and how its answer is to be written.
 #[derive(Clone, Debug)]
 pub struct Parsed {
+    /// Without what is in shared memory.
     pub request: Request,
+    pub placed: Placed,
     pub form: Form,
 }
 
@@ -67,29 +70,36 @@ pub fn parse(
         .map_err(|error| Refusal::Invalid(format!("not an inference request: {error}")))?;
     parameters::terms(&read.parameters, &mut terms)?;
     let mut rest = body.slice(length..);
+    let mut placed = Placed::default();
     let mut inputs = Vec::with_capacity(read.inputs.len());
     for input in read.inputs {
         let (name, datatype) = (input.name, input.datatype);
-        unsupported(&name, &input.parameters)?;
+        parameters::offered(&name, &input.parameters)?;
         let shape = checked_shape(&name, &input.shape).map_err(invalid)?;
         let size = parameters::whole(&input.parameters, "binary_data_size")?;
-        let data = match (input.data, size) {
-            (Data::Raw(data), None) => data,
-            (Data::Absent, Some(size)) => take(&mut rest, size).ok_or_else(|| {
+        let place = Place::of(&name, &input.parameters)?;
+        let data = match (input.data, size, place) {
+            (Data::Absent, None, Some(place)) => {
+                placed.inputs.push(PlacedInput { name, datatype, shape, place });
+                continue;
+            }
+            (Data::Raw(data), None, None) => data,
+            (Data::Absent, Some(size), None) => take(&mut rest, size).ok_or_else(|| {
                 Refusal::Invalid(format!(
                     "input `{name}` has a `binary_data_size` of {size}, and {} bytes of the body \
                      are left for it",
                     rest.len()
                 ))
             })?,
-            (Data::Absent, None) => {
+            (Data::Absent, None, None) => {
                 return Err(Refusal::Invalid(format!(
                     "input `{name}` has no `data` and no `binary_data_size`; give one of them"
                 )));
             }
             _ => {
                 return Err(Refusal::Invalid(format!(
-                    "input `{name}` has both `data` and `binary_data_size`; give one of them"
+                    "input `{name}` has more than one of `data`, `binary_data_size` and \
+                     `shared_memory_region`; give one of them"
                 )));
             }
         };
@@ -110,7 +120,10 @@ pub fn parse(
     };
     let mut outputs = Vec::with_capacity(read.outputs.len());
     for output in read.outputs {
-        unsupported(&output.name, &output.parameters)?;
+        parameters::offered(&output.name, &output.parameters)?;
+        if let Some(place) = Place::of(&output.name, &output.parameters)? {
+            placed.outputs.push((output.name.clone(), place));
+        }
         let binary = match output.parameters.get("binary_data") {
             None => form.binary,
             Some(_) => parameters::flag(&output.parameters, "binary_data")?,
@@ -118,8 +131,9 @@ pub fn parse(
         form.named.push((output.name.clone(), binary));
         outputs.push(output.name);
     }
-    let request = Request { model, version, id: read.id, inputs, outputs, terms };
-    Ok(Parsed { request, form })
+    let shared = Vec::new();
+    let request = Request { model, version, id: read.id, inputs, shared, outputs, terms };
+    Ok(Parsed { request, placed, form })
 }
 
 fn take(rest: &mut Bytes, size: u64) -> Option<Bytes> {
@@ -129,21 +143,6 @@ fn take(rest: &mut Bytes, size: u64) -> Option<Bytes> {
 
 fn invalid(error: impl std::fmt::Display) -> Refusal {
     Refusal::Invalid(error.to_string())
-}
-
-/// What Triton offers and this server does not: to ignore it would be a wrong answer.
-pub fn unsupported(tensor: &str, parameters: &Parameters) -> Result<(), Refusal> {
-    for (key, instead) in [
-        ("classification", "leave it out, and sort the output yourself"),
-        ("shared_memory_region", "send the data as binary data; on the Unix socket that is cheap"),
-    ] {
-        if parameters.contains_key(key) {
-            return Err(Refusal::Invalid(format!(
-                "`{tensor}` has the parameter `{key}`, which is not offered here; {instead}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

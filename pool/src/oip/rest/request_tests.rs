@@ -28,7 +28,7 @@ fn binary() -> (usize, Vec<u8>) {
 fn raw_contents_are_slices_of_the_body() {
     let (length, body) = binary();
     let body = Bytes::from(body);
-    let Parsed { request, form } =
+    let Parsed { request, form, .. } =
         parse("m".into(), Some("2".into()), Some(length), &body, Terms::of("me")).unwrap();
     assert_eq!((request.id.as_str(), request.version.as_deref()), ("7", Some("2")));
     let [a, b] = &request.inputs[..] else { panic!("{request:?}") };
@@ -52,6 +52,22 @@ fn data_may_stand_before_its_type() {
     assert_eq!(parsed.request.inputs[0].data, [1, 0, 2, 0, 3, 0, 4, 0].as_slice());
     assert_eq!(parsed.request.inputs[1].data, [1].as_slice());
     assert_eq!(parsed.form, Form::default());
+}
+
+#[test]
+fn what_is_in_shared_memory_is_neither_in_the_json_nor_behind_it() {
+    let body = br#"{"inputs":[
+        {"name":"a","datatype":"UINT8","shape":[2],"data":[1,2]},
+        {"name":"b","datatype":"FP32","shape":[3],"parameters":{
+            "shared_memory_region":"frames","shared_memory_byte_size":12,"shared_memory_offset":64}}],
+        "outputs":[{"name":"y","parameters":{
+            "shared_memory_region":"answers","shared_memory_byte_size":40}},{"name":"z"}]}"#;
+    let Parsed { request, placed, .. } = read(None, body).unwrap();
+    assert_eq!((request.inputs.len(), request.outputs.len()), (1, 2));
+    let place = Place { region: "frames".into(), offset: 64, bytes: 12 };
+    assert_eq!((placed.inputs[0].name.as_str(), &placed.inputs[0].place), ("b", &place));
+    let place = Place { region: "answers".into(), offset: 0, bytes: 40 };
+    assert_eq!((placed.output("y"), placed.output("z")), (Some(&place), None));
 }
 
 #[test]
@@ -90,11 +106,23 @@ fn wrong_requests_are_told_what_to_send() {
         (one("FP32", "[1]", r#","parameters":{"binary_data_size":-4}"#), "no whole number"),
         (
             one("FP32", "[1]", r#","data":[1],"parameters":{"binary_data_size":4}"#),
-            "both `data` and `binary_data_size`",
+            "more than one of `data`, `binary_data_size` and",
         ),
         (
-            one("FP32", "[1]", r#","data":[1],"parameters":{"shared_memory_region":"x"}"#),
-            "`shared_memory_region`, which is not offered",
+            one(
+                "FP32",
+                "[1]",
+                r#","data":[1],"parameters":{"shared_memory_region":"x","shared_memory_byte_size":4}"#,
+            ),
+            "more than one of `data`, `binary_data_size` and `shared_memory_region`",
+        ),
+        (
+            one("FP32", "[1]", r#","parameters":{"shared_memory_region":"x"}"#),
+            "give `shared_memory_byte_size` too",
+        ),
+        (
+            one("FP32", "[1]", r#","parameters":{"shared_memory_byte_size":4}"#),
+            "no `shared_memory_region` that is the name",
         ),
     ] {
         let message = message(None, &body);

@@ -250,7 +250,7 @@ struct Accepted {
     inputs: Vec<Tensor>,
 }
 
-/// Takes a request's inputs, checked.
+/// Takes a request's inputs, checked; those that were read from shared memory for the first time.
 fn accept(entry: &Entry, work: &mut Work) -> Result<Vec<Tensor>, String> {
     let known = &entry.model.face().outputs;
     if let Some(other) =
@@ -263,7 +263,9 @@ fn accept(entry: &Entry, work: &mut Work) -> Result<Vec<Tensor>, String> {
             known.join(", ")
         ));
     }
-    entry.model.check(std::mem::take(&mut work.inputs))
+    let inputs = std::mem::take(&mut work.inputs);
+    inputs.iter().try_for_each(Tensor::check).map_err(|error| error.to_string())?;
+    entry.model.check(inputs)
 }
 
 /// What came of one computation.
