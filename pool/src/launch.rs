@@ -34,6 +34,12 @@ pub const LAUNCH_MARK: &str = "DOWNBEAT_LAUNCH";
 /// Environment variable with the worker's deadline, microseconds.
 const DEADLINE: &str = "DOWNBEAT_DEADLINE_US";
 
+/// A built-in worker keeps up to 32 MiB that a tensor gave back (mallopt(3)): to get the pages of a
+/// picture of 300 kB anew for each request costs more than to compute a small model. Where the
+/// allocator gives them back by its own rules, it does with some workers and not with others.
+const TENSOR_MEMORY: [(&str, &str); 2] =
+    [("MALLOC_TRIM_THRESHOLD_", "33554432"), ("MALLOC_MMAP_THRESHOLD_", "33554432")];
+
 /// Processes that the pool started and that run, by number.
 #[derive(Clone, Debug, Default)]
 pub struct Launches(Arc<Mutex<Running>>);
@@ -176,6 +182,7 @@ impl Home {
             .args(&line.arguments)
             .current_dir(config.dir.as_deref().unwrap_or(Path::new("/")))
             .envs(&confinement.env)
+            .envs(extras.channel.iter().flat_map(|_| TENSOR_MEMORY))
             .envs(&config.env)
             .env(WORKER_MARK, &self.id)
             .env(POOL_MARK, &self.paths.run_dir)

@@ -1,9 +1,13 @@
 //! What the pool adds to a call: the same model in this process, and behind the pool.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{IoSlice, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +15,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tract_onnx::prelude::{
-    DatumType, Framework, InferenceModelExt, IntoRunnable, IntoTValue, Tensor, TypedSimplePlan,
-    TypedSimpleState, tvec,
+    DatumType, Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec, Tensor,
+    TypedSimplePlan, TypedSimpleState, tvec,
 };
 
 use crate::call::{Answer, Template};
@@ -31,11 +35,14 @@ pub struct Told {
     pub name: String,
     /// Bytes of the tensor.
     pub bytes: usize,
-    pub turns: usize,
+    /// Calls of each way.
+    pub calls: usize,
     pub here: Quantiles,
     /// Nothing but what must wake up: see [`Hops`].
     pub hops: Quantiles,
     pub rest: Quantiles,
+    /// Over REST with the tensor in shared memory, its way into it included.
+    pub shared: Quantiles,
     pub grpc: Quantiles,
 }
 
@@ -55,41 +62,144 @@ pub fn run(plan: &Added, runtime: &Runtime) -> Result<Results> {
     Ok(Results { cases: cases.collect::<Result<_>>()? })
 }
 
-fn run_case(plan: &Added, case: &Case, runtime: &Runtime) -> Result<Told> {
-    let Case { name, model, onnx, input } = case;
-    let template = Template::new(&format!("/v2/models/{model}/infer"), input, true, None)?;
-    let mut here = Here::load(onnx, input)?;
-    let mut hops = Hops::new()?;
-    let mut rest = Rest::open(&plan.rest)?;
-    let mut grpc = runtime.block_on(grpc::Client::open(&plan.grpc, model, input))?;
-    let mut times = [const { Vec::new() }; 4];
-    for turn in 0..plan.warm_up + plan.turns {
-        let elements = template.elements(turn as u64);
-        let each = [
-            timed(|| here.ask(elements))?,
-            timed(|| rest.ask(&template, turn as u64))?,
-            timed(|| runtime.block_on(grpc.ask(elements)))?,
-        ];
-        let [first, others @ ..] = each.each_ref().map(|(numbers, _)| numbers);
-        ensure!(
-            others.iter().all(|it| alike(first, it)),
-            "turn {turn}: the answers differ: {first:?} here, {others:?} from the pool"
-        );
-        let ((), bare) = timed(|| hops.ask())?;
-        if turn >= plan.warm_up {
-            let took = each.map(|(_, took)| took).into_iter().chain([bare]);
-            times.iter_mut().zip(took).for_each(|(times, took)| times.push(took));
-        }
-    }
-    let [here, rest, grpc, hops] = times.map(quantiles);
-    let (name, bytes, turns) = (name.clone(), template.elements(0).len(), plan.turns);
-    Ok(Told { name, bytes, turns, here, hops, rest, grpc })
+/// How the model is asked.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Here,
+    Hops,
+    Rest,
+    Shared,
+    Grpc,
 }
 
-fn timed<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
-    let began = Instant::now();
-    let result = call()?;
-    Ok((result, began.elapsed()))
+impl Way {
+    const ALL: [Self; 5] = [Self::Here, Self::Hops, Self::Rest, Self::Shared, Self::Grpc];
+}
+
+/// Each way's own.
+struct Asked<'a> {
+    template: Template,
+    here: Here,
+    hops: Hops,
+    rest: Rest,
+    shared: Shared,
+    grpc: grpc::Client,
+    runtime: &'a Runtime,
+}
+
+impl<'a> Asked<'a> {
+    fn open(plan: &Added, case: &Case, runtime: &'a Runtime) -> Result<Self> {
+        let Case { model, onnx, input, .. } = case;
+        let template = Template::new(&format!("/v2/models/{model}/infer"), input, true, None)?;
+        let mut rest = Rest::open(&plan.rest)?;
+        let shared = Shared::new(&mut rest, template.elements(0).len())?;
+        Ok(Self {
+            template,
+            here: Here::load(onnx, input)?,
+            hops: Hops::new()?,
+            rest,
+            shared,
+            grpc: runtime.block_on(grpc::Client::open(&plan.grpc, model, input))?,
+            runtime,
+        })
+    }
+
+    /// Asks once; gives how long that took from when it was due, and the model's numbers, none for
+    /// what asks no model. What a client may do before and after is not in the time: writing the
+    /// request's head, comparing the answer.
+    fn ask(&mut self, way: Way, number: u64, schedule: &mut Schedule) -> Result<Call> {
+        let elements = self.template.elements(number);
+        let head = match way {
+            Way::Rest => self.template.head(number, None),
+            Way::Shared => self.template.shared(number, &self.shared.name),
+            Way::Here | Way::Hops | Way::Grpc => Vec::new(),
+        };
+        let due = schedule.wait();
+        let (took, numbers) = match way {
+            Way::Here => {
+                let outputs = self.here.ask(elements)?;
+                (due.elapsed(), floats(outputs.first().context("no output")?.as_bytes()))
+            }
+            Way::Hops => {
+                self.hops.ask()?;
+                return Ok((due.elapsed(), None));
+            }
+            Way::Rest => {
+                self.rest.exchange(&[&head, elements])?;
+                (due.elapsed(), self.rest.numbers(&self.template, number)?)
+            }
+            Way::Shared => {
+                self.shared.put(elements)?;
+                self.rest.exchange(&[&head])?;
+                (due.elapsed(), self.rest.numbers(&self.template, number)?)
+            }
+            Way::Grpc => {
+                let numbers = self.runtime.block_on(self.grpc.ask(elements))?;
+                (due.elapsed(), numbers)
+            }
+        };
+        Ok((took, Some(numbers)))
+    }
+}
+
+/// How long it took, and what was answered.
+type Call = (Duration, Option<Vec<f32>>);
+
+fn run_case(plan: &Added, case: &Case, runtime: &Runtime) -> Result<Told> {
+    let mut asked = Asked::open(plan, case, runtime)?;
+    let variants = asked.template.variants() as u64;
+    let mut expected: BTreeMap<u64, Vec<f32>> = BTreeMap::new();
+    let mut times = [const { Vec::new() }; Way::ALL.len()];
+    for turn in 0..=plan.turns {
+        for (way, times) in Way::ALL.into_iter().zip(&mut times) {
+            let mut schedule = Schedule::new(plan.period_us);
+            for place in 0..plan.row {
+                let number = (turn * plan.row + place) as u64;
+                let (took, numbers) = asked.ask(way, number, &mut schedule)?;
+                if turn > 0 {
+                    times.push(took);
+                }
+                let Some(numbers) = numbers else { continue };
+                // The own process is the first that is asked.
+                let first = expected.entry(number % variants).or_insert_with(|| numbers.clone());
+                ensure!(
+                    alike(first, &numbers),
+                    "call {number}: {first:?} here, {numbers:?} from the pool ({way:?})"
+                );
+            }
+        }
+    }
+    let calls = plan.turns * plan.row;
+    let [here, hops, rest, shared, grpc] = times.map(quantiles);
+    let (name, bytes) = (case.name.clone(), asked.template.elements(0).len());
+    Ok(Told { name, bytes, calls, here, hops, rest, shared, grpc })
+}
+
+/// When calls are due.
+struct Schedule {
+    period: Duration,
+    next: Instant,
+}
+
+impl Schedule {
+    fn new(period_us: u64) -> Self {
+        let period = Duration::from_micros(period_us);
+        Self { period, next: Instant::now() + period }
+    }
+
+    /// Waits for the next; gives when it was due, which is now where none is waited for.
+    fn wait(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.period.is_zero() {
+            return now;
+        }
+        let due = self.next;
+        self.next += self.period;
+        if due > now {
+            thread::sleep(due - now);
+        }
+        due
+    }
 }
 
 fn alike(one: &[f32], other: &[f32]) -> bool {
@@ -135,13 +245,11 @@ impl Here {
         Ok(Self { state, _plan: plan, datatype, shape })
     }
 
-    fn ask(&mut self, elements: &[u8]) -> Result<Vec<f32>> {
+    fn ask(&mut self, elements: &[u8]) -> Result<TVec<TValue>> {
         // SAFETY: the types that `load` takes are numbers, of which any bytes are a value; the
         // length is compared with shape and type within.
         let tensor = unsafe { Tensor::from_raw_dt(self.datatype, &self.shape, elements) };
-        let outputs = self.state.run(tvec![tensor?.into_tvalue()])?;
-        let first = outputs.first().context("no output")?;
-        Ok(floats(first.as_bytes()))
+        self.state.run(tvec![tensor?.into_tvalue()])
     }
 }
 
@@ -190,26 +298,78 @@ impl Rest {
         Ok(Self { socket, buffer: Vec::new() })
     }
 
-    fn ask(&mut self, template: &Template, number: u64) -> Result<Vec<f32>> {
-        let head = template.head(number, None);
-        let mut slices = [IoSlice::new(&head), IoSlice::new(template.elements(number))];
+    /// Sends a request and takes its answer in.
+    fn exchange(&mut self, request: &[&[u8]]) -> Result<()> {
+        let mut slices: Vec<_> = request.iter().map(|part| IoSlice::new(part)).collect();
         let mut left = &mut slices[..];
         while !left.is_empty() {
             let count = self.socket.write_vectored(left)?;
             IoSlice::advance_slices(&mut left, count);
         }
         self.buffer.clear();
-        let mut chunk = [0; 16 << 10];
-        loop {
+        let mut chunk = [0; 4 << 10];
+        while Answer::read(&self.buffer)?.is_none() {
             let count = self.socket.read(&mut chunk)?;
             ensure!(count > 0, "the pool closed the connection");
             self.buffer.extend_from_slice(&chunk[..count]);
-            if let Some(answer) = Answer::read(&self.buffer)? {
-                let words = String::from_utf8_lossy(answer.json);
-                ensure!(answer.status == 200, "status {}: {words}", answer.status);
-                ensure!(template.is_answer(number, &answer), "another's answer: {words}");
-                return Ok(floats(answer.raw));
-            }
         }
+        Ok(())
+    }
+
+    /// What was taken in.
+    fn answer(&self) -> Result<Answer<'_>> {
+        let answer = Answer::read(&self.buffer)?.context("no whole answer")?;
+        let words = String::from_utf8_lossy(answer.json);
+        ensure!(answer.status == 200, "status {}: {words}", answer.status);
+        Ok(answer)
+    }
+
+    /// The numbers in it, which must be those of request `number`.
+    fn numbers(&self, template: &Template, number: u64) -> Result<Vec<f32>> {
+        let answer = self.answer()?;
+        let words = String::from_utf8_lossy(answer.json);
+        ensure!(template.is_answer(number, &answer), "another's answer: {words}");
+        Ok(floats(answer.raw))
+    }
+}
+
+/// A file of shared memory that the pool knows as a region; removed with it.
+struct Shared {
+    name: String,
+    path: PathBuf,
+    file: File,
+}
+
+impl Shared {
+    fn new(rest: &mut Rest, bytes: usize) -> Result<Self> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("downbeat-pool-load.{}.{number}", std::process::id());
+        let path = Path::new("/dev/shm").join(&name);
+        let file = File::options().write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("{}: making it", path.display()))?;
+        let shared = Self { name, path, file };
+        shared.file.set_len(bytes as u64).context("ftruncate of shared memory")?;
+        let name = &shared.name;
+        let json = format!(r#"{{"key":"/{name}","offset":0,"byte_size":{bytes}}}"#);
+        let request = format!(
+            "POST /v2/systemsharedmemory/region/{name}/register HTTP/1.1\r\nHost: bench\r\n\
+             Content-Length: {}\r\n\r\n{json}",
+            json.len()
+        );
+        rest.exchange(&[request.as_bytes()])?;
+        rest.answer()?;
+        Ok(shared)
+    }
+
+    fn put(&self, elements: &[u8]) -> Result<()> {
+        self.file.write_all_at(elements, 0).context("writing to shared memory")
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Nothing can be done about one that stays.
+        let _ = std::fs::remove_file(&self.path);
     }
 }

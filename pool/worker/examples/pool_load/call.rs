@@ -63,7 +63,8 @@ impl Template {
         &self.data[start..start + self.size]
     }
 
-    fn variants(&self) -> usize {
+    /// How many there are; request `number` has that of `number % variants`.
+    pub fn variants(&self) -> usize {
         self.data.len() / self.size
     }
 
@@ -74,11 +75,7 @@ impl Template {
 
     /// The head of request `number` with its JSON; [`Self::elements`] follow where they are raw.
     pub fn head(&self, number: u64, client: Option<usize>) -> Vec<u8> {
-        let Input { name, datatype, shape, .. } = &self.input;
-        let shape = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let mut json = format!(
-            r#"{{"id":"{number:0DIGITS$}","inputs":[{{"name":"{name}","datatype":"{datatype}","shape":[{shape}],"#
-        );
+        let mut json = self.beginning(number);
         if self.binary {
             json += r#""parameters":{"binary_data_size":"#;
             json += &self.size.to_string();
@@ -89,6 +86,29 @@ impl Template {
             json += "]}]}";
         }
         let raw = if self.binary { self.size } else { 0 };
+        self.with_head(&json, raw, client)
+    }
+
+    /// The whole of request `number` whose elements lie at the front of a region of shared memory.
+    pub fn shared(&self, number: u64, region: &str) -> Vec<u8> {
+        let mut json = self.beginning(number);
+        json += r#""parameters":{"shared_memory_region":""#;
+        json += region;
+        json += r#"","shared_memory_byte_size":"#;
+        json += &self.size.to_string();
+        json += r#"}}],"parameters":{"binary_data_output":true}}"#;
+        self.with_head(&json, 0, None)
+    }
+
+    fn beginning(&self, number: u64) -> String {
+        let Input { name, datatype, shape, .. } = &self.input;
+        let shape = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!(
+            r#"{{"id":"{number:0DIGITS$}","inputs":[{{"name":"{name}","datatype":"{datatype}","shape":[{shape}],"#
+        )
+    }
+
+    fn with_head(&self, json: &str, raw: usize, client: Option<usize>) -> Vec<u8> {
         let mut head = format!("POST {} HTTP/1.1\r\nHost: bench\r\n", self.path);
         if self.binary {
             head += "Content-Type: application/octet-stream\r\n";

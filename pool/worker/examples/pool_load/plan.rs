@@ -21,10 +21,13 @@ pub struct Added {
     pub rest: PathBuf,
     /// The pool's gRPC socket.
     pub grpc: PathBuf,
-    /// Turns of each case: one call of each way in each turn.
+    /// Turns of each case: in each a row of calls of each way. One more, before these, is not counted.
     pub turns: usize,
-    /// Turns before these, which are not counted.
-    pub warm_up: usize,
+    /// Calls in a row.
+    pub row: usize,
+    /// From one call to the next, microseconds, by an absolute schedule from which times run; 0: each
+    /// call follows the one before.
+    pub period_us: u64,
     /// One behind the other.
     pub cases: Vec<Case>,
 }

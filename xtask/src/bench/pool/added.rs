@@ -1,4 +1,4 @@
-//! What the pool adds to a call of the same model in the client's process, call by call in turns.
+//! What the pool adds to a call of the same model in the client's process.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -7,11 +7,45 @@ use serde_json::json;
 use super::report::{Asked, Row};
 use super::running::{Ground, Order};
 use super::{Bench, Measured, client, mean};
+use crate::demo::work::median;
 
 const POOL: &str = "[worker.mean]\nmodel = \"mean\"\n[worker.intent]\nmodel = \"intent\"\n";
 
-/// Rounds, each with a pool of its own; medians of them count.
+/// The pool's thread as `policies/50-pool.toml` has it, and no idle CPU sleeps while it is there.
+const AWAKE: &str = r#"
+schema = 1
+
+[class.dispatcher]
+tier = "realtime"
+sched = { policy = "fifo", priority = 40 }
+wakeup_latency = "0ns"
+
+[[rule]]
+name = "the pool's dispatcher"
+class = "dispatcher"
+match = { exe = "{bin}/downbeat-pool", thread = "downbeat-pool" }
+"#;
+
+/// Rounds of each setting, each with a pool of its own; medians of them count.
 const ROUNDS: usize = 3;
+
+/// How the pool is asked.
+struct Setting {
+    name: &'static str,
+    /// With the agent, and [`AWAKE`].
+    agent: bool,
+    /// See the client's plan.
+    period_us: u64,
+    turns: usize,
+    row: usize,
+}
+
+/// The first is the one that figures are asked of.
+const SETTINGS: [Setting; 3] = [
+    Setting { name: "", agent: true, period_us: 0, turns: 40, row: 100 },
+    Setting { name: ", each 10 ms", agent: true, period_us: 10_000, turns: 4, row: 50 },
+    Setting { name: ", without the agent", agent: false, period_us: 0, turns: 40, row: 100 },
+];
 
 #[derive(Deserialize)]
 struct Results {
@@ -22,10 +56,11 @@ struct Results {
 struct Told {
     name: String,
     bytes: usize,
-    turns: usize,
+    calls: usize,
     here: Quantiles,
     hops: Quantiles,
     rest: Quantiles,
+    shared: Quantiles,
     grpc: Quantiles,
 }
 
@@ -38,59 +73,79 @@ struct Quantiles {
 /// Runs it.
 pub fn run(bench: &Bench<'_>) -> Result<Measured> {
     let ground = Ground::new()?;
-    let rounds = if bench.quick { 1 } else { ROUNDS };
-    let turns = if bench.quick { 500 } else { 4000 };
-    let mut told: Vec<Told> = Vec::new();
-    for _ in 0..rounds {
+    let (mut rows, mut details) = (Vec::new(), Vec::new());
+    for setting in &SETTINGS {
+        let told = run_setting(bench, &ground, setting)?;
+        for (case, large) in [("307 kB", true), ("small", false)] {
+            let told: Vec<Told> = told.iter().filter(|it| it.name == case).cloned().collect();
+            rows.extend(rows_of(setting, case, large, &told)?);
+        }
+        details.push(json!({ "setting": setting.name, "rounds": told }));
+    }
+    Ok(Measured { rows, details: json!(details) })
+}
+
+fn run_setting(bench: &Bench<'_>, ground: &Ground, setting: &Setting) -> Result<Vec<Told>> {
+    let _agent = setting.agent.then(|| ground.agent_with(AWAKE)).transpose()?;
+    let mut told = Vec::new();
+    for _ in 0..if bench.quick { 1 } else { ROUNDS } {
         let mut pool = ground.pool(POOL, Order::Deadline)?;
         pool.wait(2, bench.signals)?;
         let case = |name: &str, model: &str| {
             json!({ "name": name, "model": model, "onnx": ground.onnx(model),
                 "input": ground.input(model, 1) })
         };
+        let turns = if bench.quick { setting.turns.div_ceil(8) } else { setting.turns };
         let plan = json!({ "added": {
             "rest": pool.socket("rest.sock"), "grpc": pool.socket("grpc.sock"),
-            "turns": turns, "warm_up": turns / 10,
+            "turns": turns, "row": setting.row, "period_us": setting.period_us,
             "cases": [case("307 kB", mean::NAME), case("small", "intent")],
         } });
         told.extend(client::run::<Results>(&plan, bench.signals)?.cases);
     }
+    Ok(told)
+}
+
+type Of = fn(&Told) -> Quantiles;
+
+/// The ways, what is asked of their p50 and p99 in the first setting, and whether a small tensor is
+/// sent by them.
+const WAYS: [(&str, Of, [Option<f64>; 2], bool); 4] = [
+    ("shared memory, REST", |it| it.shared, [Some(120.0), Some(400.0)], false),
+    ("REST", |it| it.rest, [None, None], true),
+    ("gRPC", |it| it.grpc, [None, None], true),
+    ("four wake-ups alone", |it| it.hops, [None, None], true),
+];
+
+type At = fn(Quantiles) -> f64;
+
+const QUANTILES: [(&str, At); 2] = [("p50", |it| it.p50), ("p99", |it| it.p99)];
+
+fn rows_of(setting: &Setting, case: &str, large: bool, told: &[Told]) -> Result<Vec<Row>> {
+    let middle = |value: &dyn Fn(&Told) -> f64| {
+        let values: Vec<f64> = told.iter().map(value).collect();
+        (!values.is_empty()).then(|| median(values)).context("no rounds")
+    };
     let mut rows = Vec::new();
-    for (name, p50, p99) in [("307 kB", 120.0, Some(400.0)), ("small", 60.0, None)] {
-        let of_case: Vec<&Told> = told.iter().filter(|it| it.name == name).collect();
-        let middle = |value: fn(&Told) -> f64| -> Result<f64> {
-            let values: Vec<f64> = of_case.iter().map(|told| value(told)).collect();
-            (!values.is_empty()).then(|| crate::demo::work::median(values)).context("no rounds")
-        };
-        let whole = format!(
-            "here {:.0}, through the pool {:.0} µs",
-            middle(|it| it.here.p50)?,
-            middle(|it| it.rest.p50)?
-        );
-        let added = middle(|it| it.rest.p50 - it.here.p50)?;
-        rows.push(
-            Row::new(format!("{name}, REST, p50"), "µs", Asked::AtMost(p50), added).note(whole),
-        );
-        let asked = p99.map_or(Asked::Nothing, Asked::AtMost);
-        let added = middle(|it| it.rest.p99 - it.here.p99)?;
-        let whole = format!(
-            "here {:.0}, through the pool {:.0} µs",
-            middle(|it| it.here.p99)?,
-            middle(|it| it.rest.p99)?
-        );
-        rows.push(Row::new(format!("{name}, REST, p99"), "µs", asked, added).note(whole));
-        for (quantile, bare) in
-            [("p50", middle(|it| it.hops.p50)?), ("p99", middle(|it| it.hops.p99)?)]
-        {
-            let name = format!("{name}, four wake-ups alone, {quantile}");
-            rows.push(Row::new(name, "µs", Asked::Nothing, bare));
+    for (way, of, limits, small) in WAYS {
+        if !large && !small {
+            continue;
         }
-        for (quantile, added) in [
-            ("p50", middle(|it| it.grpc.p50 - it.here.p50)?),
-            ("p99", middle(|it| it.grpc.p99 - it.here.p99)?),
-        ] {
-            rows.push(Row::new(format!("{name}, gRPC, {quantile}"), "µs", Asked::Nothing, added));
+        let limits = if !large && way == "REST" { [Some(60.0), None] } else { limits };
+        for ((quantile, at), limit) in QUANTILES.into_iter().zip(limits) {
+            let name = format!("{case}, {way}, {quantile}{}", setting.name);
+            let limit = limit.filter(|_| setting.name.is_empty());
+            let asked = limit.map_or(Asked::Nothing, Asked::AtMost);
+            let whole = middle(&|it| at(of(it)))?;
+            if way == "four wake-ups alone" {
+                rows.push(Row::new(name, "µs", asked, whole));
+                continue;
+            }
+            let here = middle(&|it| at(it.here))?;
+            let added = middle(&|it| at(of(it)) - at(it.here))?;
+            let note = format!("here {here:.0}, through the pool {whole:.0} µs");
+            rows.push(Row::new(name, "µs", asked, added).note(note));
         }
     }
-    Ok(Measured { rows, details: json!(told) })
+    Ok(rows)
 }

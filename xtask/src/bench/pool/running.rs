@@ -171,12 +171,17 @@ impl Ground {
 
     /// Starts the agent with [`POLICY`], and no pool of its own.
     pub fn agent(&self) -> Result<Agent> {
+        self.agent_with(POLICY)
+    }
+
+    /// Starts it with another policy.
+    pub fn agent_with(&self, policy: &str) -> Result<Agent> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "the agent changes how other programs are scheduled and so must be root: use sudo"
         );
         let place = &self.place;
-        place.policy("50-bench.toml", POLICY)?;
+        place.policy("50-bench.toml", policy)?;
         let [pool, run] = ["no-pool.d", "agent-run"].map(|folder| place.path(folder));
         for folder in [&pool, &run] {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
