@@ -87,22 +87,42 @@ fn malformed_frames_end_only_their_own_connection() {
     assert!(log.contains("3 channels after 2"), "{log}");
 }
 
+/// Names and numbers of a worker's threads that compute streams.
+fn threads(pid: u32) -> Vec<(String, u32)> {
+    let mut threads: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .map(|task| task.unwrap())
+        .map(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
+            (name.trim().to_owned(), task.file_name().to_str().unwrap().parse().unwrap())
+        })
+        .filter(|(name, _): &(String, u32)| name.starts_with("denoise-"))
+        .collect();
+    threads.sort();
+    threads
+}
+
 #[test]
-fn a_stream_computes_on_a_thread_of_its_own_name() {
+fn a_stream_computes_on_a_thread_of_its_own_name_which_takes_the_next() {
     let pool = TestPool::start(MIC);
     let pid = pool.wait_for("mic", WorkerState::Ready).pid.unwrap();
-    let streams: Vec<_> = (0..3).map(|_| Stream::connect(&pool.socket("mic.sock"))).collect();
-    for stream in &streams {
+    let connect = |_| {
+        let stream = Stream::connect(&pool.socket("mic.sock"));
         stream.send_frame(0, 1);
         stream.receive();
+        stream
+    };
+    let streams: Vec<_> = (0..3).map(connect).collect();
+    let before = threads(pid);
+    let names: Vec<_> = before.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["denoise-0", "denoise-1", "denoise-2"]);
+    drop(streams);
+    // One behind the other, each with a moment for the worker to see the last one's end.
+    for number in 0..10 {
+        sleep(Duration::from_millis(20));
+        drop(connect(number));
     }
-    let mut names: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task"))
-        .unwrap()
-        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
-        .filter(|name| name.starts_with("denoise-"))
-        .collect();
-    names.sort();
-    assert_eq!(names, ["denoise-0\n", "denoise-1\n", "denoise-2\n"]);
+    assert_eq!(threads(pid), before, "the same threads");
 }
 
 #[test]

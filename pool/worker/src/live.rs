@@ -1,13 +1,15 @@
 //! Live streams on a Unix `SOCK_SEQPACKET` socket, one thread per connection.
 //!
 //! The whole computation of a stream happens on its own thread, so that pinning the thread or
-//! making it real-time applies to the work itself.
+//! making it real-time applies to the work itself. The thread stays for a while and takes the next
+//! stream: one that makes a connection for each frame would else have each computed by a thread
+//! that nobody has seen before.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,9 @@ const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 /// A peer that reads nothing for so long is gone.
 const SEND_TIMEOUT_S: i64 = 1;
+
+/// How long a thread without a stream waits for the next.
+const THREAD_STAYS: Duration = Duration::from_secs(10);
 
 /// For the streams' last frames after SIGTERM.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -138,45 +143,84 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// The connections, each in the slot whose number its thread bears.
+/// The streams, each in the slot whose number its thread bears.
 #[derive(Default)]
 struct Streams {
-    slots: Mutex<Vec<Option<Arc<OwnedFd>>>>,
+    slots: Mutex<Vec<Slot>>,
+    /// A slot was given to a thread that waits.
+    given: Condvar,
+}
+
+/// A stream's place.
+enum Slot {
+    /// Without a thread.
+    Free,
+    /// Its thread waits for the next stream.
+    Idle,
+    /// With a stream.
+    Busy(Arc<OwnedFd>),
 }
 
 impl Streams {
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Arc<OwnedFd>>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
         // A panicking stream leaves the table usable: every change to it is one assignment.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn busy(slots: &[Slot]) -> impl Iterator<Item = &Arc<OwnedFd>> {
+        slots.iter().filter_map(|slot| match slot {
+            Slot::Busy(connection) => Some(connection),
+            Slot::Free | Slot::Idle => None,
+        })
+    }
+
     fn count(&self) -> usize {
-        self.lock().iter().flatten().count()
+        Self::busy(&self.lock()).count()
     }
 
-    /// Takes the first free slot.
-    fn take(&self, connection: &Arc<OwnedFd>) -> Option<usize> {
+    /// Gives a connection to the first thread that waits; or else takes the first free slot, whose
+    /// number then needs a thread.
+    ///
+    /// # Errors
+    /// When as many streams are open as may be.
+    fn take(&self, connection: OwnedFd) -> Result<Option<usize>, Full> {
         let mut slots = self.lock();
-        let free = slots.iter().position(Option::is_none).unwrap_or(slots.len());
-        if free >= MAX_STREAMS {
-            return None;
+        let busy = Slot::Busy(Arc::new(connection));
+        if let Some(idle) = slots.iter_mut().find(|slot| matches!(slot, Slot::Idle)) {
+            *idle = busy;
+            self.given.notify_all();
+            return Ok(None);
         }
-        if free == slots.len() {
-            slots.push(None);
+        let free = slots.iter().position(|slot| matches!(slot, Slot::Free));
+        match free {
+            Some(free) => slots[free] = busy,
+            None if slots.len() < MAX_STREAMS => slots.push(busy),
+            None => return Err(Full),
         }
-        slots[free] = Some(Arc::clone(connection));
-        Some(free)
+        Ok(Some(free.unwrap_or(slots.len() - 1)))
     }
 
-    fn free(&self, slot: usize) {
-        if let Some(entry) = self.lock().get_mut(slot) {
-            *entry = None;
+    /// The connection of a slot, once it has one; none for so long that its thread may go.
+    fn next(&self, slot: usize) -> Option<Arc<OwnedFd>> {
+        let idle = |slots: &mut Vec<Slot>| matches!(slots[slot], Slot::Idle);
+        let waited = self.given.wait_timeout_while(self.lock(), THREAD_STAYS, idle);
+        let (mut slots, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &slots[slot] {
+            Slot::Busy(connection) => Some(Arc::clone(connection)),
+            Slot::Idle | Slot::Free => {
+                slots[slot] = Slot::Free;
+                None
+            }
         }
+    }
+
+    fn set(&self, slot: usize, to: Slot) {
+        self.lock()[slot] = to;
     }
 
     /// Lets every stream answer what it has received, and waits for that.
     fn end(&self, limit: Duration) {
-        for connection in self.lock().iter().flatten() {
+        for connection in Self::busy(&self.lock()) {
             let _ = socket::shutdown(connection.as_raw_fd(), Shutdown::Read);
         }
         let until = Instant::now() + limit;
@@ -186,36 +230,45 @@ impl Streams {
     }
 }
 
+/// All slots have a stream.
+struct Full;
+
 fn start(connection: OwnedFd, streams: &Arc<Streams>, meter: &Arc<Meter>, name: &str) {
-    let connection = Arc::new(connection);
-    let Some(slot) = streams.take(&connection) else {
-        eprintln!("{name}: {MAX_STREAMS} streams are open, one more was closed");
-        return;
+    let slot = match streams.take(connection) {
+        Ok(None) => return,
+        Ok(Some(slot)) => slot,
+        Err(Full) => {
+            eprintln!("{name}: {MAX_STREAMS} streams are open, one more was closed");
+            return;
+        }
     };
     let (shared, meter) = (Arc::clone(streams), Arc::clone(meter));
     let who = format!("{name}: stream {slot}");
     let spawned = thread::Builder::new().name(format!("denoise-{slot}")).spawn(move || {
-        let slot = Slot { streams: &shared, number: slot };
-        if let Err(reason) = stream(&connection, &meter) {
-            eprintln!("{who}: closed: {reason}");
+        // Closed when the slot is idle already: who connects again finds its thread.
+        while let Some(connection) = shared.next(slot) {
+            let _at_the_end = Leave { streams: &shared, slot };
+            if let Err(reason) = stream(&connection, &meter) {
+                eprintln!("{who}: closed: {reason}");
+            }
         }
-        drop(slot);
     });
     if let Err(error) = spawned {
-        streams.free(slot);
+        streams.set(slot, Slot::Free);
         eprintln!("{name}: no thread for stream {slot}: {error}; raise the limit of processes");
     }
 }
 
-/// Frees its slot even when the stream panics.
-struct Slot<'a> {
+/// Takes the stream out of its slot, also when it panics and its thread with it.
+struct Leave<'a> {
     streams: &'a Streams,
-    number: usize,
+    slot: usize,
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.streams.free(self.number);
+        let then = if thread::panicking() { Slot::Free } else { Slot::Idle };
+        self.streams.set(self.slot, then);
     }
 }
 
