@@ -52,28 +52,6 @@ impl Request {
         });
         inputs.chain(shared)
     }
-
-    /// With the elements of all inputs here: for workers that cannot read them where they are.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] for an input whose memory ends too early, or holds no such elements.
-    pub async fn with_shared_read(mut self) -> Result<Self, Refusal> {
-        if self.shared.is_empty() {
-            return Ok(self);
-        }
-        let read = move || {
-            for SharedInput { name, datatype, shape, region } in std::mem::take(&mut self.shared) {
-                let data = region.read().map_err(|error| Refusal::Failed(error.to_string()))?;
-                let tensor = Tensor { name, datatype, shape, data };
-                tensor.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
-                self.inputs.push(tensor);
-            }
-            Ok(self)
-        };
-        // Megabytes are no work for the thread that requests come by.
-        let done = tokio::task::spawn_blocking(read).await;
-        done.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
-    }
 }
 
 /// What a client asks of the pool besides the answer.

@@ -43,7 +43,8 @@ pub enum LinkError {
     Tensors(usize),
     /// Inputs in too many files of clients, or in any where none may be.
     #[error(
-        "tensors in {0} files of clients; a request has {MAX_REGIONS} at most, and an answer none"
+        "tensors in {0} regions of shared memory; a request has {MAX_REGIONS} at most, and an \
+         answer none: put them into one"
     )]
     Regions(usize),
     /// Too many bytes in one request or answer.

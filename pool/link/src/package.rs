@@ -50,12 +50,11 @@ impl Package {
     }
 
     /// The same with inputs that are in a client's own shared memory, behind the others: they are
-    /// not read here, the worker gets their files. Those of more than [`MAX_REGIONS`] files are read
-    /// and travel as others do.
+    /// not read here, the worker gets their files.
     ///
     /// # Errors
-    /// As [`Self::new`].
-    pub fn with(mut tensors: Vec<Tensor>, shared: &[SharedInput]) -> Result<Self, LinkError> {
+    /// As [`Self::new`], and [`LinkError::Regions`] for more than [`MAX_REGIONS`] files.
+    pub fn with(tensors: Vec<Tensor>, shared: &[SharedInput]) -> Result<Self, LinkError> {
         let count = tensors.len() + shared.len();
         if count > MAX_TENSORS {
             return Err(LinkError::Tensors(count));
@@ -67,15 +66,14 @@ impl Package {
             let SharedInput { name, datatype, shape, region } = input;
             let (name, datatype, shape) = (name.clone(), *datatype, shape.clone());
             let known = regions.iter().position(|file| Arc::ptr_eq(file, &region.file));
-            let Some(number) = known.or((regions.len() < MAX_REGIONS).then_some(regions.len()))
-            else {
-                tensors.push(Tensor { name, datatype, shape, data: region.read()? });
-                continue;
-            };
+            let number = known.unwrap_or(regions.len());
+            if number >= MAX_REGIONS {
+                return Err(LinkError::Regions(number + 1));
+            }
             if known.is_none() {
                 regions.push(Arc::clone(&region.file));
             }
-            // At most MAX_REGIONS.
+            // Below MAX_REGIONS.
             let place = Place::Region { number: number as u8, offset: region.offset };
             places.push(TensorHead { name, datatype, shape, length: region.length, place });
         }

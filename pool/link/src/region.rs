@@ -3,7 +3,7 @@
 //! Whoever has the file may change and shorten it at any time, so it is never mapped: reading a
 //! mapping behind the file's end is SIGBUS. It is read once, by whoever computes with it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,16 +25,6 @@ pub struct Region {
     pub offset: u64,
     /// Bytes.
     pub length: u64,
-}
-
-impl Region {
-    /// What it holds now: less than its length where the file ends before it.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn read(&self) -> Result<Bytes, LinkError> {
-        read(self.file.as_fd(), self.offset, self.length)
-    }
 }
 
 /// An input whose elements are in a [`Region`].
@@ -71,13 +61,16 @@ impl SharedInput {
     }
 }
 
+/// What a part holds now: less than `length` where the file ends before it.
 pub(crate) fn read(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<Bytes, LinkError> {
     let wanted = usize::try_from(length).map_err(|_| LinkError::TooLarge(length))?;
     // Room for no more than the file has: its length may be anything by now.
     let found = rustix::fs::fstat(file).map_err(LinkError::call("fstat"))?;
     let there = u64::try_from(found.st_size).unwrap_or(0).saturating_sub(offset);
     let wanted = wanted.min(usize::try_from(there).unwrap_or(usize::MAX));
-    let mut bytes = Vec::with_capacity(wanted);
+    let mut bytes = Vec::new();
+    // A worker's memory may be limited, and to abort would take others' requests along.
+    bytes.try_reserve_exact(wanted).map_err(|_| LinkError::TooLarge(length))?;
     while bytes.len() < wanted {
         let at = offset.saturating_add(bytes.len() as u64);
         match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
@@ -95,6 +88,7 @@ pub(crate) fn read(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<Byt
 mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::AsFd;
 
     fn file(bytes: &[u8]) -> Arc<OwnedFd> {
         let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
@@ -105,7 +99,7 @@ mod tests {
     #[test]
     fn a_part_is_read_and_no_more_than_there_is() {
         let file = file(b"abcdefgh");
-        let read = |offset, length| Region { file: Arc::clone(&file), offset, length }.read();
+        let read = |offset, length| read(file.as_fd(), offset, length);
         assert_eq!(read(2, 3).unwrap(), "cde");
         assert_eq!(read(6, 3).unwrap(), "gh");
         assert_eq!(read(9, 3).unwrap(), "");

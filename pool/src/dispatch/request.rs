@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use downbeat_link::{DataType, Package};
+use downbeat_link::Package;
 use downbeat_queue::{Cancelled, Offer, Step, Ticket};
 use tokio::sync::oneshot;
 
 use super::declaration::{batch_key, units};
-use super::{Dispatcher, Link, Model, Pending, State, Work, Worker, answer, unknown};
+use super::{Dispatcher, Link, Pending, State, Work, Worker, answer, unknown};
 use crate::inference::{Refusal, Request, Response};
 
 /// Cancels a request whose caller goes away.
@@ -63,13 +63,21 @@ impl Dispatcher {
         outcome.unwrap_or_else(|_| Err(Refusal::Failed("the request was lost; try again".into())))
     }
 
-    /// Whether the workers that a request goes to read its inputs where their client shares them.
-    /// Byte strings are looked at here.
+    /// Whether the workers of a model, and of the cheaper ones that may take its place, read inputs
+    /// where their client shares them.
     #[must_use]
-    pub fn takes_shared(&self, request: &Request) -> bool {
-        let channel = |model: &Model| model.declaration.channel;
-        request.shared.iter().all(|input| input.datatype != DataType::Bytes)
-            && self.lock().models.get(&request.model).is_some_and(channel)
+    pub fn reads_shared(&self, model: &str) -> bool {
+        let state = self.lock();
+        let mut next = Some(model);
+        // No more than there are, should they lead in a circle.
+        for _ in 0..state.models.len() {
+            let Some(name) = next else { break };
+            let Some(model) = state.models.get(name).filter(|it| it.declaration.channel) else {
+                return false;
+            };
+            next = model.declaration.cheaper.as_deref();
+        }
+        true
     }
 
     /// When the answer to a request that waits or runs is of no use any more; nothing inside where it

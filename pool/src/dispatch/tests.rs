@@ -90,19 +90,42 @@ async fn attach(dispatcher: &Dispatcher, habit: Habit, seen: &Arc<AtomicUsize>) 
     dispatcher.attach(attach).unwrap()
 }
 
-fn dispatcher() -> Dispatcher {
-    let dispatcher = Dispatcher::new(Limits { client_share: 1.0, ..Limits::default() });
-    dispatcher.declare(Declaration {
-        name: "echo".into(),
+fn declared(name: &str, channel: bool, cheaper: Option<&str>) -> Declaration {
+    Declaration {
+        name: name.into(),
         media: None,
         deadline: None,
         batch: 4,
-        cheaper: None,
+        cheaper: cheaper.map(Into::into),
         cold_start: None,
-        channel: true,
+        channel,
         denoise: false,
-    });
+    }
+}
+
+fn dispatcher() -> Dispatcher {
+    let dispatcher = Dispatcher::new(Limits { client_share: 1.0, ..Limits::default() });
+    dispatcher.declare(declared("echo", true, None));
     dispatcher
+}
+
+#[tokio::test]
+async fn shared_memory_is_read_where_all_that_may_compute_can() {
+    let dispatcher = dispatcher();
+    dispatcher.declare(declared("passed on", false, None));
+    dispatcher.declare(declared("smaller", true, Some("echo")));
+    dispatcher.declare(declared("elsewhere", true, Some("passed on")));
+    dispatcher.declare(declared("circle", true, Some("circle")));
+    for (name, reads) in [
+        ("echo", true),
+        ("smaller", true),
+        ("passed on", false),
+        ("elsewhere", false),
+        ("circle", true),
+        ("nothing", false),
+    ] {
+        assert_eq!(dispatcher.reads_shared(name), reads, "{name}");
+    }
 }
 
 fn request(value: u8, bytes: usize) -> Request {

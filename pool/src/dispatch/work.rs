@@ -58,7 +58,14 @@ impl Dispatcher {
                 let (id, worker) = (job.id, job.worker);
                 let task = tokio::spawn(async move {
                     for (ticket, work, _) in works {
-                        let outcome = adapter.infer(&work.request).await;
+                        let outcome = if work.request.shared.is_empty() {
+                            adapter.infer(&work.request).await
+                        } else {
+                            // Declared anew since it was admitted.
+                            Err(AdapterError::Refused(Refusal::Unavailable(
+                                "the model changed and does not read shared memory any more".into(),
+                            )))
+                        };
                         let Some(dispatcher) = dispatcher.upgrade().map(Dispatcher) else {
                             return;
                         };

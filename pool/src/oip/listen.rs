@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use procfs::net::TcpNetEntry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -40,15 +39,9 @@ pub enum Listener {
 /// a user. Programs of one machine that come by TCP are one peer unless they give themselves names
 /// (`x-downbeat-client`); a name belongs to its peer, so no peer can use up another's share.
 #[derive(Clone, Debug)]
-pub struct Peer(Arc<Known>);
-
-#[derive(Debug)]
-struct Known {
-    name: String,
-    /// Whose process it is, once that was asked; nothing where it cannot be known.
-    user: OnceLock<Option<u32>>,
-    /// Both ends of its connection, the peer's first, where that is TCP.
-    ends: Option<(SocketAddr, SocketAddr)>,
+pub struct Peer {
+    name: Arc<str>,
+    user: Option<u32>,
 }
 
 impl Peer {
@@ -62,39 +55,23 @@ impl Peer {
             fits && name.bytes().all(|byte| byte.is_ascii_graphic())
         };
         match name.filter(plain) {
-            Some(name) => format!("{}/{name}", self.0.name),
-            None => self.0.name.clone(),
+            Some(name) => format!("{}/{name}", self.name),
+            None => self.name.to_string(),
         }
     }
 
-    /// Whose process it is, where it runs on this host: known of a Unix socket, looked up in
-    /// `/proc/net` for a connection over loopback, once.
+    /// Whose process it is: the kernel says so of a Unix socket, and nobody does of TCP.
     pub fn user(&self) -> Option<u32> {
-        *self.0.user.get_or_init(|| {
-            let (peer, own) = self.0.ends?;
-            if !peer.ip().to_canonical().is_loopback() {
-                return None;
-            }
-            // A client may have a socket of either family for one connection.
-            let all = [procfs::net::tcp(), procfs::net::tcp6()];
-            let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
-            let is_it = |entry: &TcpNetEntry| {
-                plain(entry.local_address) == plain(peer)
-                    && plain(entry.remote_address) == plain(own)
-            };
-            all.into_iter().flatten().flatten().find(is_it).map(|entry| entry.uid)
-        })
+        self.user
     }
 
-    fn of_user(user: Option<u32>) -> Self {
+    pub(super) fn of_user(user: Option<u32>) -> Self {
         let name = user.map_or("uid:unknown".into(), |user| format!("uid:{user}"));
-        Self(Arc::new(Known { name, user: user.into(), ends: None }))
+        Self { name: name.into(), user }
     }
 
-    fn of_address(peer: SocketAddr, own: Option<SocketAddr>) -> Self {
-        let name = peer.ip().to_canonical().to_string();
-        let ends = own.map(|own| (peer, own));
-        Self(Arc::new(Known { name, user: OnceLock::new(), ends }))
+    pub(super) fn of_address(address: SocketAddr) -> Self {
+        Self { name: address.ip().to_canonical().to_string().into(), user: None }
     }
 }
 
@@ -158,8 +135,7 @@ impl Accept {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| {
                     // Without it, the end of an answer waits for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    let own = stream.local_addr().ok();
-                    (Socket::Tcp(stream), Peer::of_address(from, own))
+                    (Socket::Tcp(stream), Peer::of_address(from))
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let user = stream.peer_cred().ok().map(|it| it.uid());
@@ -311,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_its_peer() {
-        let peer = Peer::of_address("127.0.0.1:7".parse().unwrap(), None);
+        let peer = Peer::of_address("127.0.0.1:7".parse().unwrap());
+        assert_eq!(peer.user(), None);
         assert_eq!(peer.client(None), "127.0.0.1");
         assert_eq!(peer.client(Some("cam-1")), "127.0.0.1/cam-1");
         for odd in ["", "a b", "\n", "\u{e4}", &"x".repeat(65)] {
@@ -334,23 +311,6 @@ mod tests {
         let mut buffer = [0; 5];
         connection.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"hello");
-    }
-
-    #[tokio::test]
-    async fn the_user_at_the_other_end_of_loopback_is_known() {
-        for (address, host) in
-            [("127.0.0.1:0", "127.0.0.1"), ("127.0.0.1:0", "::ffff:127.0.0.1"), ("[::1]:0", "::1")]
-        {
-            // Not every host has the newer family.
-            let Ok(listener) = TcpListener::bind(address).await else { continue };
-            let to = (host, listener.local_addr().unwrap().port());
-            let Ok(_client) = TcpStream::connect(to).await else { continue };
-            let connection = Accept::new(Listener::Tcp(listener)).next().await;
-            let own = nix::unistd::geteuid().as_raw();
-            assert_eq!(connection.peer().user(), Some(own), "{host}");
-        }
-        let remote = Peer::of_address("10.1.2.3:7".parse().unwrap(), "10.1.2.4:8".parse().ok());
-        assert_eq!(remote.user(), None);
     }
 
     #[tokio::test]

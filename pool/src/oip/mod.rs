@@ -34,14 +34,13 @@ pub use models::{Backend, Models};
 const SERVER_NAME: &str = "downbeat-pool";
 
 /// What the servers have beyond the protocol's core, by Triton's names.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 6] = [
     "binary_tensor_data",
     "parameters",
     "sequence",
     "schedule_policy",
     "statistics",
     "model_repository",
-    "system_shared_memory",
 ];
 
 /// Reads the body of an inference request over REST as its server does, of which `json` bytes are
@@ -60,22 +59,6 @@ pub fn read_rest(json: Option<usize>, body: &Bytes) -> Result<Request, Refusal> 
 /// [`Refusal::Invalid`].
 pub fn read_grpc(message: Bytes) -> Result<Request, Refusal> {
     grpc::parse(message, Terms::of("client"))
-}
-
-/// Bytes of JSON, or of shared memory, that are no work for the thread that requests come by.
-const LARGE: usize = 128 << 10;
-
-/// Does `work` at once, or on a thread of its own where it has so many bytes to read or write that
-/// others would wait for it.
-async fn apart<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    if size < LARGE {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// Starts the servers. One that gets no place is left out and said so; the pool goes on.

@@ -255,7 +255,7 @@ impl Models {
         Ok(())
     }
 
-    async fn dispatch(&self, mut request: Request) -> Result<Response, Refusal> {
+    async fn dispatch(&self, request: Request) -> Result<Response, Refusal> {
         let (kind, metadata) = {
             let name = &request.model;
             let snapshot = self.0.view.lock();
@@ -265,8 +265,12 @@ impl Models {
             }
             (model.kind.clone(), model.metadata.clone())
         };
-        if !request.shared.is_empty() && !self.0.dispatcher.takes_shared(&request) {
-            request = request.with_shared_read().await?;
+        if !request.shared.is_empty() && !self.0.dispatcher.reads_shared(&request.model) {
+            return Err(Refusal::Invalid(format!(
+                "model `{}` does not read inputs from shared memory, which only models of built-in \
+                 workers do: send the data",
+                request.model
+            )));
         }
         let (taken, given) = match metadata.as_ref().and_then(|metadata| metadata.sound) {
             Some(SoundAt::Input(rate)) => (Some(rate), None),

@@ -153,18 +153,32 @@ pub fn terms(parameters: &Parameters, terms: &mut Terms) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// Refuses what Triton offers and this server does not: to ignore it would be a wrong answer.
+/// Refuses what Triton offers for a tensor and this server does not: to ignore it would be a wrong
+/// answer.
 ///
 /// # Errors
 /// [`Refusal::Invalid`].
 pub fn offered(tensor: &str, parameters: &Parameters) -> Result<(), Refusal> {
-    if parameters.contains_key("classification") {
-        return Err(Refusal::Invalid(format!(
-            "`{tensor}` has the parameter `classification`, which is not offered here; leave it \
-             out, and sort the output yourself"
-        )));
+    refuse(tensor, parameters, "classification", "leave it out, and sort the output yourself")
+}
+
+/// The same for an output.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn offered_output(output: &str, parameters: &Parameters) -> Result<(), Refusal> {
+    offered(output, parameters)?;
+    let instead = "leave it out: outputs come with the answer";
+    refuse(output, parameters, "shared_memory_region", instead)
+}
+
+fn refuse(tensor: &str, parameters: &Parameters, key: &str, instead: &str) -> Result<(), Refusal> {
+    if !parameters.contains_key(key) {
+        return Ok(());
     }
-    Ok(())
+    Err(Refusal::Invalid(format!(
+        "`{tensor}` has the parameter `{key}`, which is not offered here; {instead}"
+    )))
 }
 
 /// The earlier of two deadlines. One that no clock can hold is none.

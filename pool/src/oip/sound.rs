@@ -19,7 +19,7 @@ pub fn lasts(tensors: &[Tensor], rate: Option<u32>) -> Option<Duration> {
     })
 }
 
-/// The same of samples that are in shared memory, where these are all that there is.
+/// The same of samples that are in shared memory.
 pub fn shared_lasts(inputs: &[SharedInput], rate: Option<u32>) -> Option<Duration> {
     let first = inputs.first()?;
     samples(first.datatype, first.region.length, rate?)

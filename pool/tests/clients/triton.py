@@ -4,10 +4,13 @@ the models that ship in its folder.
 usage: triton.py REST_ADDRESS GRPC_ADDRESS GRPC_SOCKET
 """
 
+import json
 import os
+import socket
 import sys
 import threading
 import time
+from http.client import HTTPConnection
 
 import numpy as np
 import tritonclient.grpc as grpc
@@ -228,87 +231,111 @@ def a_stored_model_over_all_ways():
     check(model["platform"] == "tract_onnx" and model["versions"] == ["1"], model)
 
 
-def shared(kind, client, places, names):
-    """The pictures by shared memory, and the answer the same way; two regions of one client."""
-    given, taken = names
-    size = PICTURES.nbytes
-    tensor = kind.InferInput("image", [2, 28, 28], "UINT8")
-    tensor.set_shared_memory(given, size, offset=64)
-    wanted = kind.InferRequestedOutput("probabilities")
-    wanted.set_shared_memory(taken, 2 * 47 * 4)
-    shm.set_shared_memory_region(places[0], [PICTURES], offset=64)
-    answer = client.infer("glyphs", [tensor], outputs=[wanted])
-    told = answer.get_output("probabilities")
-    return told, shm.get_contents_as_numpy(places[1], np.float32, [2, 47])
+def over_rest(path, body):
+    """REST by the Unix socket, for which tritonclient has no client; status and answer."""
+    connection = HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(os.path.join(os.path.dirname(grpc_socket), "rest.sock"))
+    connection.request("POST", path, json.dumps(body))
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text or "null")
 
 
-def tensors_in_shared_memory():
-    key = f"downbeat-test-{os.getpid()}"
-    places = [shm.create_shared_memory_region(key, f"{key}-{name}", 8192) for name in "io"]
+def picture(name, size, offset=0):
+    tensor = grpc.InferInput("image", [2, 28, 28], "UINT8")
+    tensor.set_shared_memory(name, size, offset=offset)
+    return [tensor]
+
+
+def inputs_in_shared_memory():
+    client, key = over_unix(), f"downbeat-test-{os.getpid()}"
+    region = shm.create_shared_memory_region(key, key, 8192)
     expected = http_client().infer("glyphs", pictures(http)).as_numpy("probabilities")
     try:
-        calls = [(http, http_client()), (grpc, grpc.InferenceServerClient(grpc_address)),
-                 (grpc, over_unix())]
-        for number, (kind, client) in enumerate(calls):
-            # The last two come by different ways and are the same user.
-            names = [f"{key}-{number}-in", f"{key}-{number}-out"]
-            for name, place in zip(names, "io"):
-                client.register_system_shared_memory(name, f"{key}-{place}", 8192)
-            shm.set_shared_memory_region(places[1], [np.zeros((2, 47), np.float32)])
-            told, answer = shared(kind, client, places, names)
-            check(np.allclose(answer, expected, atol=1e-6), answer)
-            check(names[1] in str(told) and "376" in str(told), told)
-        status = http_client().get_system_shared_memory_status()
-        check(len(status) == 6 and status[0]["byte_size"] == 8192, status)
-        check(f"{key}-0-in" in str(calls[1][1].get_system_shared_memory_status()), "one user")
-        # The noise remover cannot read it there: the pool does, for it.
-        shm.set_shared_memory_region(places[0], [SOUND])
-        tensor = http.InferInput("pcm", [960], "FP32")
-        tensor.set_shared_memory(f"{key}-0-in", SOUND.nbytes)
-        answer = http_client().infer("mic", [tensor]).as_numpy("denoised")
-        over_http = http_client().infer("mic", inputs(http, SOUND)).as_numpy("denoised")
-        check(np.array_equal(answer, over_http), "same answers")
+        client.register_system_shared_memory(key, key, 8192)
+        shm.set_shared_memory_region(region, [PICTURES], offset=64)
+        size = PICTURES.nbytes
+        answer = client.infer("glyphs", picture(key, size, 64)).as_numpy("probabilities")
+        check(np.allclose(answer, expected, atol=1e-6), answer)
+        # The same user by the other server has the same region.
+        place = {"shared_memory_region": key, "shared_memory_byte_size": size,
+                 "shared_memory_offset": 64}
+        body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [2, 28, 28],
+                            "parameters": place}]}
+        status, answer = over_rest("/v2/models/glyphs/infer", body)
+        check(status == 200 and np.allclose(
+            np.reshape(answer["outputs"][0]["data"], (2, 47)), expected, atol=1e-6), answer)
+        told = client.get_system_shared_memory_status().regions
+        check(told[key].byte_size == 8192 and told[key].key == key, told)
+        # Whoever comes by TCP is nobody, with or without regions.
+        for action in (lambda: http_client().infer("glyphs", by_http(key, size)),
+                       lambda: http_client().register_system_shared_memory("x", key, 8192),
+                       lambda: http_client().get_system_shared_memory_status(),
+                       lambda: http_client().unregister_system_shared_memory()):
+            refused("400", "come by the Unix socket", action)
+        refused("INVALID_ARGUMENT", "come by the Unix socket", lambda:
+                grpc.InferenceServerClient(grpc_address).infer("glyphs", picture(key, size)))
     finally:
-        http_client().unregister_system_shared_memory()
-        check(http_client().get_system_shared_memory_status() == [], "all forgotten")
-        for place in places:
-            shm.destroy_shared_memory_region(place)
+        client.unregister_system_shared_memory()
+        check(len(client.get_system_shared_memory_status().regions) == 0, "all forgotten")
+        shm.destroy_shared_memory_region(region)
+
+
+def by_http(name, size):
+    tensor = http.InferInput("image", [2, 28, 28], "UINT8")
+    tensor.set_shared_memory(name, size)
+    return [tensor]
 
 
 def shared_memory_refuses():
-    client, key = http_client(), f"downbeat-test-{os.getpid()}"
+    client, key = over_unix(), f"downbeat-test-{os.getpid()}"
     region = shm.create_shared_memory_region(key, key, 4096)
     register = client.register_system_shared_memory
 
-    def ask(name, size=PICTURES.nbytes, offset=0, out=None):
-        tensor = http.InferInput("image", [2, 28, 28], "UINT8")
-        tensor.set_shared_memory(name, size, offset=offset)
-        wanted = http.InferRequestedOutput("probabilities")
-        if out:
-            wanted.set_shared_memory(name, out)
-        return client.infer("glyphs", [tensor], outputs=[wanted])
+    def wrong(words, action):
+        refused("INVALID_ARGUMENT", words, action)
+
+    def ask(name, size=PICTURES.nbytes, offset=0):
+        return client.infer("glyphs", picture(name, size, offset))
+
+    def sound():
+        tensor = grpc.InferInput("pcm", [960], "FP32")
+        tensor.set_shared_memory(key, SOUND.nbytes)
+        return client.infer("mic", [tensor])
+
+    def answer_there():
+        wanted = grpc.InferRequestedOutput("probabilities")
+        wanted.set_shared_memory(key, 376)
+        return client.infer("glyphs", pictures(grpc), outputs=[wanted])
 
     try:
-        refused("400", "no such file", lambda: register(key, "downbeat-test-nothing", 10))
-        refused("400", "no key of shared memory", lambda: register(key, "../../etc/passwd", 10))
-        refused("400", "it has 4096 bytes", lambda: register(key, key, 4097))
-        refused("400", "no shared memory region", lambda: ask(key))
+        wrong("no such file", lambda: register(key, "downbeat-test-nothing", 10))
+        wrong("no key of shared memory", lambda: register(key, "../../etc/passwd", 10))
+        wrong("it has 4096 bytes", lambda: register(key, key, 4097))
+        wrong("no shared memory region", lambda: ask(key))
         register(key, key, 4096)
-        refused("400", "registered already", lambda: register(key, key, 4096))
-        refused("400", "no part of it", lambda: ask(key, offset=4000))
-        refused("400", "has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key, 100))
-        refused("400", "`shared_memory_byte_size` 376 at least", lambda: ask(key, out=375))
-        client.infer("glyphs", pictures(http))
-        # It becomes shorter after it was registered: this client's error, and nobody else's.
+        wrong("registered already", lambda: register(key, key, 4096))
+        wrong("no part of it", lambda: ask(key, offset=4000))
+        wrong("has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key, 100))
+        wrong("model `mic` does not read inputs from shared memory", sound)
+        wrong("outputs come with the answer", answer_there)
+        status, answer = over_rest(f"/v2/systemsharedmemory/region/{key}/register", {"key": key})
+        check(status == 400 and "byte_size" in answer["error"], answer)
+        client.infer("glyphs", pictures(grpc))
+        # It becomes shorter after it was registered: this request's error, and nobody else's.
         os.truncate(f"/dev/shm/{key}", 100)
-        refused("400", "has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key))
-        client.infer("glyphs", pictures(http))
-        over_grpc = grpc.InferenceServerClient(grpc_address)
-        refused("INVALID_ARGUMENT", "no such file",
-                lambda: over_grpc.register_system_shared_memory("x", "downbeat-test-nothing", 10))
+        wrong("has 100 bytes; UINT8 with shape [2, 28, 28] has 1568", lambda: ask(key))
+        client.infer("glyphs", pictures(grpc))
+        os.unlink(f"/dev/shm/{key}")
+        wrong("was removed", lambda: ask(key))
     finally:
         client.unregister_system_shared_memory(key)
-        shm.destroy_shared_memory_region(region)
+        try:
+            shm.destroy_shared_memory_region(region)
+        except FileNotFoundError:
+            pass  # It is gone already.
 
 
 def a_stored_model_refuses():
@@ -363,7 +390,7 @@ def models_are_loaded_and_unloaded():
 main(
     a_stored_model_over_all_ways,
     a_stored_model_refuses,
-    tensors_in_shared_memory,
+    inputs_in_shared_memory,
     shared_memory_refuses,
     a_sequence_has_a_beginning,
     models_are_loaded_and_unloaded,

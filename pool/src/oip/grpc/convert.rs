@@ -12,14 +12,14 @@ use super::proto::model_infer_response::InferOutputTensor;
 use super::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::inference::{Refusal, Request, Response, Terms};
 use crate::oip::parameters::{self, Parameter, Parameters};
-use crate::oip::shared::{Place, Placed, PlacedInput};
+use crate::oip::shared::{Place, Placed};
 
 /// A request, and how its answer is to be written.
 #[derive(Debug)]
 pub struct Read {
     /// Without what is in shared memory.
     pub request: Request,
-    pub placed: Placed,
+    pub placed: Vec<Placed>,
     /// Its inputs came as raw contents, or are in shared memory: its outputs go as raw contents.
     pub raw: bool,
 }
@@ -39,16 +39,17 @@ pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<Read, Ref
         raw_input_contents,
     } = message;
     parameters::terms(&read(parameters), &mut terms)?;
-    let mut placed = Placed::default();
+    let mut placed = Vec::new();
     let mut here = Vec::with_capacity(inputs.len());
     for mut input in inputs {
-        let place = place(&input.name, std::mem::take(&mut input.parameters))?;
-        match place {
+        let parameters = read(std::mem::take(&mut input.parameters));
+        parameters::offered(&input.name, &parameters)?;
+        match Place::of(&input.name, &parameters)? {
             None => here.push(input),
-            Some(place) => placed.inputs.push(placed_input(input, place)?),
+            Some(place) => placed.push(placed_input(input, place)?),
         }
     }
-    let raw = !raw_input_contents.is_empty() || (here.is_empty() && !placed.inputs.is_empty());
+    let raw = !raw_input_contents.is_empty() || (here.is_empty() && !placed.is_empty());
     if raw && raw_input_contents.len() != here.len() {
         return Err(Refusal::Invalid(format!(
             "{} raw_input_contents for {} inputs that are not in shared memory; give one for each, \
@@ -84,9 +85,7 @@ pub fn request(message: ModelInferRequest, mut terms: Terms) -> Result<Read, Ref
     }
     let mut wanted = Vec::with_capacity(outputs.len());
     for output in outputs {
-        if let Some(place) = place(&output.name, output.parameters)? {
-            placed.outputs.push((output.name.clone(), place));
-        }
+        parameters::offered_output(&output.name, &read(output.parameters))?;
         wanted.push(output.name);
     }
     let request = Request {
@@ -108,7 +107,7 @@ fn datatype(input: &str, name: &str) -> Result<DataType, Refusal> {
     })
 }
 
-fn placed_input(input: InferInputTensor, place: Place) -> Result<PlacedInput, Refusal> {
+fn placed_input(input: InferInputTensor, place: Place) -> Result<Placed, Refusal> {
     let InferInputTensor { name, datatype: kind, shape, contents, parameters: _ } = input;
     if contents.is_some() {
         return Err(Refusal::Invalid(format!(
@@ -117,21 +116,11 @@ fn placed_input(input: InferInputTensor, place: Place) -> Result<PlacedInput, Re
     }
     let datatype = datatype(&name, &kind)?;
     let shape = checked_shape(&name, &shape).map_err(invalid)?;
-    Ok(PlacedInput { name, datatype, shape, place })
+    Ok(Placed { name, datatype, shape, place })
 }
 
 fn invalid(error: impl std::fmt::Display) -> Refusal {
     Refusal::Invalid(error.to_string())
-}
-
-/// Where a tensor is, or goes, that is in shared memory.
-fn place(
-    tensor: &str,
-    parameters: HashMap<String, InferParameter>,
-) -> Result<Option<Place>, Refusal> {
-    let parameters = read(parameters);
-    parameters::offered(tensor, &parameters)?;
-    Place::of(tensor, &parameters)
 }
 
 fn read(parameters: HashMap<String, InferParameter>) -> Parameters {
@@ -238,28 +227,20 @@ fn typed(name: &str, datatype: DataType, contents: InferTensorContents) -> Resul
 }
 
 /// The answer to a request, in the form in which the request came.
-pub fn answer(
-    model: String,
-    id: String,
-    response: Response,
-    placed: &Placed,
-    raw: bool,
-) -> ModelInferResponse {
+pub fn answer(model: String, id: String, response: Response, raw: bool) -> ModelInferResponse {
     let mut raw_output_contents = Vec::new();
     let mut outputs = Vec::with_capacity(response.outputs.len());
     for tensor in response.outputs {
-        let place = placed.output(&tensor.name);
-        let contents = (!raw && place.is_none()).then(|| contents(&tensor));
+        let contents = (!raw).then(|| contents(&tensor));
         outputs.push(InferOutputTensor {
             name: tensor.name,
             datatype: tensor.datatype.name().into(),
             shape: tensor.shape.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect(),
-            parameters: place.map(|place| told(place, tensor.data.len())).unwrap_or_default(),
+            parameters: HashMap::new(),
             contents,
         });
         if raw {
-            // Clients count through both lists: one that is in shared memory has its empty place.
-            raw_output_contents.push(if place.is_some() { Bytes::new() } else { tensor.data });
+            raw_output_contents.push(tensor.data);
         }
     }
     ModelInferResponse {
@@ -270,19 +251,6 @@ pub fn answer(
         outputs,
         raw_output_contents,
     }
-}
-
-/// Where an output was written to.
-fn told(place: &Place, bytes: usize) -> HashMap<String, InferParameter> {
-    let number =
-        |number: u64| ParameterChoice::Int64Param(i64::try_from(number).unwrap_or(i64::MAX));
-    let all = [
-        ("shared_memory_region", ParameterChoice::StringParam(place.region.clone())),
-        ("shared_memory_byte_size", number(bytes as u64)),
-        ("shared_memory_offset", number(place.offset)),
-    ];
-    let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
-    all.into_iter().map(|(key, choice)| (key.to_owned(), parameter(choice))).collect()
 }
 
 fn contents(tensor: &Tensor) -> InferTensorContents {

@@ -18,7 +18,7 @@ use super::models::{Entry, Models};
 use super::parameters::earlier;
 use super::shared::{self, Shown};
 use super::statistics::{Counts, Total};
-use super::{EXTENSIONS, SERVER_NAME, apart, since_epoch_ms};
+use super::{EXTENSIONS, SERVER_NAME, since_epoch_ms};
 use crate::inference::{self, Metadata, Refusal, Terms};
 
 #[expect(
@@ -166,14 +166,10 @@ async fn infer(
     let (model, arrival) = (message.model_name.clone(), terms.arrival);
     let unreadable = |refusal| models.unreadable(&model, arrival, refusal);
     let Read { mut request, placed, raw } = convert::request(message, terms).map_err(unreadable)?;
-    let (inputs, targets) = placed.open(&models.backend().regions, peer).map_err(unreadable)?;
-    request.shared = inputs;
+    request.shared = shared::open(placed, &models.backend().regions, peer).map_err(unreadable)?;
     let id = request.id.clone();
     let response = models.infer(request).await?;
-    let size = targets.size(&response.outputs);
-    let response =
-        apart(size, move || targets.write(&response.outputs).map(|()| response)).await??;
-    Ok(convert::answer(model, id, response, &placed, raw))
+    Ok(convert::answer(model, id, response, raw))
 }
 
 #[tonic::async_trait]

@@ -20,7 +20,6 @@ use serde_json::json;
 use super::request::Form;
 use super::{HEADER_LENGTH, elements};
 use crate::inference::{self, Refusal};
-use crate::oip::shared::Placed;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -37,27 +36,14 @@ struct Output<'a> {
     datatype: &'static str,
     shape: &'a [u64],
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<Parameters<'a>>,
+    parameters: Option<Parameters>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Written<'a>>,
 }
 
 #[derive(Serialize)]
-#[serde(untagged)]
-enum Parameters<'a> {
-    Binary {
-        binary_data_size: usize,
-    },
-    Shared {
-        shared_memory_region: &'a str,
-        shared_memory_byte_size: usize,
-        #[serde(skip_serializing_if = "is_zero")]
-        shared_memory_offset: u64,
-    },
-}
-
-fn is_zero(offset: &u64) -> bool {
-    *offset == 0
+struct Parameters {
+    binary_data_size: usize,
 }
 
 struct Written<'a>(&'a Tensor);
@@ -68,8 +54,7 @@ impl Serialize for Written<'_> {
     }
 }
 
-/// The answer to an inference, and how much of it is JSON where raw contents follow. Outputs that
-/// are in shared memory are told, not written.
+/// The answer to an inference, and how much of it is JSON where raw contents follow.
 ///
 /// # Errors
 /// [`Refusal::Failed`] for an output that JSON cannot carry.
@@ -78,39 +63,26 @@ pub fn write(
     id: &str,
     answer: inference::Response,
     form: &Form,
-    placed: &Placed,
 ) -> Result<(Option<usize>, VecDeque<Bytes>), Refusal> {
-    let is_binary = |name: &str| placed.output(name).is_none() && form.is_binary(name);
     let mut outputs = Vec::with_capacity(answer.outputs.len());
     for tensor in &answer.outputs {
-        let size = tensor.data.len();
-        let place = placed.output(&tensor.name);
-        let binary = is_binary(&tensor.name);
-        let in_json = place.is_none() && !binary;
-        if in_json && let Some(reason) = elements::unwritable(tensor) {
+        let binary = form.is_binary(&tensor.name);
+        if !binary && let Some(reason) = elements::unwritable(tensor) {
             return Err(Refusal::Failed(reason));
         }
-        let parameters = match place {
-            Some(place) => Some(Parameters::Shared {
-                shared_memory_region: &place.region,
-                shared_memory_byte_size: size,
-                shared_memory_offset: place.offset,
-            }),
-            None => binary.then_some(Parameters::Binary { binary_data_size: size }),
-        };
         outputs.push(Output {
             name: &tensor.name,
             datatype: tensor.datatype.name(),
             shape: &tensor.shape,
-            parameters,
-            data: in_json.then_some(Written(tensor)),
+            parameters: binary.then_some(Parameters { binary_data_size: tensor.data.len() }),
+            data: (!binary).then_some(Written(tensor)),
         });
     }
     let json = Answer { model_name: model, model_version: &answer.version, id, outputs };
     let json = serde_json::to_vec(&json).map_err(|error| Refusal::Failed(error.to_string()))?;
     let length = json.len();
     let mut segments = VecDeque::from([Bytes::from(json)]);
-    let raw = answer.outputs.into_iter().filter(|tensor| is_binary(&tensor.name));
+    let raw = answer.outputs.into_iter().filter(|tensor| form.is_binary(&tensor.name));
     segments.extend(raw.map(|tensor| tensor.data));
     let header = (segments.len() > 1).then_some(length);
     segments.retain(|segment| !segment.is_empty());
@@ -190,7 +162,6 @@ pub fn error(status: StatusCode, message: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oip::shared::Place;
     use downbeat_link::DataType;
     use std::time::Duration;
 
@@ -207,35 +178,15 @@ mod tests {
             spent: inference::Spent::default(),
         };
         let form = Form { binary: true, named: vec![("x".into(), false)] };
-        let (header, segments) = write("m", "", answer.clone(), &form, &Placed::default()).unwrap();
+        let (header, segments) = write("m", "", answer.clone(), &form).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&segments[0]).unwrap();
         assert_eq!(header, Some(segments[0].len()));
         assert_eq!(json["outputs"][0]["data"], json!([5]));
         assert_eq!(json["outputs"][1]["parameters"]["binary_data_size"], 2);
         assert!(json.get("id").is_none());
         assert_eq!([&segments[1][..], &segments[2]], [b"ab".as_slice(), b"cde"]);
-        let (header, segments) =
-            write("m", "7", answer, &Form::default(), &Placed::default()).unwrap();
+        let (header, segments) = write("m", "7", answer, &Form::default()).unwrap();
         assert_eq!((header, segments.len()), (None, 1));
-    }
-
-    #[test]
-    fn outputs_in_shared_memory_are_told_and_not_written() {
-        let answer = inference::Response {
-            version: "3".into(),
-            outputs: vec![tensor("x", b"\x05"), tensor("y", b"ab")],
-            spent: inference::Spent::default(),
-        };
-        let form = Form { binary: true, named: Vec::new() };
-        let place = Place { region: "r".into(), offset: 8, bytes: 100 };
-        let placed = Placed { inputs: Vec::new(), outputs: vec![("x".into(), place)] };
-        let (_, segments) = write("m", "", answer, &form, &placed).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&segments[0]).unwrap();
-        let told = json!({ "shared_memory_region": "r", "shared_memory_byte_size": 1,
-            "shared_memory_offset": 8 });
-        assert_eq!(json["outputs"][0]["parameters"], told);
-        assert!(json["outputs"][0].get("data").is_none());
-        assert_eq!((segments.len(), &segments[1][..]), (2, b"ab".as_slice()));
     }
 
     #[test]

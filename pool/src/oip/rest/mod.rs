@@ -33,10 +33,11 @@ use tracing::debug;
 use super::listen::{Accept, Connection, Listener, Peer};
 use super::models::{Entry, Models};
 use super::statistics::{Counts, Total};
-use super::{EXTENSIONS, SERVER_NAME, apart, elements, since_epoch_ms};
+use super::{EXTENSIONS, SERVER_NAME, elements, since_epoch_ms};
 use crate::inference::{Metadata, Refusal, Terms};
 use crate::metrics;
 use answer::error;
+pub use body::MAX_BODY;
 use body::{Budget, Patience, Refused};
 use request::Parsed;
 pub use request::parse;
@@ -56,6 +57,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// Head of one request, and what is read of a body at a time.
 const BUFFER: usize = 256 << 10;
+
+/// JSON from which on it is read and written on a thread of its own, so that nobody waits for it.
+const LARGE_JSON: usize = 128 << 10;
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -319,24 +323,29 @@ where
         .and_then(|parsed| parsed)
         .map_err(|refusal| refused(service.models.unreadable(&name, arrival, refusal)))?;
     let Parsed { mut request, placed, form } = parsed;
-    let (id, unreadable) =
-        (request.id.clone(), |refusal| service.models.unreadable(&name, arrival, refusal));
-    let (inputs, targets) = placed
-        .open(&service.models.backend().regions, Some(peer))
-        .map_err(|refusal| refused(unreadable(refusal)))?;
-    request.shared = inputs;
+    let id = request.id.clone();
+    request.shared = super::shared::open(placed, &service.models.backend().regions, Some(peer))
+        .map_err(|refusal| refused(service.models.unreadable(&name, arrival, refusal)))?;
     let answered = service.models.infer(request).await.map_err(refused)?;
     drop(whole);
     let outputs = answered.outputs.iter().filter(|tensor| !form.is_binary(&tensor.name));
-    let json: usize = outputs.map(|tensor| tensor.data.len()).sum();
-    let size = json + targets.size(&answered.outputs);
-    let write = move || {
-        targets.write(&answered.outputs)?;
-        answer::write(&name, &id, answered, &form, &placed)
-    };
+    let size = outputs.map(|tensor| tensor.data.len()).sum();
+    let write = move || answer::write(&name, &id, answered, &form);
     let (header, segments) =
         apart(size, write).await.and_then(|written| written).map_err(refused)?;
     Ok(answer::response(header, segments))
+}
+
+/// Does `work` at once, or on a thread of its own where it has much to do.
+async fn apart<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    if size < LARGE_JSON {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// What the head of a request says.

@@ -7,7 +7,7 @@ use downbeat_link::{Tensor, checked_shape};
 use super::json::{self, Data};
 use crate::inference::{Refusal, Request, Terms};
 use crate::oip::parameters;
-use crate::oip::shared::{Place, Placed, PlacedInput};
+use crate::oip::shared::{Place, Placed};
 
 /// The most JSON of one request, without the raw contents behind it. The elements that are read
 /// from it take up to four times as much.
@@ -18,7 +18,7 @@ pub const MAX_JSON: usize = 16 << 20;
 pub struct Parsed {
     /// Without what is in shared memory.
     pub request: Request,
-    pub placed: Placed,
+    pub placed: Vec<Placed>,
     pub form: Form,
 }
 
@@ -70,7 +70,7 @@ pub fn parse(
         .map_err(|error| Refusal::Invalid(format!("not an inference request: {error}")))?;
     parameters::terms(&read.parameters, &mut terms)?;
     let mut rest = body.slice(length..);
-    let mut placed = Placed::default();
+    let mut placed = Vec::new();
     let mut inputs = Vec::with_capacity(read.inputs.len());
     for input in read.inputs {
         let (name, datatype) = (input.name, input.datatype);
@@ -80,7 +80,7 @@ pub fn parse(
         let place = Place::of(&name, &input.parameters)?;
         let data = match (input.data, size, place) {
             (Data::Absent, None, Some(place)) => {
-                placed.inputs.push(PlacedInput { name, datatype, shape, place });
+                placed.push(Placed { name, datatype, shape, place });
                 continue;
             }
             (Data::Raw(data), None, None) => data,
@@ -120,10 +120,7 @@ pub fn parse(
     };
     let mut outputs = Vec::with_capacity(read.outputs.len());
     for output in read.outputs {
-        parameters::offered(&output.name, &output.parameters)?;
-        if let Some(place) = Place::of(&output.name, &output.parameters)? {
-            placed.outputs.push((output.name.clone(), place));
-        }
+        parameters::offered_output(&output.name, &output.parameters)?;
         let binary = match output.parameters.get("binary_data") {
             None => form.binary,
             Some(_) => parameters::flag(&output.parameters, "binary_data")?,

@@ -1,26 +1,22 @@
-//! Tensors in memory that a client shares (Triton's system shared memory extension): it puts them
+//! Inputs in memory that a client shares (of Triton's system shared memory extension): it puts them
 //! into a file of `/dev/shm`, registers that under a name, and its requests say where in it their
-//! inputs lie and where their outputs go.
+//! inputs lie.
 //!
-//! A name belongs to the user who registered it, and a file is opened only where that user may open
-//! it: whoever asks the pool reads and writes no more of others' memory than without it.
+//! What the pool opens on behalf of others must be theirs. So this is for clients on a Unix socket,
+//! of which the kernel says whose they are; nobody says so of TCP (`/proc/net/tcp` gives user 0 for
+//! connections that are being closed). And there are no outputs in shared memory: to write to a
+//! client's file is to wait for as long as that client holds its lock.
 
 mod regions;
 
 pub use regions::{Regions, Shown};
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use downbeat_link::{DataType, SharedInput, Tensor};
-use rustix::io::Errno;
+use downbeat_link::{DataType, MAX_TENSORS, SharedInput};
 
 use super::listen::Peer;
 use super::parameters::{self, Parameter, Parameters};
+use super::rest::MAX_BODY;
 use crate::inference::Refusal;
-
-/// Most bytes of the inputs of one request that are in shared memory: as in a body.
-const MAX_SHARED: u64 = 64 << 20;
 
 /// Part of a region, by its client's name for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +30,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where a tensor's parameters say that it is, or goes.
+    /// Where an input's parameters say that it is.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] naming the parameter.
@@ -62,7 +58,7 @@ impl Place {
 
 /// An input that is in shared memory, as its request says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlacedInput {
+pub struct Placed {
     /// Its name in the model.
     pub name: String,
     /// Of its elements.
@@ -73,56 +69,40 @@ pub struct PlacedInput {
     pub place: Place,
 }
 
-/// What of a request is in shared memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placed {
-    /// Inputs.
-    pub inputs: Vec<PlacedInput>,
-    /// Outputs, by their names.
-    pub outputs: Vec<(String, Place)>,
-}
-
-impl Placed {
-    /// Where an output goes; nothing where it goes with the answer.
-    pub fn output(&self, name: &str) -> Option<&Place> {
-        self.outputs.iter().find(|(of, _)| of == name).map(|(_, place)| place)
+/// Finds the regions of a peer's inputs.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for a region that the peer did not register or that is too short, and for
+/// byte strings, whose lengths are in what they hold; [`Refusal::TooLarge`].
+pub fn open(
+    placed: Vec<Placed>,
+    regions: &Regions,
+    peer: Option<&Peer>,
+) -> Result<Vec<SharedInput>, Refusal> {
+    if placed.is_empty() {
+        return Ok(Vec::new());
     }
-
-    /// Finds the regions of a peer's request.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] for a region that the peer did not register or that is too short,
-    /// [`Refusal::TooLarge`].
-    pub fn open(
-        &self,
-        regions: &Regions,
-        peer: Option<&Peer>,
-    ) -> Result<(Vec<SharedInput>, Targets), Refusal> {
-        if self.inputs.is_empty() && self.outputs.is_empty() {
-            return Ok(Default::default());
-        }
-        let user = user(peer)?;
-        let total = self.inputs.iter().fold(0_u64, |sum, it| sum.saturating_add(it.place.bytes));
-        if total > MAX_SHARED {
-            return Err(Refusal::TooLarge(format!(
-                "{total} bytes of inputs in shared memory; a request has {MAX_SHARED} at most"
+    let user = user(peer)?;
+    let total = placed.iter().fold(0_u64, |sum, it| sum.saturating_add(it.place.bytes));
+    if placed.len() > MAX_TENSORS || total > MAX_BODY as u64 {
+        return Err(Refusal::TooLarge(format!(
+            "{} inputs with {total} bytes in shared memory; a request has {MAX_TENSORS} with \
+             {MAX_BODY} at most",
+            placed.len()
+        )));
+    }
+    let input = |Placed { name, datatype, shape, place }: Placed| {
+        if datatype == DataType::Bytes {
+            return Err(Refusal::Invalid(format!(
+                "input `{name}` is of byte strings, which are not read from shared memory: send them"
             )));
         }
-        let input = |input: &PlacedInput| {
-            let PlacedInput { name, datatype, shape, place } = input.clone();
-            let region = regions.readable(user, &place)?;
-            let input = SharedInput { name, datatype, shape, region };
-            input.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
-            Ok(input)
-        };
-        let inputs = self.inputs.iter().map(input).collect::<Result<_, Refusal>>()?;
-        let target = |(name, place): &(String, Place)| {
-            let (file, at) = regions.writable(user, place)?;
-            Ok(Target { output: name.clone(), file, at, bytes: place.bytes })
-        };
-        let targets = self.outputs.iter().map(target).collect::<Result<_, Refusal>>()?;
-        Ok((inputs, Targets(targets)))
-    }
+        let region = regions.region(user, &place)?;
+        let input = SharedInput { name, datatype, shape, region };
+        input.check().map_err(|error| Refusal::Invalid(error.to_string()))?;
+        Ok(input)
+    };
+    placed.into_iter().map(input).collect()
 }
 
 /// The user whose regions a peer's are.
@@ -130,70 +110,57 @@ impl Placed {
 /// # Errors
 /// [`Refusal::Invalid`].
 pub fn user(peer: Option<&Peer>) -> Result<u32, Refusal> {
-    peer.and_then(Peer::user).ok_or_else(|| {
+    /// Whom the kernel names where it has no number: users of a container that are nobody here.
+    const OVERFLOW: u32 = 65_534;
+    peer.and_then(Peer::user).filter(|user| *user != OVERFLOW).ok_or_else(|| {
         Refusal::Invalid(
-            "shared memory is for clients on this host, by a Unix socket or loopback: send the \
-             tensors as binary data"
+            "shared memory is for users of this host who come by the Unix socket: send the tensors \
+             as binary data"
                 .into(),
         )
     })
 }
 
-/// Where the outputs of a request go.
-#[derive(Debug, Default)]
-pub struct Targets(Vec<Target>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Debug)]
-struct Target {
-    output: String,
-    file: Arc<OwnedFd>,
-    /// Bytes from the file's beginning.
-    at: u64,
-    bytes: u64,
-}
-
-impl Targets {
-    /// Bytes of an answer that will be written.
-    pub fn size(&self, outputs: &[Tensor]) -> usize {
-        let of = |target: &Target| {
-            outputs.iter().find(|it| it.name == target.output).map_or(0, |it| it.data.len())
-        };
-        self.0.iter().map(of).sum()
+    fn placed(datatype: DataType, bytes: u64) -> Placed {
+        let place = Place { region: "r".into(), offset: 0, bytes };
+        Placed { name: "x".into(), datatype, shape: vec![bytes], place }
     }
 
-    /// Writes the outputs of an answer to where they go.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] for an output that is longer than its place, [`Refusal::Failed`] with
-    /// what the kernel said.
-    pub fn write(&self, outputs: &[Tensor]) -> Result<(), Refusal> {
-        for Target { output, file, at, bytes } in &self.0 {
-            let Some(tensor) = outputs.iter().find(|it| it.name == *output) else {
-                continue;
-            };
-            let is = tensor.data.len();
-            if is as u64 > *bytes {
-                return Err(Refusal::Invalid(format!(
-                    "output `{output}` has {is} bytes and its shared memory {bytes}; give it \
-                     `shared_memory_byte_size` {is} at least"
-                )));
-            }
-            let mut written = 0;
-            while written < is {
-                // Writing cannot fail half-way for want of the file's end: it would become longer
-                // again, which its owner alone sees.
-                match rustix::io::pwrite(file, &tensor.data[written..], at + written as u64) {
-                    Ok(0) => return Err(Refusal::Failed(format!("output `{output}`: no room"))),
-                    Ok(more) => written += more,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => {
-                        return Err(Refusal::Failed(format!(
-                            "output `{output}`: pwrite to shared memory: {errno}"
-                        )));
-                    }
-                }
-            }
+    fn said(inputs: Vec<Placed>, peer: Option<&Peer>) -> String {
+        open(inputs, &Regions::default(), peer).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_who_is_known_shares_memory() {
+        let one = || vec![placed(DataType::Uint8, 4)];
+        let tcp = Peer::of_address("127.0.0.1:7".parse().unwrap());
+        for peer in
+            [None, Some(&tcp), Some(&Peer::of_user(None)), Some(&Peer::of_user(Some(65_534)))]
+        {
+            assert!(said(one(), peer).contains("come by the Unix socket"), "{peer:?}");
         }
-        Ok(())
+        let known = Peer::of_user(Some(7));
+        assert!(said(one(), Some(&known)).contains("no shared memory region `r`"));
+        assert_eq!(open(Vec::new(), &Regions::default(), None).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_request_has_so_much_in_shared_memory_and_no_byte_strings() {
+        let peer = Peer::of_user(Some(7));
+        let max = MAX_BODY as u64;
+        let many = vec![placed(DataType::Uint8, 0); MAX_TENSORS + 1];
+        for inputs in [
+            vec![placed(DataType::Uint8, max + 1)],
+            vec![placed(DataType::Uint8, max), placed(DataType::Uint8, 1)],
+            vec![placed(DataType::Uint8, u64::MAX); 2],
+            many,
+        ] {
+            assert!(said(inputs, Some(&peer)).contains("a request has 256 with 67108864 at most"));
+        }
+        assert!(said(vec![placed(DataType::Bytes, 4)], Some(&peer)).contains("byte strings"));
     }
 }

@@ -1,7 +1,7 @@
 //! The regions that are registered.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::Place;
 use crate::inference::Refusal;
 
-/// Regions of one user, at most: each keeps two descriptors open.
-const MAX_REGIONS: usize = 64;
+/// Regions of one user, at most: each keeps a descriptor open.
+const MAX_OF_USER: usize = 64;
 
-/// Bytes of all regions of one user, at most: what is written there counts as the pool's memory.
-const MAX_BYTES: u64 = 1 << 30;
+/// Regions of all users, at most: descriptors are for connections too (1,024 by most hosts' limit).
+const MAX_OF_ALL: usize = 256;
 
 /// Bytes of a region's name, and of its file's.
 const MAX_NAME: usize = 255;
@@ -41,15 +41,13 @@ pub struct Shown {
 #[derive(Debug)]
 struct Known {
     shown: Shown,
-    readable: Arc<OwnedFd>,
-    /// Where the owner may write to it.
-    writable: Option<Arc<OwnedFd>>,
+    file: Arc<OwnedFd>,
 }
 
 impl Known {
-    /// Nobody can open it any more: its client ended, or forgot it.
+    /// Its file has no name any more: its client ended, or is done with it.
     fn is_gone(&self) -> bool {
-        fstat(&self.readable).is_ok_and(|found| found.st_nlink == 0)
+        fstat(&self.file).is_ok_and(|found| found.st_nlink == 0)
     }
 }
 
@@ -78,11 +76,11 @@ impl Regions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a part of a file under a name of this user.
+    /// Registers a part of a file of this user under a name.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`]: a taken name, a file that is not there, that this user may not open or
-    /// that is too short, too many regions.
+    /// [`Refusal::Invalid`]: a taken name, a file that is not there, that is another's or that is too
+    /// short, too many regions.
     pub fn register(&self, user: u32, shown: Shown) -> Result<(), Refusal> {
         let Shown { name, key, offset, byte_size } = &shown;
         if !(1..=MAX_NAME).contains(&name.len()) {
@@ -95,8 +93,7 @@ impl Regions {
         let told = |why: &dyn std::fmt::Display| {
             Refusal::Invalid(format!("shared memory region `{name}`: {}: {why}", path.display()))
         };
-        let (readable, writable) = opened(&path, user).map_err(|why| told(&why))?;
-        let found = fstat(&readable).map_err(|errno| told(&errno))?;
+        let (file, found) = opened(&path, user).map_err(|why| told(&why))?;
         let there = u64::try_from(found.st_size).unwrap_or(0);
         let end = offset.checked_add(*byte_size).filter(|_| *byte_size > 0);
         if end.is_none_or(|end| end > there) {
@@ -112,18 +109,15 @@ impl Regions {
                 "shared memory region `{name}` is registered already; unregister it first"
             )));
         }
-        let own = || known.iter().filter(|((of, _), _)| *of == user).map(|(_, it)| it);
-        // None is longer than this, so nothing overflows.
-        let bytes = own().map(|it| it.shown.byte_size).sum::<u64>() + byte_size.min(&MAX_BYTES);
-        if own().count() >= MAX_REGIONS || *byte_size > MAX_BYTES || bytes > MAX_BYTES {
+        let own = known.keys().filter(|(of, _)| *of == user).count();
+        if own >= MAX_OF_USER || known.len() >= MAX_OF_ALL {
             return Err(Refusal::Invalid(format!(
-                "user {user} may have {MAX_REGIONS} regions of shared memory with {MAX_BYTES} bytes \
-                 together; unregister one, or take a shorter one"
+                "user {user} has {own} regions of shared memory of {} in all; {MAX_OF_USER} and \
+                 {MAX_OF_ALL} are the most: unregister one, or have several tensors in one",
+                known.len()
             )));
         }
-        let key = (user, name.clone());
-        let (readable, writable) = (Arc::new(readable), writable.map(Arc::new));
-        known.insert(key, Known { shown, readable, writable });
+        known.insert((user, name.clone()), Known { shown, file: Arc::new(file) });
         Ok(())
     }
 
@@ -167,46 +161,25 @@ impl Regions {
     /// Where an input is.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] for a region that is not this user's, or shorter.
-    pub fn readable(&self, user: u32, place: &Place) -> Result<Region, Refusal> {
-        self.part(user, place, |region, offset| {
-            let file = Arc::clone(&region.readable);
-            Ok(Region { file, offset, length: place.bytes })
-        })
-    }
-
-    /// The file that an output is written to, and from which byte on.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] for a region that is not this user's, shorter, or may only be read.
-    pub fn writable(&self, user: u32, place: &Place) -> Result<(Arc<OwnedFd>, u64), Refusal> {
-        self.part(user, place, |region, offset| match &region.writable {
-            Some(file) => Ok((Arc::clone(file), offset)),
-            None => Err(Refusal::Invalid(format!(
-                "shared memory region `{}` may only be read; outputs need one that may be written",
-                place.region
-            ))),
-        })
-    }
-
-    fn part<T>(
-        &self,
-        user: u32,
-        place: &Place,
-        of: impl FnOnce(&Known, u64) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+    /// [`Refusal::Invalid`] for a region that is not this user's, is shorter, or has lost its file.
+    pub fn region(&self, user: u32, place: &Place) -> Result<Region, Refusal> {
         let Place { region: name, offset, bytes } = place;
         let known = self.lock();
         let region = known.get(&(user, name.clone())).ok_or_else(|| unknown(name))?;
         let Shown { offset: start, byte_size, .. } = region.shown;
-        match offset.checked_add(*bytes) {
-            // Its own offset and size were added up when it was registered.
-            Some(end) if end <= byte_size => of(region, start + offset),
-            _ => Err(Refusal::Invalid(format!(
+        if offset.checked_add(*bytes).is_none_or(|end| end > byte_size) {
+            return Err(Refusal::Invalid(format!(
                 "shared memory region `{name}` has {byte_size} bytes, and {bytes} from byte \
                  {offset} on are no part of it"
-            ))),
+            )));
         }
+        if region.is_gone() {
+            return Err(Refusal::Invalid(format!(
+                "the file of shared memory region `{name}` was removed; register one that is there"
+            )));
+        }
+        // Its own offset and size were added up when it was registered.
+        Ok(Region { file: Arc::clone(&region.file), offset: start + offset, length: *bytes })
     }
 }
 
@@ -216,50 +189,35 @@ fn unknown(name: &str) -> Refusal {
     ))
 }
 
-/// The file for reading, and for writing where its user may do that.
-fn opened(path: &Path, user: u32) -> Result<(OwnedFd, Option<OwnedFd>), String> {
+/// A file of this user, for reading.
+fn opened(path: &Path, user: u32) -> Result<(OwnedFd, Stat), String> {
     // A fifo would keep whoever opens it waiting; a link may lead anywhere.
-    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let opened = |how| open(path, how | flags, Mode::empty());
-    let told = |errno| match errno {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = open(path, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT => "no such file; make it with shm_open(3), on the host of the pool".into(),
         Errno::ACCESS | Errno::PERM => {
             format!("{errno}: the pool's user may not open it; give it that right, or its group")
         }
         Errno::LOOP => "a link; give the file itself".into(),
         errno => errno.to_string(),
-    };
-    let readable = opened(OFlags::RDONLY).map_err(told)?;
-    let found = fstat(&readable).map_err(|errno| errno.to_string())?;
-    let system = fstatfs(&readable).map_err(|errno| errno.to_string())?;
+    })?;
+    let found = fstat(&file).map_err(|errno| errno.to_string())?;
+    let system = fstatfs(&file).map_err(|errno| errno.to_string())?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile
         || system.f_type as u32 != TMPFS
     {
         return Err("no file of shared memory (tmpfs)".into());
     }
-    let may = |right: Mode| allows(&found, user, right);
-    if !may(Mode::ROTH) {
+    // Rights of groups and lists are not looked at: whose they are is not known here.
+    if found.st_uid != user || !Mode::from_raw_mode(found.st_mode).contains(Mode::RUSR) {
         return Err(format!(
-            "it belongs to user {} with mode {:o}, and user {user} may not read it; its owner may \
-             register it, or give others that right",
+            "it belongs to user {} with mode {:o}; user {user} may register own files that are \
+             readable",
             found.st_uid,
             found.st_mode & 0o7777
         ));
     }
-    let writable = may(Mode::WOTH).then(|| opened(OFlags::RDWR).ok()).flatten();
-    // The name may be another file's by now.
-    let same = |file: &OwnedFd| {
-        fstat(file.as_fd())
-            .is_ok_and(|now| (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino))
-    };
-    Ok((readable, writable.filter(same)))
-}
-
-/// Whether a user may do what `right` gives to others. Groups are left out: whose they are is not
-/// known here.
-fn allows(file: &Stat, user: u32, right: Mode) -> bool {
-    let bits = if file.st_uid == user { right.bits() << 6 } else { right.bits() };
-    user == 0 || file.st_mode & bits != 0
+    Ok((file, found))
 }
 
 #[cfg(test)]
