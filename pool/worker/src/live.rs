@@ -1,16 +1,17 @@
 //! Live streams on a Unix `SOCK_SEQPACKET` socket, one thread per connection.
 //!
 //! The whole computation of a stream happens on its own thread, so that pinning the thread or
-//! making it real-time applies to the work itself. The thread stays for a while and takes the next
-//! stream: one that makes a connection for each frame would else have each computed by a thread
-//! that nobody has seen before.
+//! making it real-time applies to the work itself. The thread of a short stream stays for a while and
+//! takes the next: whoever makes a connection for each frame would else have each computed by a
+//! thread that nobody has seen before. That of a long one ends with it, so that what an agent found
+//! out about it (how long it computes, that it lost its real time) is not said of another stream.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -43,7 +44,10 @@ const STATUS_PERIOD: Duration = Duration::from_secs(1);
 /// A peer that reads nothing for so long is gone.
 const SEND_TIMEOUT_S: i64 = 1;
 
-/// How long a thread without a stream waits for the next.
+/// CPU time of a short stream: less than an agent takes for a runaway (50 ms).
+const SHORT: Duration = Duration::from_millis(20);
+
+/// How long the thread of a short stream waits for the next.
 const THREAD_STAYS: Duration = Duration::from_secs(10);
 
 /// For the streams' last frames after SIGTERM.
@@ -147,16 +151,14 @@ fn is_socket(path: &Path) -> bool {
 #[derive(Default)]
 struct Streams {
     slots: Mutex<Vec<Slot>>,
-    /// A slot was given to a thread that waits.
-    given: Condvar,
 }
 
 /// A stream's place.
 enum Slot {
     /// Without a thread.
     Free,
-    /// Its thread waits for the next stream.
-    Idle,
+    /// This thread waits for the next stream.
+    Idle(Thread),
     /// With a stream.
     Busy(Arc<OwnedFd>),
 }
@@ -170,7 +172,7 @@ impl Streams {
     fn busy(slots: &[Slot]) -> impl Iterator<Item = &Arc<OwnedFd>> {
         slots.iter().filter_map(|slot| match slot {
             Slot::Busy(connection) => Some(connection),
-            Slot::Free | Slot::Idle => None,
+            Slot::Free | Slot::Idle(_) => None,
         })
     }
 
@@ -186,9 +188,10 @@ impl Streams {
     fn take(&self, connection: OwnedFd) -> Result<Option<usize>, Full> {
         let mut slots = self.lock();
         let busy = Slot::Busy(Arc::new(connection));
-        if let Some(idle) = slots.iter_mut().find(|slot| matches!(slot, Slot::Idle)) {
-            *idle = busy;
-            self.given.notify_all();
+        if let Some(idle) = slots.iter_mut().find(|slot| matches!(slot, Slot::Idle(_))) {
+            if let Slot::Idle(thread) = std::mem::replace(idle, busy) {
+                thread.unpark();
+            }
             return Ok(None);
         }
         let free = slots.iter().position(|slot| matches!(slot, Slot::Free));
@@ -202,15 +205,19 @@ impl Streams {
 
     /// The connection of a slot, once it has one; none for so long that its thread may go.
     fn next(&self, slot: usize) -> Option<Arc<OwnedFd>> {
-        let idle = |slots: &mut Vec<Slot>| matches!(slots[slot], Slot::Idle);
-        let waited = self.given.wait_timeout_while(self.lock(), THREAD_STAYS, idle);
-        let (mut slots, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match &slots[slot] {
-            Slot::Busy(connection) => Some(Arc::clone(connection)),
-            Slot::Idle | Slot::Free => {
-                slots[slot] = Slot::Free;
-                None
+        let until = Instant::now() + THREAD_STAYS;
+        loop {
+            let mut slots = self.lock();
+            if let Slot::Busy(connection) = &slots[slot] {
+                return Some(Arc::clone(connection));
             }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                slots[slot] = Slot::Free;
+                return None;
+            }
+            drop(slots);
+            thread::park_timeout(left);
         }
     }
 
@@ -245,12 +252,18 @@ fn start(connection: OwnedFd, streams: &Arc<Streams>, meter: &Arc<Meter>, name: 
     let (shared, meter) = (Arc::clone(streams), Arc::clone(meter));
     let who = format!("{name}: stream {slot}");
     let spawned = thread::Builder::new().name(format!("denoise-{slot}")).spawn(move || {
-        // Closed when the slot is idle already: who connects again finds its thread.
         while let Some(connection) = shared.next(slot) {
-            let _at_the_end = Leave { streams: &shared, slot };
+            let mut leave = Leave { streams: &shared, slot, then: Slot::Free };
+            let began = clock::thread_cpu();
             if let Err(reason) = stream(&connection, &meter) {
                 eprintln!("{who}: closed: {reason}");
             }
+            if Duration::from_nanos(clock::thread_cpu().saturating_sub(began)) > SHORT {
+                return;
+            }
+            leave.then = Slot::Idle(thread::current());
+            // The connection ends after this: who connects again finds the thread.
+            drop(leave);
         }
     });
     if let Err(error) = spawned {
@@ -263,12 +276,12 @@ fn start(connection: OwnedFd, streams: &Arc<Streams>, meter: &Arc<Meter>, name: 
 struct Leave<'a> {
     streams: &'a Streams,
     slot: usize,
+    then: Slot,
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let then = if thread::panicking() { Slot::Free } else { Slot::Idle };
-        self.streams.set(self.slot, then);
+        self.streams.set(self.slot, std::mem::replace(&mut self.then, Slot::Free));
     }
 }
 
