@@ -6,6 +6,7 @@
 //! ([`store`]); what becomes of requests is shown by [`metrics`].
 
 pub mod adapters;
+pub mod apart;
 pub mod attachment;
 pub mod backoff;
 pub mod budget;

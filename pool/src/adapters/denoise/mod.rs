@@ -5,19 +5,18 @@
 mod sound;
 mod stream;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use downbeat_link::{DataType, Tensor, TensorSpec};
-use tokio::task::JoinError;
 use tracing::warn;
 
 use super::AdapterError;
+use crate::apart::apart;
 use crate::inference::{Metadata, Refusal, Request};
 pub use sound::Extent;
 use sound::{INPUT, OUTPUT, Sound};
-use stream::{Line, StreamError};
+use stream::StreamError;
 
 /// The one version.
 const VERSION: &str = "1";
@@ -71,52 +70,33 @@ impl DenoiseWorker {
     }
 
     pub(super) async fn infer(&self, request: &Request) -> Result<Vec<Tensor>, AdapterError> {
-        let name = self.name.clone();
-        let line = Line::new().map_err(|error| {
-            Refusal::Failed(format!("model `{name}`: socket(AF_UNIX): {error}"))
-        })?;
-        let line = Ended(Arc::new(line));
-        let (own, inputs) = (Arc::clone(&line.0), request.inputs.clone());
-        let (path, deadline) = (self.socket.clone(), self.deadline);
-        // What is computed here takes milliseconds for a long recording, and the stream blocks.
-        let work = move || {
-            let sound = Sound::of(&inputs)?;
-            let clean = stream::denoise(&own, &path, deadline, sound.channels, &sound.samples);
-            let clean = clean.map_err(|error| told(&name, &error, &path, &own))?;
-            Ok(vec![sound.with(clean).tensor()])
+        let inputs = request.inputs.clone();
+        let bytes = inputs.iter().map(|input| input.data.len()).sum();
+        let mut sound = apart(bytes, move || Sound::of(&inputs)).await??;
+        let clean = stream::denoise(&self.socket, self.deadline, sound.channels, &sound.samples);
+        sound.samples = match clean.await {
+            Ok(clean) => clean,
+            Err(error) => return Err(self.told(&error).await),
         };
-        let ended = |error: JoinError| {
-            Err(Refusal::Failed(format!("model `{}`: {error}", self.name)).into())
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
+        Ok(vec![apart(bytes, move || sound.tensor()).await?])
     }
-}
 
-/// What it means for a request that its stream to the worker `name` failed. Blocks.
-fn told(name: &str, error: &StreamError, path: &Path, line: &Line) -> AdapterError {
-    let refusal = match error {
-        StreamError::Gone(_) => return AdapterError::Lost(error.to_string()),
-        StreamError::Closed { .. } if stream::ends(path, line) => {
-            return AdapterError::Lost(error.to_string());
-        }
-        StreamError::Closed { answered: false } => Refusal::Unavailable(format!(
-            "model `{name}`: it has as many streams open as it takes; try again"
-        )),
-        StreamError::Closed { answered: true } | StreamError::Failed(_) => {
-            if !line.is_over() {
-                warn!(worker = name, "a recording failed: {error}");
+    /// What it means for a request that its stream failed.
+    async fn told(&self, error: &StreamError) -> AdapterError {
+        let name = &self.name;
+        let refusal = match error {
+            StreamError::Gone(_) => return AdapterError::Lost(error.to_string()),
+            StreamError::Closed { .. } if stream::ends(&self.socket).await => {
+                return AdapterError::Lost(error.to_string());
             }
-            Refusal::Failed(format!("model `{name}`: {error}; try again"))
-        }
-    };
-    refusal.into()
-}
-
-/// Ends the work of a request that is given up.
-struct Ended(Arc<Line>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.end();
+            StreamError::Closed { answered: false } => Refusal::Unavailable(format!(
+                "model `{name}`: it has as many streams open as it takes; try again"
+            )),
+            StreamError::Closed { answered: true } | StreamError::Failed(_) => {
+                warn!(worker = name, "a recording failed: {error}");
+                Refusal::Failed(format!("model `{name}`: {error}; try again"))
+            }
+        };
+        refusal.into()
     }
 }

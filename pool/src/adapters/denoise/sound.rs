@@ -137,11 +137,6 @@ impl Sound {
         Ok(Self { datatype: input.datatype, shape: input.shape.clone(), channels, samples })
     }
 
-    /// Other samples of the same form.
-    pub fn with(self, samples: Vec<i16>) -> Self {
-        Self { samples, ..self }
-    }
-
     /// As an answer.
     pub fn tensor(self) -> Tensor {
         let data: Bytes = match self.datatype {

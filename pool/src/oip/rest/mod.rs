@@ -34,6 +34,7 @@ use super::listen::{Accept, Connection, Listener, Peer};
 use super::models::{Entry, Models};
 use super::statistics::{Counts, Total};
 use super::{EXTENSIONS, SERVER_NAME, elements, since_epoch_ms};
+use crate::apart::apart;
 use crate::inference::{Metadata, Refusal, Terms};
 use crate::metrics;
 use answer::error;
@@ -57,9 +58,6 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// Head of one request, and what is read of a body at a time.
 const BUFFER: usize = 256 << 10;
-
-/// JSON from which on it is read and written on a thread of its own, so that nobody waits for it.
-const LARGE_JSON: usize = 128 << 10;
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -334,18 +332,6 @@ where
     let (header, segments) =
         apart(size, write).await.and_then(|written| written).map_err(refused)?;
     Ok(answer::response(header, segments))
-}
-
-/// Does `work` at once, or on a thread of its own where it has much to do.
-async fn apart<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    if size < LARGE_JSON {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// What the head of a request says.
