@@ -17,7 +17,8 @@ pub struct Request {
     pub id: String,
     /// In the order in which they came.
     pub inputs: Vec<Tensor>,
-    /// Further ones, which are in memory that the client shares.
+    /// Further ones, which are in memory that the client shares; behind the others, wherever they
+    /// stood.
     pub shared: Vec<SharedInput>,
     /// Names of the outputs that are wanted; all where empty.
     pub outputs: Vec<String>,

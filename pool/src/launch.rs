@@ -34,9 +34,9 @@ pub const LAUNCH_MARK: &str = "DOWNBEAT_LAUNCH";
 /// Environment variable with the worker's deadline, microseconds.
 const DEADLINE: &str = "DOWNBEAT_DEADLINE_US";
 
-/// A built-in worker keeps up to 32 MiB that a tensor gave back (mallopt(3)): to get the pages of a
-/// picture of 300 kB anew for each request costs more than to compute a small model. Where the
-/// allocator gives them back by its own rules, it does with some workers and not with others.
+/// A built-in worker keeps memory that tensors gave back, 32 MiB at least (mallopt(3)): to get the
+/// pages of a picture of 300 kB anew for each request costs more than to compute a small model. Where
+/// the allocator gives them back by its own rules, it does with some workers and not with others.
 const TENSOR_MEMORY: [(&str, &str); 2] =
     [("MALLOC_TRIM_THRESHOLD_", "33554432"), ("MALLOC_MMAP_THRESHOLD_", "33554432")];
 

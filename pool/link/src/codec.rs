@@ -240,8 +240,9 @@ impl Arrived {
                 }
                 Place::Message => self.small.split_to(length as usize),
                 Place::Region { number, offset } => {
-                    // One that cannot be read, or ends too early, is its client's doing: the model's
-                    // check tells that one alone, the channel goes on.
+                    // One that ends too early is its client's doing, and one for which there is no
+                    // memory the host's: the check of what came tells that request alone, and the
+                    // channel goes on.
                     let file = regions[usize::from(number)].as_fd();
                     let data = region::read(file, offset, length).unwrap_or_default();
                     return Ok(Tensor { name, datatype, shape, data });

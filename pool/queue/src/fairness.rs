@@ -15,6 +15,8 @@ const SWEEP: usize = 256;
 pub(crate) struct Client {
     pub waiting: usize,
     pub running: usize,
+    /// Memory of what waits.
+    pub bytes: u64,
     /// Background service that it had: the client with the least goes next.
     served: Duration,
     last_seen: Duration,
@@ -41,13 +43,14 @@ impl Clients {
             .or_insert_with(|| Client { served: level, ..Client::default() })
     }
 
-    pub fn waits(&mut self, name: &Arc<str>, now: Duration) {
+    pub fn waits(&mut self, name: &Arc<str>, bytes: u64, now: Duration) {
         let level = self.level;
         let client = self.at(name);
         if client.waiting == 0 && client.running == 0 {
             client.served = client.served.max(level);
         }
         client.waiting += 1;
+        client.bytes += bytes;
         client.last_seen = now;
         if self.all.len() > self.sweep_at + SWEEP {
             self.all.retain(|_, client| {
@@ -57,9 +60,10 @@ impl Clients {
         }
     }
 
-    pub fn waits_no_more(&mut self, name: &Arc<str>) {
+    pub fn waits_no_more(&mut self, name: &Arc<str>, bytes: u64) {
         let client = self.at(name);
         client.waiting = client.waiting.saturating_sub(1);
+        client.bytes = client.bytes.saturating_sub(bytes);
     }
 
     pub fn runs(&mut self, name: &Arc<str>) {

@@ -157,6 +157,22 @@ impl Queue {
                 return refuse(Cause::Full, reason, Some(wait));
             }
         }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a part of a bound that fits"
+        )]
+        let share = (self.limits.bytes as f64 * self.limits.client_share) as u64;
+        let own = self.clients.get(&entry.client).map_or(0, |client| client.bytes);
+        if own > 0 && own.saturating_add(entry.bytes) > share && !protected {
+            let reason = format!(
+                "the requests of this client that wait hold {} MiB: its share is {}",
+                own >> 20,
+                share >> 20
+            );
+            return refuse(Cause::ClientShare, reason, Some(wait));
+        }
         if self.bytes.saturating_add(entry.bytes) > self.limits.bytes {
             let reason = format!(
                 "the requests that wait hold {} MiB, of {} that they may",

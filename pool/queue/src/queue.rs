@@ -395,7 +395,7 @@ impl Queue {
             return;
         };
         self.bytes += entry.bytes;
-        self.clients.waits(&entry.client, now);
+        self.clients.waits(&entry.client, entry.bytes, now);
         self.places.insert(entry.ticket, (entry.model, entry.place()));
         model.lane.insert(entry);
     }
@@ -405,7 +405,7 @@ impl Queue {
         let (model, place) = self.places.remove(&ticket)?;
         let entry = self.models.get_mut(&model)?.lane.remove(&place)?;
         self.bytes -= entry.bytes;
-        self.clients.waits_no_more(&entry.client);
+        self.clients.waits_no_more(&entry.client, entry.bytes);
         Some(entry)
     }
 

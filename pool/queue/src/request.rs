@@ -326,7 +326,8 @@ pub struct Limits {
     pub order: Order,
     /// Memory of all requests that wait.
     pub bytes: u64,
-    /// The part of a queue, and of what runs, that one client may have: above 0, at most 1.
+    /// The part of a queue, of the memory of what waits, and of what runs, that one client may have:
+    /// above 0, at most 1.
     pub client_share: f64,
     /// The quantile of measured service times against which a request's slack is held: 0 to 1.
     pub quantile: f64,

@@ -95,6 +95,28 @@ fn one_client_has_its_share_of_a_queue_at_most() {
 }
 
 #[test]
+fn one_client_has_its_share_of_the_memory_at_most() {
+    let limits = Limits { bytes: 100, ..Limits::default() };
+    let (mut queue, model) = one_worker(ModelSpec::named("m"), limits);
+    let holding = |client: &str, bytes| Offer { bytes, ..Offer::new(model, client) };
+    queue.offer(ms(0), holding("a", 30)).unwrap();
+    let running = start(&mut queue, ms(0));
+    queue.offer(ms(0), holding("a", 40)).unwrap();
+    queue.offer(ms(0), holding("a", 10)).unwrap();
+    let refusal = queue.offer(ms(0), holding("a", 1)).unwrap_err();
+    assert_eq!(refusal.cause, Cause::ClientShare);
+    // One is taken however large; all together are bounded.
+    queue.offer(ms(0), holding("b", 50)).unwrap();
+    assert_eq!(queue.offer(ms(0), holding("c", 1)).unwrap_err().cause, Cause::Full);
+    // The other's goes first, which had no service yet; then one of its own.
+    queue.finished(ms(2), running.id, Some(ms(2)));
+    let running = start(&mut queue, ms(2));
+    queue.finished(ms(4), running.id, Some(ms(2)));
+    start(&mut queue, ms(4));
+    queue.offer(ms(4), holding("a", 1)).unwrap();
+}
+
+#[test]
 fn background_work_waits_for_deadline_work_but_for_the_job_that_runs() {
     let (mut queue, model) = one_worker(ModelSpec::named("m"), Limits::default());
     queue.offer(ms(0), Offer::new(model, "a")).unwrap();

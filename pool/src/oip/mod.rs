@@ -61,6 +61,12 @@ pub fn read_grpc(message: Bytes) -> Result<Request, Refusal> {
     grpc::parse(message, Terms::of("client"))
 }
 
+/// What of a message is told: it may name what the client sent, which may be megabytes.
+fn told(message: &str) -> &str {
+    const MOST: usize = 4 << 10;
+    &message[..message.floor_char_boundary(MOST)]
+}
+
 /// Starts the servers. One that gets no place is left out and said so; the pool goes on.
 pub async fn serve(backend: Backend, places: Places) -> Servers {
     let mut servers = Servers::default();

@@ -267,6 +267,8 @@ def inputs_in_shared_memory():
         status, answer = over_rest("/v2/models/glyphs/infer", body)
         check(status == 200 and np.allclose(
             np.reshape(answer["outputs"][0]["data"], (2, 47)), expected, atol=1e-6), answer)
+        # A path that is written otherwise finds its way too.
+        check(over_rest("/v2/models/gl%79phs/infer", body)[0] == 200, "an encoded path")
         told = client.get_system_shared_memory_status().regions
         check(told[key].byte_size == 8192 and told[key].key == key, told)
         # Whoever comes by TCP is nobody, with or without regions.
@@ -323,6 +325,10 @@ def shared_memory_refuses():
         wrong("outputs come with the answer", answer_there)
         status, answer = over_rest(f"/v2/systemsharedmemory/region/{key}/register", {"key": key})
         check(status == 400 and "byte_size" in answer["error"], answer)
+        status, answer = over_rest("/v2/systemsharedmemory/region/x/register", {"key": "x" * 5000})
+        check(status == 413 and "4096" in answer["error"], answer)
+        long = "x" * 100_000
+        wrong("no key of shared memory", lambda: register("x", long, 1))
         client.infer("glyphs", pictures(grpc))
         # It becomes shorter after it was registered: this request's error, and nobody else's.
         os.truncate(f"/dev/shm/{key}", 100)

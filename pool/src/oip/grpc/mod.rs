@@ -18,7 +18,7 @@ use super::models::{Entry, Models};
 use super::parameters::earlier;
 use super::shared::{self, Shown};
 use super::statistics::{Counts, Total};
-use super::{EXTENSIONS, SERVER_NAME, since_epoch_ms};
+use super::{EXTENSIONS, SERVER_NAME, since_epoch_ms, told};
 use crate::inference::{self, Metadata, Refusal, Terms};
 
 #[expect(
@@ -82,6 +82,7 @@ pub async fn serve(listener: Listener, models: Models) {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
+        let message = told(&message);
         match refusal {
             Refusal::NotFound(_) => Self::not_found(message),
             Refusal::Invalid(_) => Self::invalid_argument(message),
@@ -357,7 +358,7 @@ fn answering(
                     infer_response: Some(response),
                 },
                 Err(refusal) => ModelStreamInferResponse {
-                    error_message: refusal.to_string(),
+                    error_message: told(&refusal.to_string()).to_owned(),
                     infer_response: Some(ModelInferResponse { id, ..Default::default() }),
                 },
             })

@@ -20,6 +20,7 @@ use serde_json::json;
 use super::request::Form;
 use super::{HEADER_LENGTH, elements};
 use crate::inference::{self, Refusal};
+use crate::oip::told;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -156,7 +157,7 @@ impl IntoResponse for Refusal {
 
 /// An error as clients of the protocol expect it.
 pub fn error(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "error": message }))).into_response()
+    (status, Json(json!({ "error": told(message) }))).into_response()
 }
 
 #[cfg(test)]

@@ -380,3 +380,35 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_no_router_is_what_the_router_finds_too() {
+        let of = |path: &str| Of::inferred(&Method::POST, path).map(|of| (of.name, of.version));
+        let found =
+            |name: &str, version: Option<&str>| Some((name.to_owned(), version.map(str::to_owned)));
+        assert_eq!(of("/v2/models/m/infer"), found("m", None));
+        assert_eq!(of("/v2/models/m/versions/3/infer"), found("m", Some("3")));
+        assert_eq!(
+            of("/v2/models/versions/versions/infer/infer"),
+            found("versions", Some("infer"))
+        );
+        for path in [
+            "/v2/models/m/infer/",
+            "/v2/models//infer",
+            "/v2/models/m/versions//infer",
+            "/v2/models/m/versions/3/4/infer",
+            "/v2/models/a/b/infer",
+            "/v2/models/infer",
+            "/v2/models/m%6f/infer",
+            "/v2/models/m/ready",
+            "/v1/models/m/infer",
+        ] {
+            assert_eq!(of(path), None, "{path}");
+        }
+        assert!(Of::inferred(&Method::GET, "/v2/models/m/infer").is_none());
+    }
+}

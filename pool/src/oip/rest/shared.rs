@@ -7,6 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Body as _;
 use serde::Deserialize;
 
 use super::super::shared::{self, Shown};
@@ -14,6 +15,9 @@ use super::answer::error;
 use super::body::{self, Patience};
 use super::{Peer, Service};
 use crate::inference::Refusal;
+
+/// Bytes of what registers a region.
+const MAX_REGISTRATION: u64 = 4 << 10;
 
 /// Below `/v2/systemsharedmemory`.
 pub fn routes() -> Router<Service> {
@@ -58,6 +62,11 @@ async fn register(
         offset: u64,
         byte_size: u64,
     }
+    let user = shared::user(Some(&peer)).map_err(IntoResponse::into_response)?;
+    if body.size_hint().exact().is_none_or(|bytes| bytes > MAX_REGISTRATION) {
+        let message = format!("a registration has a Content-Length of {MAX_REGISTRATION} at most");
+        return Err(error(StatusCode::PAYLOAD_TOO_LARGE, &message));
+    }
     let whole = body::take(body, &service.budget, Patience::default())
         .await
         .map_err(|(status, message)| error(status, &message))?;
@@ -67,12 +76,9 @@ async fn register(
                 format!("send {{\"key\":\"/NAME\",\"offset\":0,\"byte_size\":BYTES}}: {reason}");
             error(StatusCode::BAD_REQUEST, &message)
         })?;
-    shared::user(Some(&peer))
-        .and_then(|user| {
-            let shown = Shown { name, key, offset, byte_size };
-            service.models.backend().regions.register(user, shown)
-        })
-        .map_err(IntoResponse::into_response)
+    let shown = Shown { name, key, offset, byte_size };
+    let registered = service.models.backend().regions.register(user, shown);
+    registered.map_err(IntoResponse::into_response)
 }
 
 async fn unregister_all(

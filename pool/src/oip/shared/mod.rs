@@ -7,6 +7,7 @@
 //! connections that are being closed). And there are no outputs in shared memory: to write to a
 //! client's file is to wait for as long as that client holds its lock.
 
+mod files;
 mod regions;
 
 pub use regions::{Regions, Shown};

@@ -11,13 +11,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::Place;
+use super::files::Files;
 use crate::inference::Refusal;
-
-/// Regions of one user, at most: each keeps a descriptor open.
-const MAX_OF_USER: usize = 64;
-
-/// Regions of all users, at most: descriptors are for connections too (1,024 by most hosts' limit).
-const MAX_OF_ALL: usize = 256;
 
 /// Bytes of a region's name, and of its file's.
 const MAX_NAME: usize = 255;
@@ -56,6 +51,7 @@ impl Known {
 pub struct Regions {
     folder: PathBuf,
     known: Mutex<BTreeMap<(u32, String), Known>>,
+    files: Files,
 }
 
 impl Default for Regions {
@@ -68,7 +64,7 @@ impl Regions {
     /// Whose files are in `folder`.
     #[must_use]
     pub fn below(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), known: Mutex::default() }
+        Self { folder: folder.to_owned(), known: Mutex::default(), files: Files::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(u32, String), Known>> {
@@ -102,22 +98,15 @@ impl Regions {
             )));
         }
         let mut known = self.lock();
-        // What is left of clients that ended counts no more, nor keeps its memory.
+        // What is left of clients that ended counts no more.
         known.retain(|_, region| !region.is_gone());
         if known.contains_key(&(user, name.clone())) {
             return Err(Refusal::Invalid(format!(
                 "shared memory region `{name}` is registered already; unregister it first"
             )));
         }
-        let own = known.keys().filter(|(of, _)| *of == user).count();
-        if own >= MAX_OF_USER || known.len() >= MAX_OF_ALL {
-            return Err(Refusal::Invalid(format!(
-                "user {user} has {own} regions of shared memory of {} in all; {MAX_OF_USER} and \
-                 {MAX_OF_ALL} are the most: unregister one, or have several tensors in one",
-                known.len()
-            )));
-        }
-        known.insert((user, name.clone()), Known { shown, file: Arc::new(file) });
+        let file = self.files.keep(user, file).map_err(Refusal::Invalid)?;
+        known.insert((user, name.clone()), Known { shown, file });
         Ok(())
     }
 
@@ -130,6 +119,7 @@ impl Regions {
         if plain {
             return Ok(self.folder.join(name));
         }
+        let key: String = key.chars().take(MAX_NAME).collect();
         Err(Refusal::Invalid(format!(
             "`{key}` is no key of shared memory; it is the name of a file of {}, as shm_open(3) \
              takes it",

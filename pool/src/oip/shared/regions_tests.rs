@@ -141,17 +141,3 @@ fn a_name_is_taken_until_it_or_its_file_is_gone() {
     regions.register(own(), part("x", "one", 0, 4)).unwrap();
     assert_eq!(held(&regions, own(), &place("x", 0, 4)).unwrap(), "5678");
 }
-
-#[test]
-fn one_user_has_so_many_regions() {
-    let folder = Folder::new();
-    folder.file("one", b"1234", 0o600);
-    let regions = folder.regions();
-    for number in 0..MAX_OF_USER {
-        regions.register(own(), part(&number.to_string(), "one", 0, 1)).unwrap();
-    }
-    let why = said(regions.register(own(), part("x", "one", 0, 1)));
-    assert!(why.contains("has 64 regions") && why.contains("unregister one"), "{why}");
-    regions.unregister(own(), Some("0"));
-    regions.register(own(), part("x", "one", 0, 1)).unwrap();
-}
