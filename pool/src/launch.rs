@@ -17,6 +17,7 @@ use nix::unistd::{Pid, chown, getppid};
 
 use crate::config::{Sandbox, WorkerConfig};
 use crate::confine::{self, Confinement, NODES, Needs};
+use crate::descriptors;
 use crate::groups::{Group, Groups};
 use crate::paths::Paths;
 use crate::process::SpawnError;
@@ -218,6 +219,7 @@ impl Home {
                     return Err(Errno::ESRCH.into());
                 }
                 prctl::set_no_new_privs()?;
+                descriptors::put_back()?;
                 if let Some(number) = channel {
                     // Without FD_CLOEXEC, in the child alone.
                     Errno::result(libc::fcntl(number, libc::F_SETFD, 0))?;

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod control;
+pub mod descriptors;
 pub mod dispatch;
 pub mod fleet;
 pub mod groups;

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
 use downbeat_pool::logs::Logs;
-use downbeat_pool::{oip, paths, process, run};
+use downbeat_pool::{descriptors, oip, paths, process, run};
 use downbeat_queue::Order;
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -106,6 +106,9 @@ async fn supervise() -> ExitCode {
         .with(written.with_filter(filter))
         .with(logs.clone().with_filter(LevelFilter::INFO))
         .init();
+    if let Err(error) = descriptors::raise() {
+        warn!("the limit of open files stays as it is, and with it that of connections: {error}");
+    }
     let settings = run::Settings {
         pool_dir: arguments.pool_dir,
         run_dir: arguments.run_dir,
