@@ -223,23 +223,25 @@ impl Queue {
             self.put_in(now, entry);
             return;
         }
-        let reason = if entry.retried {
+        let why = if entry.retried {
             "two workers ended while they computed it"
         } else if fresh {
             "its worker ended while it ran, and there is no time for another"
         } else {
             "the worker that held its sequence ended; start the sequence anew"
         };
+        let name = self.models.get(&entry.model).map_or("", |model| &model.spec.name);
+        let reason = format!("model `{name}`: {why}");
         let refusal = Refusal {
             cause: Cause::WorkerLost,
-            reason: reason.into(),
+            reason: reason.clone(),
             retry_after: Some(Duration::ZERO),
         };
         self.count(entry.model, Cause::WorkerLost);
         self.events.push_back(Event::Dropped { ticket: entry.ticket, refusal });
         if let Some(step) = &entry.sequence {
             let key = (entry.model, Arc::clone(&step.id));
-            self.give_up_sequence(&key, Cause::WorkerLost, reason);
+            self.give_up_sequence(&key, Cause::WorkerLost, &reason);
         }
     }
 

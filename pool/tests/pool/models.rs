@@ -224,7 +224,7 @@ fn each_request_gets_its_answer_while_workers_are_killed() {
     let told = |answer: &Answer| {
         // One that two workers died of is told so.
         let reason = answer.json["error"].as_str().unwrap_or_default();
-        answer.status != 200 && reason.contains("two workers ended")
+        answer.status != 200 && reason.contains(": two workers ended")
     };
     let answered = under_requests(&address, told, || {
         // Four times each: the fifth death within a minute would be taken for a crash loop.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::client::{self, Results};
 use super::report::{Asked, Row};
 use super::running::{Ground, Order, Running};
+use super::stalls::Watch;
 use super::{Bench, Measured};
 use crate::demo::work::median;
 
@@ -59,6 +60,9 @@ const PAIRS: usize = 3;
 /// few stolen milliseconds are a late frame, whoever schedules.
 const CALM: f64 = 0.005;
 
+/// Nor does one in which a CPU stood still for longer than this: half of what sound has.
+const STALL: Duration = Duration::from_millis(5);
+
 /// How the load is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +84,8 @@ struct Pair {
     alone: f64,
     /// Part of the CPUs' time that the hypervisor took of everything together.
     steal: f64,
+    /// How long a CPU stood still at the most, of everything together.
+    stall: Duration,
     /// Part of the CPUs' time that streams, pool and client left, of everything together.
     left: f64,
     /// Background work's part of what they left: work per CPU time that was left, against the same
@@ -107,13 +113,14 @@ pub fn run(bench: &Bench<'_>) -> Result<Measured> {
             Arrangement::PoolAlone | Arrangement::Fifo => Asked::Nothing,
         };
         let all: Vec<&Pair> = pairs.iter().filter(|it| it.arrangement == arrangement).collect();
-        let calm: Vec<&Pair> = all.iter().filter(|it| it.steal <= CALM).copied().collect();
+        let is_calm = |pair: &&&Pair| pair.steal <= CALM && pair.stall <= STALL;
+        let calm: Vec<&Pair> = all.iter().filter(is_calm).copied().collect();
         let left_out = all.len() - calm.len();
         // With none that is calm, better a spoilt figure that says so than none.
         let (of, spoilt) = match left_out {
             0 => (calm, String::new()),
-            _ if calm.is_empty() => (all, "; every pair spoilt by steal".to_owned()),
-            _ => (calm, format!("; {left_out} of {} pairs left out for steal", all.len())),
+            _ if calm.is_empty() => (all, "; every pair spoilt by the host".to_owned()),
+            _ => (calm, format!("; {left_out} of {} pairs left out for the host", all.len())),
         };
         for (stream, least) in [("mic", 99.9), ("video", 99.5)] {
             // Of all frames, since a bad pair must not vanish in a median.
@@ -166,17 +173,19 @@ fn round(bench: &Bench<'_>, ground: &Ground, arrangement: Arrangement) -> Result
         let (before, began) = (clocks(&pids)?, Instant::now());
         let results: Results = client::run(&client::streams(seconds, 0.7, &asked), bench.signals)?;
         let used = (clocks(&pids)? - before).as_secs_f64() + results.client_cpu_seconds;
-        let left = 1.0 - used / (began.elapsed().as_secs_f64() * cpus());
+        let left = 1.0 - used / (began.elapsed().as_secs_f64() * cpus() as f64);
         Ok((results, left))
     };
     let pair = || -> Result<Pair> {
         let (alone, left_alone) = run(&[BACKGROUND], bench.seconds(2.0))?;
         let before = HostTime::read()?;
+        let watch = Watch::start(cpus());
         let (mixed, left) = run(&["mic", "video", "text", BACKGROUND], bench.seconds(4.0))?;
+        let stall = watch.end()?;
         let steal = HostTime::read()?.steal_since(&before);
         let alone = alone.of(BACKGROUND)?.goodput;
         let filled = mixed.of(BACKGROUND)?.goodput / left / (alone / left_alone).max(1.0);
-        Ok(Pair { arrangement, mixed, alone, steal, left, filled })
+        Ok(Pair { arrangement, mixed, alone, steal, stall, left, filled })
     };
     (0..if bench.quick { 1 } else { PAIRS }).map(|_| pair()).collect()
 }
@@ -187,8 +196,8 @@ fn clocks(pids: &[u32]) -> Result<Duration> {
 }
 
 /// CPUs of the host.
-fn cpus() -> f64 {
-    std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn streams(ground: &Ground, pool: &Running<'_>) -> Result<BTreeMap<&'static str, Value>> {

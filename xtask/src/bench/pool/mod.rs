@@ -16,6 +16,7 @@ mod peers;
 mod report;
 mod running;
 mod search;
+mod stalls;
 
 use std::path::Path;
 use std::time::Duration;
