@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -164,6 +165,20 @@ impl<M: Message> AsyncSender<M> {
     pub fn try_send(&self, message: &M) -> Result<bool, LinkError> {
         let frame = codec::encode(message)?;
         Ok(socket::send(self.socket.as_fd(), &frame, false)?.is_some())
+    }
+
+    /// Whether a message is one that can be sent, for who will send it later.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn check(&self, message: &M) -> Result<(), LinkError> {
+        codec::encode(message).map(drop)
+    }
+
+    /// Ends the channel in both directions, whoever else holds a half of it.
+    pub fn close(&self) {
+        // One whose other end is gone is not connected any more, which is as good.
+        let _ = shutdown(self.socket.as_fd(), Shutdown::Both);
     }
 }
 

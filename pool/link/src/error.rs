@@ -32,7 +32,8 @@ pub enum LinkError {
     Encode(postcard::Error),
     /// The names, shapes and texts of a message are too long.
     #[error(
-        "a message of {0} bytes without its tensors; {MAX_MESSAGE} is the most: send fewer requests at a time"
+        "the names, shapes and texts of one message have {0} bytes; {MAX_MESSAGE} is the most: use \
+         shorter ones, or send fewer requests at a time"
     )]
     TooLong(usize),
     /// Too many requests in one message.

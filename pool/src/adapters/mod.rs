@@ -144,4 +144,4 @@ fn output(spec: &TensorSpec, data: Bytes) -> Result<Tensor, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

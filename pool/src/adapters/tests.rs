@@ -30,6 +30,11 @@ fn worker(words: &[&str], kept: Option<StdioFraming>) -> Adapter {
     Adapter::new(&config(words, kept), None, home).unwrap()
 }
 
+/// Answers with what it is asked.
+pub(crate) fn cat() -> Adapter {
+    worker(&["cat"], None)
+}
+
 fn request(input: &[u8]) -> Request {
     let mut data = u32::try_from(input.len()).unwrap().to_le_bytes().to_vec();
     data.extend_from_slice(input);
@@ -74,7 +79,7 @@ fn installed(program: &str) -> bool {
 
 #[tokio::test]
 async fn one_process_a_job() {
-    let cat = worker(&["cat"], None);
+    let cat = cat();
     assert_eq!(answer(&cat, b"two\nlines").await.unwrap(), b"two\nlines");
     // More than both pipes hold: it must be written and read at the same time.
     let large = vec![7; 1 << 20];

@@ -1,6 +1,7 @@
 //! A built-in worker: its channel with one model loaded.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use downbeat_link::{
 };
 use downbeat_queue::{Step, Ticket};
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Dispatcher, Handle, Inner, Work};
 use crate::clock::monotonic_ns;
@@ -86,45 +87,85 @@ pub(super) struct Sender {
     model: ModelNumber,
     direct: AsyncSender<ToWorker<Package>>,
     overflow: mpsc::UnboundedSender<ToWorker<Package>>,
-    waiting: Arc<std::sync::atomic::AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
 }
+
+/// A request on its way to a worker, and when its answer is of no use any more.
+pub(super) type Given = (Ticket, Arc<Work>, Option<Instant>);
 
 impl Sender {
     fn new(direct: AsyncSender<ToWorker<Package>>, model: ModelNumber) -> Self {
         let (overflow, mut rest) = mpsc::unbounded_channel();
-        let waiting = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let (sender, left) = (direct.clone(), Arc::clone(&waiting));
         tokio::spawn(async move {
             while let Some(message) = rest.recv().await {
-                // A worker that is gone is noticed by its listener.
-                let _ = sender.send(&message).await;
-                left.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+                match sender.send(&message).await {
+                    // A worker that is gone is noticed by its listener.
+                    Ok(()) | Err(LinkError::Closed) => {}
+                    Err(error) => {
+                        // Its requests go to another worker, as those of one that died.
+                        warn!("a worker cannot be told of its work, it is let go: {error}");
+                        sender.close();
+                    }
+                }
+                left.fetch_sub(1, Ordering::AcqRel);
             }
         });
         Self { model, direct, overflow, waiting }
     }
 
-    fn send(&self, message: ToWorker<Package>) {
-        use std::sync::atomic::Ordering::AcqRel;
-        let free = self.waiting.load(std::sync::atomic::Ordering::Acquire) == 0;
-        if free && !matches!(self.direct.try_send(&message), Ok(false)) {
-            return;
+    fn send(&self, message: ToWorker<Package>) -> Result<(), LinkError> {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.direct.check(&message)?;
+        } else {
+            match self.direct.try_send(&message) {
+                Ok(true) | Err(LinkError::Closed) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
         }
-        self.waiting.fetch_add(1, AcqRel);
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // Its task ends with this sender only.
         let _ = self.overflow.send(message);
+        Ok(())
     }
 
     pub fn cancel(&self, ticket: Ticket) {
-        self.send(ToWorker::Cancel(RequestNumber(ticket.0)));
+        if let Err(error) = self.send(ToWorker::Cancel(RequestNumber(ticket.0))) {
+            // It computes what nobody waits for.
+            debug!("a worker cannot be told that a request was given up: {error}");
+        }
     }
 
-    pub fn start(&self, works: Vec<(Ticket, Arc<Work>, Option<Instant>)>, sequence: Option<&Step>) {
+    /// Gives work to the worker, and gives back the requests that cannot be sent, with the reason.
+    pub fn start(&self, works: &[Given], sequence: Option<&Step>) -> Vec<(Ticket, Refusal)> {
+        if works.is_empty() {
+            return vec![];
+        }
+        match self.send(ToWorker::Infer(self.infer(works, sequence))) {
+            Ok(()) => vec![],
+            // One client's names are too long, and those of the others in the batch are not.
+            Err(LinkError::TooLong(_)) if works.len() > 1 => {
+                works.chunks(1).flat_map(|alone| self.start(alone, sequence)).collect()
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let refusal = match error {
+                    LinkError::Call { .. } => Refusal::Unavailable(text),
+                    _ => Refusal::Invalid(text),
+                };
+                works.iter().map(|(ticket, ..)| (*ticket, refusal.clone())).collect()
+            }
+        }
+    }
+
+    fn infer(&self, works: &[Given], sequence: Option<&Step>) -> Infer<Package> {
         let deadline_ns = |deadline: Instant| {
             let left = deadline.saturating_duration_since(Instant::now());
             monotonic_ns().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
         };
-        let requests = works.into_iter().filter_map(|(ticket, work, deadline)| {
+        let requests = works.iter().filter_map(|(ticket, work, deadline)| {
             Some(downbeat_link::Work {
                 id: RequestNumber(ticket.0),
                 // A piece of an utterance is computed late rather than never.
@@ -138,8 +179,7 @@ impl Sender {
                 inputs: work.package.clone()?,
             })
         });
-        let requests = requests.collect();
-        self.send(ToWorker::Infer(Infer { model: self.model, requests }));
+        Infer { model: self.model, requests: requests.collect() }
     }
 }
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use downbeat_link::{
-    Answer, DataType, Done, Hello, Load, Loaded, ModelNumber, Package, Tensor, ToPool, ToWorker,
-    VERSION, pair, worker_end,
+    Answer, DataType, Done, Hello, Load, Loaded, ModelNumber, Package, Region, SharedInput, Tensor,
+    ToPool, ToWorker, VERSION, pair, worker_end,
 };
 
 use super::*;
@@ -285,6 +285,62 @@ async fn a_request_on_behalf_of_another_has_its_deadline() {
     assert!(matches!(&refused, Refusal::Expired(reason) if reason.contains("`nobody`")));
     let unknown = Request { model: "made up".into(), ..of("p", None) };
     assert!(matches!(models.infer(unknown).await, Err(Refusal::NotFound(_))));
+}
+
+#[tokio::test]
+async fn names_that_fit_no_message_are_told_and_hurt_nobody_else() {
+    let (dispatcher, seen) = (dispatcher(), Arc::default());
+    attach(&dispatcher, Habit::Echo, &seen).await;
+    let long = "y".repeat(downbeat_link::MAX_MESSAGE);
+    let refused = dispatcher.infer(Request { outputs: vec![long], ..request(1, 10) }).await;
+    assert!(
+        matches!(&refused, Err(Refusal::Invalid(reason)) if reason.contains("use shorter ones")),
+        "{refused:?}"
+    );
+    assert_eq!(dispatcher.infer(request(2, 10)).await.unwrap().outputs[0].data[0], 2);
+    // While the first runs the others wait, and then are one batch, too long for one message.
+    let wide = |value| {
+        let outputs = vec!["y".repeat(downbeat_link::MAX_MESSAGE / 3)];
+        dispatcher.infer(Request { outputs, ..request(value, 10) })
+    };
+    let (first, second, third, fourth) = tokio::join!(wide(1), wide(2), wide(3), wide(4));
+    for (value, answer) in [(1, first), (2, second), (3, third), (4, fourth)] {
+        assert_eq!(answer.unwrap().outputs[0].data[0], value);
+    }
+    assert_eq!(seen.load(Ordering::SeqCst), 5);
+    assert!(dispatcher.loads()["echo"].background == 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_another_kind_of_worker_than_came_is_told() {
+    let dispatcher = dispatcher();
+    dispatcher.declare(declared("echo", false, None));
+    let made_for_an_adapter = dispatcher.infer(request(1, 10));
+    tokio::pin!(made_for_an_adapter);
+    assert!(poll_once(made_for_an_adapter.as_mut()).is_pending());
+    dispatcher.declare(declared("echo", true, None));
+    let handle = attach(&dispatcher, Habit::Echo, &Arc::default()).await;
+    let refused = made_for_an_adapter.await;
+    assert!(matches!(&refused, Err(Refusal::Unavailable(reason)) if reason.contains("ask again")));
+    assert!(dispatcher.infer(request(2, 10)).await.is_ok());
+    dispatcher.detach(handle);
+
+    let file = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+    let region = Region { file, offset: 0, length: 1 };
+    let (name, datatype, shape) = ("x".into(), DataType::Uint8, vec![1]);
+    let shared = vec![SharedInput { name, datatype, shape, region }];
+    let made_for_a_channel = dispatcher.infer(Request { inputs: vec![], shared, ..request(1, 10) });
+    tokio::pin!(made_for_a_channel);
+    assert!(poll_once(made_for_a_channel.as_mut()).is_pending());
+    dispatcher.declare(declared("echo", false, None));
+    let transport = Transport::Adapter(Arc::new(crate::adapters::tests::cat()));
+    let attach = Attach { model: "echo".into(), version: "1".into(), concurrency: 1, transport };
+    dispatcher.attach(attach).unwrap();
+    let refused = made_for_a_channel.await;
+    assert!(matches!(&refused, Err(Refusal::Unavailable(reason)) if reason.contains("ask again")));
+    let text = Tensor { data: Bytes::from_static(b"ok"), ..request(0, 2).inputs.remove(0) };
+    let answer = dispatcher.infer(Request { inputs: vec![text], ..request(0, 0) }).await.unwrap();
+    assert!(answer.outputs[0].data.ends_with(b"ok"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use downbeat_link::Tensor;
 use downbeat_queue::{Event, Job, JobId, Ticket, WorkerId};
 use tracing::warn;
 
-use super::{Dispatcher, Handle, Link, Running, State, answer};
+use super::{Dispatcher, Handle, Link, Running, State, Work, answer};
 use crate::adapters::AdapterError;
 use crate::inference::Refusal;
 
@@ -33,13 +33,15 @@ impl Dispatcher {
     }
 
     fn start(&self, state: &mut State, job: &Job) {
+        let Some(worker) = state.workers.get(&job.worker) else {
+            return;
+        };
         let started = Instant::now();
-        let mut works = Vec::with_capacity(job.tickets.len());
-        for ticket in &job.tickets {
-            if let Some(pending) = state.pending.get(ticket) {
-                works.push((*ticket, Arc::clone(&pending.work), pending.deadline));
-            }
-        }
+        let given = |ticket: &Ticket| {
+            let pending = state.pending.get(ticket)?;
+            Some((*ticket, Arc::clone(&pending.work), pending.deadline))
+        };
+        let works: Vec<_> = job.tickets.iter().filter_map(given).collect();
         let mut running = Running {
             worker: job.worker,
             started,
@@ -48,24 +50,18 @@ impl Dispatcher {
             failed: false,
             task: None,
         };
-        let Some(worker) = state.workers.get(&job.worker) else {
-            return;
-        };
+        let (works, others): (Vec<_>, Vec<_>) =
+            works.into_iter().partition(|(_, work, _)| worker.link.takes(work));
+        let mut refused: Vec<_> =
+            others.into_iter().map(|(ticket, ..)| (ticket, declared_anew())).collect();
         match &worker.link {
-            Link::Channel(sender) => sender.start(works, job.sequence.as_ref()),
+            Link::Channel(sender) => refused.extend(sender.start(&works, job.sequence.as_ref())),
             Link::Adapter(adapter) => {
                 let (adapter, dispatcher) = (Arc::clone(adapter), Arc::downgrade(&self.0));
                 let (id, worker) = (job.id, job.worker);
                 let task = tokio::spawn(async move {
                     for (ticket, work, _) in works {
-                        let outcome = if work.request.shared.is_empty() {
-                            adapter.infer(&work.request).await
-                        } else {
-                            // Declared anew since it was admitted.
-                            Err(AdapterError::Refused(Refusal::Unavailable(
-                                "the model changed and does not read shared memory any more".into(),
-                            )))
-                        };
+                        let outcome = adapter.infer(&work.request).await;
                         let Some(dispatcher) = dispatcher.upgrade().map(Dispatcher) else {
                             return;
                         };
@@ -88,6 +84,9 @@ impl Dispatcher {
             }
         }
         state.jobs.insert(job.id, running);
+        for (ticket, refusal) in refused {
+            self.complete(state, job.id, ticket, Err(refusal), Duration::ZERO);
+        }
     }
 
     /// A request of a job is answered by its worker, which computed for so long.
@@ -98,8 +97,19 @@ impl Dispatcher {
         outcome: Result<Vec<Tensor>, Refusal>,
         computed: Duration,
     ) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
+        self.complete(&mut state, job, ticket, outcome, computed);
+        self.pump(&mut state);
+    }
+
+    fn complete(
+        &self,
+        state: &mut State,
+        job: JobId,
+        ticket: Ticket,
+        outcome: Result<Vec<Tensor>, Refusal>,
+        computed: Duration,
+    ) {
         let Some(running) = state.jobs.get_mut(&job) else {
             return;
         };
@@ -124,7 +134,6 @@ impl Dispatcher {
             // It is answered: should the worker die, the others run again and it does not.
             state.queue.cancel(now, ticket);
         }
-        self.pump(state);
     }
 
     /// Finds the job of a request that a channel's worker names.
@@ -134,4 +143,21 @@ impl Dispatcher {
             state.jobs.iter().find(|(_, it)| it.worker == worker && it.left.contains(&ticket));
         found.map(|(id, _)| *id)
     }
+}
+
+impl Link {
+    /// Whether a request that was made ready for a worker of its model can be given to this one:
+    /// the model may have been declared anew while it waited.
+    fn takes(&self, work: &Work) -> bool {
+        match self {
+            Self::Channel(_) => work.package.is_some(),
+            Self::Adapter(_) => work.request.shared.is_empty(),
+        }
+    }
+}
+
+fn declared_anew() -> Refusal {
+    let text =
+        "another kind of worker was declared for the model while the request waited; ask again";
+    Refusal::Unavailable(text.into())
 }
