@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use downbeat_api::{Client, SOCKET_NAME, Snapshot};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -66,6 +66,17 @@ pub struct Place {
     records: tempfile::TempDir,
 }
 
+/// Copies a program, by a process of its own: a child that another thread forks meanwhile would hold
+/// open what this one writes, and until it executes nobody could run it (`ETXTBSY`).
+///
+/// # Errors
+/// When `cp` cannot.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let output = Command::new("cp").args([from, to]).output().context("running cp")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    Ok(())
+}
+
 impl Place {
     /// A new place with the built programs and nothing else.
     ///
@@ -103,9 +114,7 @@ impl Place {
         }
         for program in PROGRAMS {
             let (from, to) = (programs.join(program), place.bin(program));
-            fs::hard_link(&from, &to)
-                .or_else(|_| fs::copy(&from, &to).map(drop))
-                .with_context(|| format!("{}: placing it", from.display()))?;
+            fs::hard_link(&from, &to).or_else(|_| copy_program(&from, &to))?;
         }
         Ok(place)
     }

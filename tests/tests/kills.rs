@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use downbeat_tests::agent::{PATIENCE, Place, die_with_this_thread, said};
+use downbeat_tests::agent::{PATIENCE, Place, copy_program, die_with_this_thread, said};
 use downbeat_tests::processes::{ThreadId, pids, running_from, tids, wait_until};
 use downbeat_tests::skip::root_or_skip;
 use downbeat_tests::threads::Attributes;
@@ -292,8 +292,8 @@ fn whenever_the_agent_is_killed_restore_leaves_every_thread_as_it_was() -> Resul
     let place = Place::new()?;
     // Of this place's own: rules find them by their path, and so does this test.
     for program in ["/bin/sh", "/bin/sleep"] {
-        let name = Path::new(program).file_name().context("a path")?;
-        fs::copy(program, place.path("bin").join(name)).context(program)?;
+        let program = Path::new(program);
+        copy_program(program, &place.path("bin").join(program.file_name().context("a path")?))?;
     }
     place.policy("50-test.toml", POLICY)?;
     let begun = Instant::now();

@@ -26,7 +26,9 @@ struct Sleeper(Child);
 impl Sleeper {
     fn start(dir: &Path, name: &str) -> Self {
         let program = dir.join(name);
-        fs::copy("/bin/sleep", &program).unwrap();
+        // By a process of its own: a child that another test forks meanwhile would hold what this one
+        // writes open, and until it executes nobody could run it (`ETXTBSY`).
+        assert!(Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
         Self(Command::new(program).arg("300").spawn().unwrap())
     }
 }
