@@ -159,7 +159,9 @@ impl Fleet {
         // One that asks for room is told at once.
         let asks = (asks && self.memory.hold.is_none()).then_some(now);
         let held = self.memory.is_waiting().then_some(now + DECISION).or(asks);
-        due.into_iter().chain(decision).chain(outside).chain(held).min()
+        // One that had ended before it was to leave has left by now, and no event will tell of it.
+        let left = self.members.values().any(Member::gone).then_some(now);
+        due.into_iter().chain(decision).chain(outside).chain(held).chain(left).min()
     }
 
     fn wanted_now(&self) -> usize {
@@ -341,6 +343,10 @@ fn process_part(config: &WorkerConfig) -> WorkerConfig {
 mod tests {
     use super::*;
     use crate::config::DEFAULT_IDLE;
+    use crate::dispatch::Dispatcher;
+    use crate::groups::Groups;
+    use crate::launch::Launches;
+    use crate::run::Settings;
 
     #[test]
     fn only_what_a_process_knows_of_makes_a_new_one() {
@@ -361,5 +367,41 @@ mod tests {
         let rows = fleet.status();
         assert_eq!((rows.len(), rows[0].name.as_str()), (1, "w"));
         assert_eq!(rows[0].state, WorkerState::Failed, "nothing is known of its model");
+    }
+
+    #[tokio::test]
+    async fn one_that_ended_before_it_was_to_leave_is_gone_without_another_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            pool_dir: folder.path().into(),
+            run_dir: folder.path().into(),
+            worker_bin: None,
+            models: folder.path().into(),
+            read_group: "root".into(),
+            change_group: "root".into(),
+            group: None,
+            meminfo: "/proc/meminfo".into(),
+            order: downbeat_queue::Order::Deadline,
+        };
+        let (reports, _inbox) = tokio::sync::mpsc::channel(1);
+        let context = Context {
+            paths: &Paths::of(folder.path()),
+            settings: &settings,
+            groups: &Groups::default(),
+            launches: &Launches::default(),
+            dispatcher: &Dispatcher::new(downbeat_queue::Limits::default()),
+            store: &Store::new(folder.path()),
+            reports: &reports,
+        };
+        // Without a folder for its sockets it cannot be started for now.
+        let config = WorkerConfig::new("w", Program::Command(vec!["/bin/true".into()]));
+        let mut fleet = Fleet::new(config);
+        let now = Duration::from_secs(1);
+        fleet.step(now, None, &context);
+        assert_eq!(fleet.status()[0].state, WorkerState::Backoff);
+        fleet.leave(now, DRAIN);
+        assert_eq!(fleet.step(now, None, &context), Some(now));
+        fleet.step(now, None, &context);
+        assert!(fleet.gone());
     }
 }

@@ -92,6 +92,17 @@ fn sigterm_leaves_no_process_and_no_socket() {
 }
 
 #[test]
+fn sigterm_does_not_wait_for_a_worker_that_is_to_be_started_again() {
+    let mut pool = TestPool::start("[worker.brief]\ncommand = [\"false\"]\n");
+    pool.wait("a pause", |status| {
+        let it = &status.workers[0];
+        it.state == WorkerState::Backoff && it.restarts >= 2
+    });
+    pool.signal(Signal::SIGTERM);
+    assert!(pool.wait_end().success(), "{}", pool.log());
+}
+
+#[test]
 fn a_worker_that_ignores_sigterm_is_killed_after_two_seconds() {
     let mut pool = TestPool::start(
         "[worker.deaf]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; while :; do sleep 1; done\"]\n",
