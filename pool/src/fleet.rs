@@ -260,14 +260,13 @@ impl Fleet {
             }
             return;
         }
-        if let (Said::Refused(reason), Some(artifact)) =
-            (&said, self.members.get(&slot).and_then(Member::artifact))
-        {
+        let Some(member) = self.members.get_mut(&slot).filter(|it| it.has_life(life)) else {
+            return;
+        };
+        if let (Said::Refused(reason), Some(artifact)) = (&said, member.artifact()) {
             store.report(artifact, Report::Failed(reason.clone()));
         }
-        if let Some(member) = self.members.get_mut(&slot) {
-            member.report(life, said);
-        }
+        member.report(life, said);
     }
 
     /// Takes note of instances whose processes have ended.
@@ -317,6 +316,7 @@ impl Fleet {
         for member in self.members.values_mut() {
             member.hurry(now);
         }
+        self.outside.hurry(now);
     }
 
     /// Whether it has left.
@@ -340,68 +340,4 @@ fn process_part(config: &WorkerConfig) -> WorkerConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::DEFAULT_IDLE;
-    use crate::dispatch::Dispatcher;
-    use crate::groups::Groups;
-    use crate::launch::Launches;
-    use crate::run::Settings;
-
-    #[test]
-    fn only_what_a_process_knows_of_makes_a_new_one() {
-        let config = WorkerConfig::new("w", Program::Model("glyphs".into()));
-        let mut fleet = Fleet::new(config.clone());
-        let more = Instances { min: 1, max: 4, spare: 1 };
-        fleet.follow(WorkerConfig { instances: more, batch: 8, ..config.clone() }, Duration::ZERO);
-        assert_eq!(fleet.generation, 0);
-        fleet.follow(WorkerConfig { deadline: Some(DEFAULT_IDLE), ..config }, Duration::ZERO);
-        assert_eq!(fleet.generation, 1, "its deadline is in its environment");
-    }
-
-    #[test]
-    fn a_worker_without_an_instance_is_still_shown() {
-        let none = Instances { min: 0, max: 1, spare: 0 };
-        let config = WorkerConfig::new("w", Program::Model("glyphs".into()));
-        let fleet = Fleet::new(WorkerConfig { instances: none, ..config });
-        let rows = fleet.status();
-        assert_eq!((rows.len(), rows[0].name.as_str()), (1, "w"));
-        assert_eq!(rows[0].state, WorkerState::Failed, "nothing is known of its model");
-    }
-
-    #[tokio::test]
-    async fn one_that_ended_before_it_was_to_leave_is_gone_without_another_event() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            pool_dir: folder.path().into(),
-            run_dir: folder.path().into(),
-            worker_bin: None,
-            models: folder.path().into(),
-            read_group: "root".into(),
-            change_group: "root".into(),
-            group: None,
-            meminfo: "/proc/meminfo".into(),
-            order: downbeat_queue::Order::Deadline,
-        };
-        let (reports, _inbox) = tokio::sync::mpsc::channel(1);
-        let context = Context {
-            paths: &Paths::of(folder.path()),
-            settings: &settings,
-            groups: &Groups::default(),
-            launches: &Launches::default(),
-            dispatcher: &Dispatcher::new(downbeat_queue::Limits::default()),
-            store: &Store::new(folder.path()),
-            reports: &reports,
-        };
-        // Without a folder for its sockets it cannot be started for now.
-        let config = WorkerConfig::new("w", Program::Command(vec!["/bin/true".into()]));
-        let mut fleet = Fleet::new(config);
-        let now = Duration::from_secs(1);
-        fleet.step(now, None, &context);
-        assert_eq!(fleet.status()[0].state, WorkerState::Backoff);
-        fleet.leave(now, DRAIN);
-        assert_eq!(fleet.step(now, None, &context), Some(now));
-        fleet.step(now, None, &context);
-        assert!(fleet.gone());
-    }
-}
+mod tests;

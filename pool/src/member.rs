@@ -55,7 +55,7 @@ pub struct Report {
     pub worker: String,
     /// The instance.
     pub slot: usize,
-    /// Counts its processes.
+    /// Counts the pool's processes: another instance may have taken the slot since.
     pub life: u64,
     /// What it said.
     pub said: Said,
@@ -208,6 +208,12 @@ impl Member {
         self.supervisor.state()
     }
 
+    /// Whether the last process that was started for it has this number.
+    #[must_use]
+    pub fn has_life(&self, life: u64) -> bool {
+        self.life == life
+    }
+
     /// Whether it was told to leave.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
@@ -233,7 +239,8 @@ impl Member {
             }
         };
         self.attach(now, context);
-        [drained, watched, life].into_iter().flatten().min()
+        let attached = self.attachment.as_ref().map(Attachment::due);
+        [drained, watched, attached, life].into_iter().flatten().min()
     }
 
     /// Lets one that is to leave answer what it has, and stops it then.
@@ -325,7 +332,7 @@ impl Member {
 
     /// Takes in what it said; what an earlier process of it said is too late.
     pub fn report(&mut self, life: u64, said: Said) {
-        if self.pid.is_none() || life != self.life {
+        if self.pid.is_none() || !self.has_life(life) {
             return;
         }
         match said {

@@ -60,6 +60,10 @@ impl Outside {
             self.config = declared.cloned();
             self.retry();
         }
+        if declared.is_none() {
+            // Those that were leaving already have no more time than the rest.
+            self.hurry(now + patience);
+        }
         if let Some(config) = self.config.clone() {
             let asked = config.program == Program::Elsewhere;
             if self.usable.is_none() && (!asked || self.ask(&config, context)) {
@@ -132,6 +136,13 @@ impl Outside {
         for handle in self.handles.drain(..) {
             dispatcher.drain(handle);
             self.leaving.push((handle, until));
+        }
+    }
+
+    /// Gives up what is drained at `until`, if not before.
+    pub fn hurry(&mut self, until: Duration) {
+        for (_, at) in &mut self.leaving {
+            *at = until.min(*at);
         }
     }
 

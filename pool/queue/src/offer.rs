@@ -81,7 +81,7 @@ impl Queue {
         if self.slots_of(entry.model) == 0 && !continues {
             self.check_cold_start(now, &entry, &name)?;
         } else if deadline.is_some() {
-            self.check_time(now, &mut entry, continues, protected, &name)?;
+            self.check_time(now, &mut entry, protected, &name)?;
         }
         Ok(self.take(now, entry))
     }
@@ -207,7 +207,6 @@ impl Queue {
         &mut self,
         now: Duration,
         entry: &mut Entry,
-        continues: bool,
         protected: bool,
         name: &str,
     ) -> Result<(), Refusal> {
@@ -233,7 +232,9 @@ impl Queue {
             entry.probe = true;
             return Ok(());
         }
-        if !continues && self.degrade(now, entry) {
+        // What comes of a sequence that is not over asks for the model that it began with.
+        let whole = entry.sequence.as_ref().is_none_or(|step| step.start && step.end);
+        if whole && self.degrade(now, entry) {
             return Ok(());
         }
         let older = self.older_frames_to_give_up(now, entry);
@@ -403,7 +404,11 @@ impl Queue {
             .unwrap_or_default()
     }
 
-    fn take(&mut self, now: Duration, entry: Entry) -> Admitted {
+    fn take(&mut self, now: Duration, mut entry: Entry) -> Admitted {
+        if let Some(step) = &mut entry.sequence {
+            // All that came before it may have given way to it.
+            step.start |= !self.sequences.contains_key(&(entry.model, Arc::clone(&step.id)));
+        }
         let admitted =
             Admitted { ticket: entry.ticket, model: entry.model, deadline: entry.deadline };
         let sequence = entry.sequence.clone();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use downbeat_queue::{
-    Cause, Event, Guess, Job, Limits, Media, ModelId, ModelSpec, Offer, Queue, WorkerId, WorkerSpec,
+    Cause, Event, Guess, Job, Limits, Media, ModelId, ModelSpec, Offer, Queue, Step, WorkerId,
+    WorkerSpec,
 };
 
 fn ms(ms: u64) -> Duration {
@@ -172,6 +173,58 @@ fn a_cheaper_model_is_tried_before_a_refusal() {
         queue.offer(ms(0), Offer::new(large, "c").by(ms(3))).unwrap_err().cause,
         Cause::Late
     );
+}
+
+#[test]
+fn a_sequence_that_begins_stays_with_the_model_that_was_asked() {
+    let mut queue = Queue::new(Limits::default());
+    let spec = |name: &str, per_unit, cheaper| ModelSpec {
+        guess: Guess { per_unit, fixed: Duration::ZERO },
+        cheaper,
+        ..ModelSpec::named(name)
+    };
+    let small = queue.add_model(spec("small", ms(5), None));
+    let large = queue.add_model(spec("large", ms(50), Some(small)));
+    for (worker, model) in [(0, small), (1, large)] {
+        let spec = WorkerSpec { models: vec![model], concurrency: 1, group: None };
+        queue.attach(ms(0), WorkerId(worker), spec);
+    }
+    queue.observe(ms(0), large, 1, ms(50));
+    queue.offer(ms(0), Offer::new(large, "c").by(ms(60))).unwrap();
+    let begins = |end| Offer {
+        sequence: Some(Step { id: "s".into(), start: true, end }),
+        ..Offer::new(large, "c").by(ms(70))
+    };
+    let refused = queue.offer(ms(0), begins(false)).unwrap_err();
+    assert_eq!(refused.cause, Cause::Late, "what follows would ask the large one");
+    assert_eq!(queue.offer(ms(0), begins(true)).unwrap().model, small, "nothing follows");
+}
+
+#[test]
+fn a_frame_that_takes_the_place_of_its_streams_first_begins_it() {
+    let spec = ModelSpec {
+        media: Media::Video,
+        deadline: Some(ms(30)),
+        guess: Guess { per_unit: ms(12), fixed: Duration::ZERO },
+        ..ModelSpec::named("video")
+    };
+    let (mut queue, model) = one_worker(spec, Limits { client_share: 1.0, ..Limits::default() });
+    let frame = |start| Offer {
+        sequence: Some(Step { id: "s".into(), start, end: false }),
+        ..Offer::new(model, "cam")
+    };
+    queue.offer(ms(0), Offer::new(model, "other")).unwrap();
+    let other = start(&mut queue, ms(0));
+    let first = queue.offer(ms(1), frame(true)).unwrap().ticket;
+    let second = queue.offer(ms(2), frame(false)).expect("in the place of the first").ticket;
+    assert!(
+        matches!(queue.poll(ms(2)), Some(Event::Dropped { ticket, .. }) if ticket == first),
+        "the first goes"
+    );
+    queue.finished(ms(12), other.id, Some(ms(12)));
+    let job = start(&mut queue, ms(12));
+    assert_eq!(job.tickets, [second]);
+    assert!(job.sequence.is_some_and(|step| step.start), "nobody knows of its stream");
 }
 
 #[test]

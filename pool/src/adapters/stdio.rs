@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::Stdio as Pipe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use downbeat_link::{Tensor, TensorSpec};
@@ -13,6 +14,8 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{MAX_ANSWER, default_output, first_input, output};
 use crate::config::{Stdio, StdioFraming, WorkerConfig};
@@ -23,6 +26,10 @@ use crate::program::command_line;
 
 /// What is kept of a program's standard error for its message.
 const LAST_WORDS: usize = 16 << 10;
+
+/// How long the output of a program that has ended may stay open: whoever holds it left the
+/// program's family, and may hold it for ever.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -42,7 +49,8 @@ struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    stderr: ChildStderr,
+    /// Reads its standard error to the end: the program would wait where nobody did.
+    words: JoinHandle<Vec<u8>>,
 }
 
 /// A process with all that it started; they die with this value.
@@ -107,33 +115,58 @@ impl StdioWorker {
         let pid = Pid::from_raw(id.cast_signed());
         launch.runs_as(pid);
         let family = Family { leader: pid, home: Arc::clone(&self.home), _launch: launch };
-        Ok(Process { family, child, stdin, stdout: BufReader::new(stdout), stderr })
+        let (stdout, words) = (BufReader::new(stdout), tokio::spawn(last_words(stderr)));
+        Ok(Process { family, child, stdin, stdout, words })
     }
 
     /// One process for one job.
     async fn once(&self, input: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let Process { family, mut child, mut stdin, stdout, stderr } = self.spawn()?;
-        // A program may answer, or leave, before it has read everything.
-        let write = async move {
-            let _ = stdin.write_all(input).await;
-        };
-        let (mut answer, mut words) = (Vec::new(), Vec::new());
-        let mut bounded = stdout.take(MAX_ANSWER as u64 + 1);
-        let read = bounded.read_to_end(&mut answer);
-        let ((), read, ()) = tokio::join!(write, read, last_words(stderr, &mut words));
+        let Process { family, mut child, mut stdin, stdout, words } = self.spawn()?;
         let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.config.name));
-        read.map_err(|error| failed(format!("its output: {error}")))?;
-        if answer.len() > MAX_ANSWER {
-            return Err(failed(format!("its answer is longer than {MAX_ANSWER} bytes")));
-        }
+        let write = async move {
+            // A program may answer, or leave, before it has read everything.
+            let _ = stdin.write_all(input).await;
+            Ok(())
+        };
+        let read = async move {
+            let mut answer = Vec::new();
+            let mut bounded = stdout.take(MAX_ANSWER as u64 + 1);
+            let read = bounded.read_to_end(&mut answer).await;
+            read.map_err(|error| format!("its output: {error}"))?;
+            if answer.len() > MAX_ANSWER {
+                return Err(format!("its answer is longer than {MAX_ANSWER} bytes"));
+            }
+            Ok(answer)
+        };
+        let listen = async { Ok(words.await.unwrap_or_default()) };
+        let pipes = async { tokio::try_join!(write, read, listen) };
+        // What it started ends with it, and with that the pipes that they share.
+        let end = async move {
+            let status = child.wait().await;
+            drop(family);
+            status
+        };
+        tokio::pin!(pipes, end);
+        let (carried, status) = tokio::select! {
+            carried = &mut pipes => {
+                // Given up where that failed, which kills it.
+                let carried = carried.map_err(failed)?;
+                (carried, end.await)
+            }
+            status = &mut end => {
+                let carried = timeout(LINGER, pipes).await.unwrap_or_else(|_| {
+                    Err("it ended, and something that it started holds its output open".into())
+                });
+                (carried.map_err(failed)?, status)
+            }
+        };
+        let ((), answer, words) = carried;
         let said = last_line(&words);
-        let outcome = match child.wait().await {
+        match status {
             Ok(status) if status.success() => Ok(answer),
             Ok(status) => Err(failed(format!("{}{said}", crate::process::describe(status)))),
             Err(error) => Err(failed(format!("how it ended is unknown: {error}{said}"))),
-        };
-        drop(family);
-        outcome
+        }
     }
 
     /// One job for a process that is kept.
@@ -160,10 +193,10 @@ impl StdioWorker {
                 Ok(answer)
             }
             Err(error) => {
-                let Process { family, child, stderr, .. } = process;
+                let Process { family, child, words, .. } = process;
                 drop((family, child));
-                let mut words = Vec::new();
-                last_words(stderr, &mut words).await;
+                let words = timeout(LINGER, words).await;
+                let words = words.ok().and_then(Result::ok).unwrap_or_default();
                 Err(failed(format!("{error}; it is started anew{}", last_line(&words))))
             }
         }
@@ -214,13 +247,14 @@ async fn talk(process: &mut Process, framing: StdioFraming, input: &[u8]) -> io:
 }
 
 /// Reads to the end, so that the program never waits, and keeps the last part.
-async fn last_words(mut stderr: ChildStderr, words: &mut Vec<u8>) {
-    let mut piece = [0; 4096];
+async fn last_words(mut stderr: ChildStderr) -> Vec<u8> {
+    let (mut words, mut piece) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = stderr.read(&mut piece).await {
         words.extend_from_slice(&piece[..length]);
         let excess = words.len().saturating_sub(LAST_WORDS);
         words.drain(..excess);
     }
+    words
 }
 
 fn last_line(words: &[u8]) -> String {

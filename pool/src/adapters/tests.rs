@@ -117,6 +117,32 @@ async fn a_kept_process_that_ends_is_told_and_started_anew() {
 }
 
 #[tokio::test]
+async fn a_kept_process_may_say_more_than_a_pipe_holds() {
+    let script = "while read line; do head -c 200000 /dev/zero >&2; echo $line; done";
+    let talks = worker(&["sh", "-c", script], Some(StdioFraming::Lines));
+    for line in [b"a", b"b", b"c"] {
+        assert_eq!(answer(&talks, line).await.unwrap(), line);
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_over_when_its_process_is_whatever_holds_its_pipes() {
+    let child = worker(&["sh", "-c", "sleep 1000 & echo ok"], None);
+    assert_eq!(answer(&child, b"").await.unwrap(), b"ok\n");
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "setsid sh -c 'echo > {0}; exec sleep 5' & while [ ! -e {0} ]; do sleep 0.01; done",
+        folder.path().join("left-the-group").display()
+    );
+    let stranger = worker(&["sh", "-c", &script], None);
+    let failed = answer(&stranger, b"").await.unwrap_err().to_string();
+    assert!(failed.contains("holds its output open"), "{failed}");
+    let endless = worker(&["sh", "-c", "head -c 70000000 /dev/zero; sleep 1000"], None);
+    let failed = answer(&endless, b"").await.unwrap_err().to_string();
+    assert!(failed.contains("longer than 67108864 bytes"), "{failed}");
+}
+
+#[tokio::test]
 async fn what_goes_wrong_is_said() {
     let missing = refusal(&worker(&["no-such-program"], None), b"").await;
     assert!(

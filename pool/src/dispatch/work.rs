@@ -1,15 +1,16 @@
 //! Work on its way to a worker, and its answer on its way back.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use downbeat_link::Tensor;
-use downbeat_queue::{Event, Job, JobId, Ticket, WorkerId};
+use downbeat_queue::{Event, Job, JobId, Step, Ticket, WorkerId};
 use tracing::warn;
 
 use super::{Dispatcher, Handle, Link, Running, State, Work, answer};
 use crate::adapters::AdapterError;
-use crate::inference::Refusal;
+use crate::inference::{Refusal, Request};
 
 impl Dispatcher {
     /// Does what the queue wants done.
@@ -58,10 +59,11 @@ impl Dispatcher {
             Link::Channel(sender) => refused.extend(sender.start(&works, job.sequence.as_ref())),
             Link::Adapter(adapter) => {
                 let (adapter, dispatcher) = (Arc::clone(adapter), Arc::downgrade(&self.0));
-                let (id, worker) = (job.id, job.worker);
+                let (id, worker, step) = (job.id, job.worker, job.sequence.clone());
                 let task = tokio::spawn(async move {
                     for (ticket, work, _) in works {
-                        let outcome = adapter.infer(&work.request).await;
+                        let request = as_in_its_sequence(&work.request, step.as_ref());
+                        let outcome = adapter.infer(&request).await;
                         let Some(dispatcher) = dispatcher.upgrade().map(Dispatcher) else {
                             return;
                         };
@@ -154,6 +156,20 @@ impl Link {
             Self::Adapter(_) => work.request.shared.is_empty(),
         }
     }
+}
+
+/// A request that came in the middle of a sequence begins it where all before it were given up.
+fn as_in_its_sequence<'a>(request: &'a Request, step: Option<&Step>) -> Cow<'a, Request> {
+    let starts = |request: &Request| request.terms.sequence.as_ref().map(|own| own.start);
+    let start = step.map(|step| step.start);
+    if starts(request) == start {
+        return Cow::Borrowed(request);
+    }
+    let mut request = request.clone();
+    if let (Some(own), Some(start)) = (&mut request.terms.sequence, start) {
+        own.start = start;
+    }
+    Cow::Owned(request)
 }
 
 fn declared_anew() -> Refusal {

@@ -55,9 +55,9 @@ impl Fleet {
         };
         if load.is_some_and(works) {
             self.memory.used = now;
-            // A request that came after it was unloaded asks for it again.
-            let waits = load.is_some_and(|load| load.waiting + load.background > 0);
-            self.memory.unloaded &= !waits;
+            // Whatever came after it was unloaded asks for it again, and what was refused since its
+            // deadline is too near does too: it had rested, so that no arrival of before counts.
+            self.memory.unloaded = false;
         }
         let due = self.memory.looked.is_none_or(|at| now >= at + MEMORY_LOOK);
         if due && !self.members.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use downbeat_link::{Engine, LinkError, Load, ModelNumber};
@@ -22,12 +23,15 @@ use crate::program::{command_line, port};
 /// A worker has one model, with this number on its channel.
 const MODEL: ModelNumber = ModelNumber(1);
 
+/// Processes that were started.
+static LIVES: AtomicU64 = AtomicU64::new(0);
+
 /// Between two questions to a server that comes up.
 const PROBE: Duration = Duration::from_millis(100);
 
 impl Member {
     pub(super) fn spawn(&mut self, now: Duration, context: &Context<'_>) {
-        self.life += 1;
+        self.life = LIVES.fetch_add(1, Ordering::Relaxed) + 1;
         match self.try_spawn(context) {
             Ok(pid) => {
                 info!(worker = self.id, "started as pid {pid}");

@@ -134,7 +134,12 @@ fn a_group_ends_with_whoever_is_in_it() {
     let Some(handed) = Handed::new("ends") else { return };
     let files = tempfile::tempdir().unwrap();
     let script = format!("{} exec sleep 1000", bare(files.path(), "bare"));
-    let job = format!("{} cat", bare(files.path(), "job"));
+    // It ends no earlier than what it started has said its number.
+    let job = format!(
+        "{} while [ ! -e {} ]; do sleep 0.01; done; cat",
+        bare(files.path(), "job"),
+        files.path().join("job").display()
+    );
     let text = declaration("w", &script, "")
         + &declaration("once", &job, "stdio = { mode = \"once\" }\nsandbox = false");
     let (mut pool, address) = start_with(&text, &["--cgroup", handed.argument()]);
