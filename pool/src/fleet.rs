@@ -266,7 +266,7 @@ impl Fleet {
         if let (Said::Refused(reason), Some(artifact)) = (&said, member.artifact()) {
             store.report(artifact, Report::Failed(reason.clone()));
         }
-        member.report(life, said);
+        member.report(said);
     }
 
     /// Takes note of instances whose processes have ended.

@@ -330,9 +330,9 @@ impl Member {
         memory::resident(pid).max(group)
     }
 
-    /// Takes in what it said; what an earlier process of it said is too late.
-    pub fn report(&mut self, life: u64, said: Said) {
-        if self.pid.is_none() || !self.has_life(life) {
+    /// Takes in what its last process said; once that has ended it is too late.
+    pub fn report(&mut self, said: Said) {
+        if self.pid.is_none() {
             return;
         }
         match said {

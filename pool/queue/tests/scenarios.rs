@@ -129,15 +129,20 @@ fn background_work_waits_for_deadline_work_but_for_the_job_that_runs() {
     assert_eq!(start(&mut queue, ms(2)).tickets, [urgent.ticket]);
 }
 
-#[test]
-fn video_gives_up_its_oldest_frame_and_says_so() {
+/// A model whose frames take 12 ms and have 30, with one worker.
+fn camera() -> (Queue, ModelId) {
     let spec = ModelSpec {
         media: Media::Video,
         deadline: Some(ms(30)),
         guess: Guess { per_unit: ms(12), fixed: Duration::ZERO },
         ..ModelSpec::named("video")
     };
-    let (mut queue, model) = one_worker(spec, Limits { client_share: 1.0, ..Limits::default() });
+    one_worker(spec, Limits { client_share: 1.0, ..Limits::default() })
+}
+
+#[test]
+fn video_gives_up_its_oldest_frame_and_says_so() {
+    let (mut queue, model) = camera();
     let frame =
         |queue: &mut Queue, at| queue.offer(ms(at), Offer::new(model, "cam")).map(|a| a.ticket);
     let first = frame(&mut queue, 0).unwrap();
@@ -151,8 +156,8 @@ fn video_gives_up_its_oldest_frame_and_says_so() {
     assert!(third > second);
 }
 
-#[test]
-fn a_cheaper_model_is_tried_before_a_refusal() {
+/// A model that takes 50 ms, and the cheaper one beside it, which takes 5.
+fn large_and_small() -> (Queue, ModelId, ModelId) {
     let mut queue = Queue::new(Limits::default());
     let spec = |name: &str, per_unit, cheaper| ModelSpec {
         guess: Guess { per_unit, fixed: Duration::ZERO },
@@ -167,6 +172,12 @@ fn a_cheaper_model_is_tried_before_a_refusal() {
     }
     // Measured just now, so nothing is let in to measure anew.
     queue.observe(ms(0), large, 1, ms(50));
+    (queue, large, small)
+}
+
+#[test]
+fn a_cheaper_model_is_tried_before_a_refusal() {
+    let (mut queue, large, small) = large_and_small();
     assert_eq!(queue.offer(ms(0), Offer::new(large, "c").by(ms(60))).unwrap().model, large);
     assert_eq!(queue.offer(ms(0), Offer::new(large, "c").by(ms(70))).unwrap().model, small);
     assert_eq!(
@@ -177,19 +188,7 @@ fn a_cheaper_model_is_tried_before_a_refusal() {
 
 #[test]
 fn a_sequence_that_begins_stays_with_the_model_that_was_asked() {
-    let mut queue = Queue::new(Limits::default());
-    let spec = |name: &str, per_unit, cheaper| ModelSpec {
-        guess: Guess { per_unit, fixed: Duration::ZERO },
-        cheaper,
-        ..ModelSpec::named(name)
-    };
-    let small = queue.add_model(spec("small", ms(5), None));
-    let large = queue.add_model(spec("large", ms(50), Some(small)));
-    for (worker, model) in [(0, small), (1, large)] {
-        let spec = WorkerSpec { models: vec![model], concurrency: 1, group: None };
-        queue.attach(ms(0), WorkerId(worker), spec);
-    }
-    queue.observe(ms(0), large, 1, ms(50));
+    let (mut queue, large, small) = large_and_small();
     queue.offer(ms(0), Offer::new(large, "c").by(ms(60))).unwrap();
     let begins = |end| Offer {
         sequence: Some(Step { id: "s".into(), start: true, end }),
@@ -202,13 +201,7 @@ fn a_sequence_that_begins_stays_with_the_model_that_was_asked() {
 
 #[test]
 fn a_frame_that_takes_the_place_of_its_streams_first_begins_it() {
-    let spec = ModelSpec {
-        media: Media::Video,
-        deadline: Some(ms(30)),
-        guess: Guess { per_unit: ms(12), fixed: Duration::ZERO },
-        ..ModelSpec::named("video")
-    };
-    let (mut queue, model) = one_worker(spec, Limits { client_share: 1.0, ..Limits::default() });
+    let (mut queue, model) = camera();
     let frame = |start| Offer {
         sequence: Some(Step { id: "s".into(), start, end: false }),
         ..Offer::new(model, "cam")

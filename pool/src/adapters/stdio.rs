@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{MAX_ANSWER, default_output, first_input, output};
@@ -49,8 +49,9 @@ struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// Reads its standard error to the end: the program would wait where nobody did.
-    words: JoinHandle<Vec<u8>>,
+    /// Reads its standard error to the end: the program would wait where nobody did. Its task ends
+    /// with this value, whoever holds the pipe.
+    words: JoinSet<Vec<u8>>,
 }
 
 /// A process with all that it started; they die with this value.
@@ -115,13 +116,14 @@ impl StdioWorker {
         let pid = Pid::from_raw(id.cast_signed());
         launch.runs_as(pid);
         let family = Family { leader: pid, home: Arc::clone(&self.home), _launch: launch };
-        let (stdout, words) = (BufReader::new(stdout), tokio::spawn(last_words(stderr)));
-        Ok(Process { family, child, stdin, stdout, words })
+        let mut words = JoinSet::new();
+        words.spawn(last_words(stderr));
+        Ok(Process { family, child, stdin, stdout: BufReader::new(stdout), words })
     }
 
     /// One process for one job.
     async fn once(&self, input: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let Process { family, mut child, mut stdin, stdout, words } = self.spawn()?;
+        let Process { family, mut child, mut stdin, stdout, mut words } = self.spawn()?;
         let failed = |reason: String| Refusal::Failed(format!("`{}`: {reason}", self.config.name));
         let write = async move {
             // A program may answer, or leave, before it has read everything.
@@ -138,7 +140,8 @@ impl StdioWorker {
             }
             Ok(answer)
         };
-        let listen = async { Ok(words.await.unwrap_or_default()) };
+        let listen =
+            async move { Ok(words.join_next().await.and_then(Result::ok).unwrap_or_default()) };
         let pipes = async { tokio::try_join!(write, read, listen) };
         // What it started ends with it, and with that the pipes that they share.
         let end = async move {
@@ -193,10 +196,10 @@ impl StdioWorker {
                 Ok(answer)
             }
             Err(error) => {
-                let Process { family, child, words, .. } = process;
+                let Process { family, child, mut words, .. } = process;
                 drop((family, child));
-                let words = timeout(LINGER, words).await;
-                let words = words.ok().and_then(Result::ok).unwrap_or_default();
+                let words = timeout(LINGER, words.join_next()).await.ok().flatten();
+                let words = words.and_then(Result::ok).unwrap_or_default();
                 Err(failed(format!("{error}; it is started anew{}", last_line(&words))))
             }
         }

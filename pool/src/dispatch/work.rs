@@ -1,6 +1,7 @@
 //! Work on its way to a worker, and its answer on its way back.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use downbeat_link::Tensor;
 use downbeat_queue::{Event, Job, JobId, Step, Ticket, WorkerId};
 use tracing::warn;
 
-use super::{Dispatcher, Handle, Link, Running, State, Work, answer};
+use super::{Dispatcher, Handle, Link, Pending, Running, State, Work, answer};
 use crate::adapters::AdapterError;
-use crate::inference::{Refusal, Request};
+use crate::inference::{Refusal, Request, Sequence};
 
 impl Dispatcher {
     /// Does what the queue wants done.
@@ -38,23 +39,20 @@ impl Dispatcher {
             return;
         };
         let started = Instant::now();
-        let given = |ticket: &Ticket| {
-            let pending = state.pending.get(ticket)?;
-            Some((*ticket, Arc::clone(&pending.work), pending.deadline))
-        };
-        let works: Vec<_> = job.tickets.iter().filter_map(given).collect();
-        let mut running = Running {
-            worker: job.worker,
-            started,
-            size: works.len(),
-            left: works.iter().map(|(ticket, ..)| *ticket).collect(),
-            failed: false,
-            task: None,
-        };
-        let (works, others): (Vec<_>, Vec<_>) =
-            works.into_iter().partition(|(_, work, _)| worker.link.takes(work));
-        let mut refused: Vec<_> =
-            others.into_iter().map(|(ticket, ..)| (ticket, declared_anew())).collect();
+        let (mut works, mut refused) = (Vec::with_capacity(job.tickets.len()), Vec::new());
+        let mut left = BTreeSet::new();
+        for ticket in &job.tickets {
+            let Some(Pending { work, deadline, .. }) = state.pending.get(ticket) else { continue };
+            left.insert(*ticket);
+            if worker.link.takes(work) {
+                works.push((*ticket, Arc::clone(work), *deadline));
+            } else {
+                refused.push((*ticket, declared_anew()));
+            }
+        }
+        let size = left.len();
+        let mut running =
+            Running { worker: job.worker, started, size, left, failed: false, task: None };
         match &worker.link {
             Link::Channel(sender) => refused.extend(sender.start(&works, job.sequence.as_ref())),
             Link::Adapter(adapter) => {
@@ -160,16 +158,14 @@ impl Link {
 
 /// A request that came in the middle of a sequence begins it where all before it were given up.
 fn as_in_its_sequence<'a>(request: &'a Request, step: Option<&Step>) -> Cow<'a, Request> {
-    let starts = |request: &Request| request.terms.sequence.as_ref().map(|own| own.start);
-    let start = step.map(|step| step.start);
-    if starts(request) == start {
-        return Cow::Borrowed(request);
+    let mut request = Cow::Borrowed(request);
+    if let (Some(step), Some(own)) = (step, &request.terms.sequence)
+        && own.start != step.start
+    {
+        let begun = Sequence { start: step.start, ..own.clone() };
+        request.to_mut().terms.sequence = Some(begun);
     }
-    let mut request = request.clone();
-    if let (Some(own), Some(start)) = (&mut request.terms.sequence, start) {
-        own.start = start;
-    }
-    Cow::Owned(request)
+    request
 }
 
 fn declared_anew() -> Refusal {
